@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static ad_status open_regular(int *fd, size_t *len, const char *path, ad_err *err)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return ad_fail(err, errno == ENOENT ? AD_ENOTFOUND : AD_EIO, "%s: %s", path, strerror(errno));
+    struct stat st;
+    if (fstat(*fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        close(*fd);
+        return ad_fail(err, AD_EIO, "%s: not a regular file", path);
+    }
+    *len = (size_t)st.st_size;
+    return AD_OK;
+}
+
+ad_status ad_file_map(ad_file *out, const char *path, ad_err *err)
+{
+    int fd;
+    size_t len;
+    ad_status st = open_regular(&fd, &len, path, err);
+    if (st != AD_OK) return st;
+    void *p = len ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
+    if (p == MAP_FAILED) st = ad_fail(err, AD_EIO, "%s: cannot map %zu bytes: %s", path, len, strerror(errno));
+    close(fd);
+    if (st == AD_OK) *out = (ad_file){.data = p, .len = len, .mapped = 1};
+    return st;
+}
+
+static ad_status read_all(int fd, char *dst, size_t len, const char *path, ad_err *err)
+{
+    for (size_t got = 0; got < len;) {
+        ssize_t n = read(fd, dst + got, len - got);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return ad_fail(err, AD_EIO, "%s: %s", path, strerror(errno));
+        if (n == 0) return ad_fail(err, AD_EIO, "%s: ends after %zu of %zu bytes; it changed while being read", path, got, len);
+        got += (size_t)n;
+    }
+    return AD_OK;
+}
+
+ad_status ad_file_read(ad_file *out, const char *path, size_t max_bytes, ad_err *err)
+{
+    int fd;
+    size_t len;
+    ad_status st = open_regular(&fd, &len, path, err);
+    if (st != AD_OK) return st;
+    char *p = NULL;
+    if (len > max_bytes) st = ad_fail(err, AD_ELIMIT, "%s: %zu bytes is over the limit of %zu", path, len, max_bytes);
+    else if (!(p = malloc(len + 1))) st = ad_fail(err, AD_ENOMEM, "%s: no memory for %zu bytes", path, len);
+    else st = read_all(fd, p, len, path, err);
+    close(fd);
+    if (st != AD_OK) {
+        free(p);
+        return st;
+    }
+    p[len] = '\0';
+    *out = (ad_file){.data = p, .len = len};
+    return AD_OK;
+}
+
+void ad_file_close(ad_file *f)
+{
+    if (f->mapped && f->data) munmap((void *)f->data, f->len);
+    else if (!f->mapped) free((void *)f->data);
+    *f = (ad_file){0};
+}

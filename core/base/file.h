@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* Whole files: mapped read-only (base models, which the operator owns) or read into owned memory
+ * (adapters and small files: a mapping of a file somebody may truncate ends in SIGBUS). Any thread. */
+#ifndef AD_BASE_FILE_H
+#define AD_BASE_FILE_H
+
+#include <stddef.h>
+
+#include "core/base/mem.h"
+
+typedef struct {
+    const void *data; /* NULL when the file is empty */
+    size_t len;
+    int mapped; /* how ad_file_close gives it back */
+} ad_file;
+
+/* *out is written only on success; close it with ad_file_close. AD_EIO names the path and the reason;
+ * a directory or other non-regular file is AD_EIO too. */
+AD_MUSTUSE ad_status ad_file_map(ad_file *out, const char *path, ad_err *err);
+/* AD_ELIMIT when the file is larger than max_bytes. data is followed by a NUL that len does not count. */
+AD_MUSTUSE ad_status ad_file_read(ad_file *out, const char *path, size_t max_bytes, ad_err *err);
+void ad_file_close(ad_file *f); /* zeroes *f; a zero *f is fine */
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* safetensors: a reader that accepts nothing the specification forbids (duplicate names, holes, overlap,
+ * trailing bytes, overflow). Hostile input gives AD_EFORMAT naming the file, the tensor and the reason.
+ * Immutable once open: any thread. */
+#ifndef AD_FORMATS_SAFETENSORS_H
+#define AD_FORMATS_SAFETENSORS_H
+
+#include "core/base/mem.h"
+#include "core/tensor/dtype.h"
+
+typedef struct ad_safetensors ad_safetensors;
+
+/* Maps the file for as long as *out lives: for files the operator owns. */
+AD_MUSTUSE ad_status ad_safetensors_open(ad_safetensors **out, const char *path, ad_err *err);
+/* Reads the file into owned memory: for files that may change under us. AD_ELIMIT over max_bytes. */
+AD_MUSTUSE ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err);
+/* Over bytes the caller keeps alive and unchanged; label names them in messages. */
+AD_MUSTUSE ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t len, const char *label, ad_err *err);
+void ad_safetensors_close(ad_safetensors **s); /* NULL is fine */
+
+const char *ad_safetensors_label(const ad_safetensors *s);
+size_t ad_safetensors_count(const ad_safetensors *s);
+const ad_tensor *ad_safetensors_at(const ad_safetensors *s, size_t i);         /* in file (offset) order */
+const ad_tensor *ad_safetensors_find(const ad_safetensors *s, const char *name); /* NULL when absent; O(1) */
+
+#endif

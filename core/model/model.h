@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* The frozen base model: its configuration, its modules by their Hugging Face names, its weights.
+ * Immutable once loaded: any thread may read. */
+#ifndef AD_MODEL_MODEL_H
+#define AD_MODEL_MODEL_H
+
+#include "core/base/mem.h"
+#include "core/tensor/dtype.h"
+#include "core/text/tokenizer.h"
+
+typedef struct ad_model ad_model;
+
+typedef struct {
+    const char *family;     /* "llama", "mistral": borrowed from the model */
+    int vocab;              /* rows of the embedding */
+    int hidden;             /* D */
+    int layers;
+    int heads, kv_heads;    /* H, K; H is a multiple of K */
+    int head_dim;           /* hd; heads * head_dim need not be D */
+    int intermediate;       /* MLP width */
+    int max_positions;      /* trained context in tokens */
+    float norm_eps;
+    bool tied_head;         /* the head is the embedding */
+} ad_model_config;
+
+/* What a low-rank pair can attach to. Order within a layer is execution order. */
+typedef enum {
+    AD_MOD_Q, AD_MOD_K, AD_MOD_V, AD_MOD_O, AD_MOD_GATE, AD_MOD_UP, AD_MOD_DOWN,
+    AD_MOD_PER_LAYER,
+    AD_MOD_EMBED = AD_MOD_PER_LAYER, /* one each, after the layers */
+    AD_MOD_HEAD,
+    AD_MOD_KINDS
+} ad_module_kind;
+
+typedef struct {
+    char name[64];       /* "model.layers.3.self_attn.q_proj", "model.embed_tokens", "lm_head" */
+    ad_module_kind kind;
+    int layer;           /* -1 for embed and head */
+    int in, out;         /* Linear: y[out] = W[out, in] x. Embedding: in = vocab, out = hidden */
+    bool has_bias;
+} ad_module;
+
+typedef struct {
+    size_t memory_bytes; /* refuse a model whose resident weights would need more; 0 = what the machine has */
+    int n_threads;       /* used while loading; 0 = 1 */
+} ad_model_options;
+
+/* path is a GGUF file or a Hugging Face directory. Errors name the file, the tensor or key, and the reason.
+ * AD_EUNSUPPORTED for an unknown family, AD_ENOMEM for a model that does not fit. */
+AD_MUSTUSE ad_status ad_model_load(ad_model **out, const char *path, const ad_model_options *opt, ad_err *err);
+void ad_model_free(ad_model **m);
+
+const ad_model_config *ad_model_get_config(const ad_model *m);
+const char *ad_model_path(const ad_model *m);
+const char *ad_model_name(const ad_model *m); /* general.name, or the last part of the path */
+const ad_tokenizer *ad_model_tokenizer(const ad_model *m);
+size_t ad_model_resident_bytes(const ad_model *m); /* converted weights in memory of our own */
+size_t ad_model_mapped_bytes(const ad_model *m);
+
+/* Modules: index = layer * AD_MOD_PER_LAYER + kind, then embed, then head. */
+int ad_model_module_count(const ad_model *m);
+const ad_module *ad_model_module(const ad_model *m, int index);
+/* Exact name without prefixes such as "base_model.model."; -1 when there is none. O(1). */
+int ad_model_find_module(const ad_model *m, const char *name);
+
+/* The base weight of a module as the file has it, Hugging Face row order, f32: rows [row, row + n) into
+ * dst[n, cols]; bound (may be NULL) gets the file format's own quantisation error per value. A tied head
+ * reads the embedding. For the embedding, rows are tokens and cols = hidden. */
+void ad_model_read_rows(const ad_model *m, int module, int row, int n, float *dst, float *bound);
+
+#endif

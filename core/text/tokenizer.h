@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* Text to token ids and back: byte-level BPE (GPT-2, SmolLM, Llama 3, Qwen 2) and SentencePiece-style BPE
+ * with byte fallback (Llama 2), from GGUF metadata or tokenizer.json. Immutable once loaded: any thread. */
+#ifndef AD_TEXT_TOKENIZER_H
+#define AD_TEXT_TOKENIZER_H
+
+#include "core/base/mem.h"
+#include "core/formats/gguf.h"
+
+typedef struct ad_tokenizer ad_tokenizer;
+
+/* A growing list of token ids; zero-initialise, free(ids) when done. */
+typedef struct {
+    int32_t *ids;
+    size_t count, cap;
+} ad_ids;
+
+/* g is borrowed for the call only (the tokenizer copies what it keeps). */
+AD_MUSTUSE ad_status ad_tokenizer_from_gguf(ad_tokenizer **out, const ad_gguf *g, ad_err *err);
+/* dir holds tokenizer.json and maybe tokenizer_config.json, config.json and generation_config.json (end-of-generation ids). */
+AD_MUSTUSE ad_status ad_tokenizer_from_dir(ad_tokenizer **out, const char *dir, ad_err *err);
+void ad_tokenizer_free(ad_tokenizer **tk); /* NULL is fine */
+
+enum {
+    AD_ENCODE_ADD_SPECIAL = 1,   /* add what the tokenizer's own template adds (BOS ...) */
+    AD_ENCODE_PARSE_SPECIAL = 2, /* special (control) tokens written in the text become tokens */
+};
+/* Appends to *out (added non-special tokens are always recognised). text is UTF-8; invalid bytes are
+ * AD_EINVAL, as is an embedded token limit overflow. Time is O(len log len) for any text. On failure *out keeps what it had. */
+AD_MUSTUSE ad_status ad_tokenizer_encode(const ad_tokenizer *tk, const char *text, size_t len, unsigned flags, ad_ids *out, ad_err *err);
+
+int32_t ad_tokenizer_vocab(const ad_tokenizer *tk);                  /* ids are 0 .. vocab-1 */
+bool ad_tokenizer_is_special(const ad_tokenizer *tk, int32_t id);    /* hidden by skip_special */
+bool ad_tokenizer_is_eog(const ad_tokenizer *tk, int32_t id);        /* ends a generation */
+/* All end-of-generation ids, ascending; *n is their count. Borrowed from tk. */
+const int32_t *ad_tokenizer_eogs(const ad_tokenizer *tk, int *n);
+int32_t ad_tokenizer_bos(const ad_tokenizer *tk);                    /* -1 when there is none */
+/* The bytes a token stands for in the middle of a text, maybe half a UTF-8 character. Borrowed from tk.
+ * Ids outside the vocabulary give an empty string. */
+ad_str ad_tokenizer_piece(const ad_tokenizer *tk, int32_t id);
+/* Appends the decoded text of n ids: valid UTF-8, undecodable bytes as U+FFFD, a SentencePiece leading
+ * space stripped, as the tokenizer's own decoder does. */
+void ad_tokenizer_decode(const ad_tokenizer *tk, const int32_t *ids, size_t n, bool skip_special, ad_buf *out);
+
+/* Streaming decoder of one choice: never emits half a UTF-8 character, never lets any part of a stop
+ * string out. One owner at a time. */
+typedef struct ad_detok ad_detok;
+/* stops[n_stops] are copied; each is non-empty. tk is borrowed and must outlive the decoder.
+ * `prompt`[n_prompt] (may be NULL) only tells whether a leading SentencePiece space belongs to the text
+ * start: with n_prompt > 0 the generated text continues a text and keeps its space. */
+AD_MUSTUSE ad_status ad_detok_new(ad_detok **out, const ad_tokenizer *tk, const ad_str *stops, int n_stops, bool skip_special, int n_prompt, ad_err *err);
+/* Appends the text that is now certain to *out; *stopped turns true once a stop string was completed (the
+ * text ends before the earliest match; later pushes add nothing). */
+AD_MUSTUSE ad_status ad_detok_push(ad_detok *d, int32_t id, ad_buf *out, bool *stopped);
+/* Appends what was held back (an incomplete character as U+FFFD). */
+AD_MUSTUSE ad_status ad_detok_finish(ad_detok *d, ad_buf *out);
+void ad_detok_free(ad_detok **d); /* NULL is fine */
+
+#endif

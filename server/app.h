@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* What every handler can reach. One per process; loop thread only. */
+#ifndef AD_SERVER_APP_H
+#define AD_SERVER_APP_H
+
+#include <time.h>
+#include <uv.h>
+
+#include "adapters/registry.h"
+#include "core/model/model.h"
+#include "server/config.h"
+#include "server/http/http.h"
+#include "server/observe/metrics.h"
+#include "server/sched/worker.h"
+
+typedef struct ad_app {
+    uv_loop_t *loop;
+    const ad_config *config;
+    ad_model *model;
+    ad_registry *registry;
+    ad_worker *worker;
+    ad_http_server *http;
+    ad_metrics *metrics;
+    const char *served_name; /* the base model's id in the API */
+    time_t started;
+    bool draining;           /* SIGTERM came: /readyz is 503, new work is refused */
+} ad_app;
+
+/* The one table of status -> HTTP status, error type and code. */
+int ad_http_status_of(ad_status code);
+
+/* The routes of the API and of health and metrics; *n is their count. Static. */
+const ad_http_route *ad_api_routes(int *n);
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* Configuration: one table of keys; each is a long option (--step-tokens), an environment variable
+ * (ADAPTERD_STEP_TOKENS) and a line of the file given by --config (step-tokens = 512).
+ * Precedence: option > environment > file > default. An unknown key is an error. */
+#ifndef AD_SERVER_CONFIG_H
+#define AD_SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "core/base/status.h"
+
+typedef struct {
+    char *name, *dir;
+} ad_config_adapter;
+
+typedef struct {
+    char *model;                /* GGUF file or Hugging Face directory; required */
+    char *served_name;          /* the base's id in the API; default: the model's name */
+    ad_config_adapter *adapters; /* --adapter NAME=DIR, repeatable */
+    int n_adapters;
+    char **adapter_dirs;        /* --adapter-dir DIR, repeatable */
+    int n_adapter_dirs;
+    char *host;                 /* 127.0.0.1 */
+    int port;                   /* 8000; 0 = any, printed */
+    char *weights;              /* "f32" */
+    char *kv_type;              /* "f32" */
+    int threads;                /* 0 = usable physical cores */
+    int context;                /* tokens per sequence; 0 = the model's, at most what memory allows */
+    int max_running;            /* 64 */
+    int step_tokens;            /* 256 */
+    int queue_limit;            /* 256 */
+    size_t max_body_bytes;      /* 8 MiB; accepts 512k, 8M, 1G */
+    size_t kv_memory_bytes;     /* 0 = a share of memory */
+    int max_connections;        /* 1024 */
+    int shutdown_timeout_s;     /* how long SIGTERM lets running requests finish */
+    char *log_level;            /* error, warn, info, debug */
+    char *cpu_features;         /* "auto", or a comma list of avx2, avx512, ...; "none" = plain C */
+} ad_config;
+
+/* argv as main gets it. AD_EINVAL names the key, where it came from and what it accepts.
+ * *action: 0 run, 1 --help or --version was printed to `out`: exit 0. Owned: ad_config_deinit. */
+AD_MUSTUSE ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, FILE *out, int *action, ad_err *err);
+void ad_config_deinit(ad_config *c);
+
+#endif

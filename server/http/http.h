@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/* HTTP/1.1 over libuv and llhttp: listeners, connections, exchanges. Loop thread only.
+ * A handler gets an exchange when its request is complete and answers it now or later: once with
+ * ad_http_reply, or as a stream. Requests pipelined on one connection are handled one after another. */
+#ifndef AD_HTTP_HTTP_H
+#define AD_HTTP_HTTP_H
+
+#include <uv.h>
+
+#include "core/base/mem.h"
+
+typedef struct ad_http_server ad_http_server;
+typedef struct ad_http_exchange ad_http_exchange;
+
+typedef void (*ad_http_handler)(ad_http_exchange *x, void *app);
+
+typedef struct {
+    const char *method;  /* "GET"; HEAD is answered by the GET route without a body */
+    const char *path;    /* exact, or with a trailing '*' that matches the rest: "/v1/models" + slash + '*' */
+    ad_http_handler handler;
+    const char *label;   /* the route's name in metrics: bounded cardinality */
+} ad_http_route;
+
+typedef struct {
+    const char *host;         /* address to bind */
+    int port;                 /* 0 = any */
+    size_t max_body_bytes;
+    int max_connections;
+    int header_timeout_ms;    /* from the first byte of a request to the end of its headers */
+    int body_timeout_ms;      /* to the end of its body */
+    int idle_timeout_ms;      /* keep-alive */
+    size_t max_output_bytes;  /* a stream whose client reads slower than this much is cut */
+    const ad_http_route *routes; /* n_routes, borrowed */
+    int n_routes;
+    void *app;                /* second argument of every handler */
+    /* Called once per finished exchange, for metrics and the access log. May be NULL. */
+    void (*on_finish)(void *app, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out);
+    /* Writes the JSON error body for an error the HTTP layer itself answers (400, 404, 405, 408, 413 ...). */
+    void (*error_body)(void *app, ad_buf *out, int status, const char *message);
+} ad_http_options;
+
+AD_MUSTUSE ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err);
+int ad_http_port(const ad_http_server *s); /* the bound port */
+int ad_http_connections(const ad_http_server *s);
+/* Stops accepting; idle connections close, busy ones after their reply. done(user) when the last is gone. */
+void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user);
+/* Closes everything now (exchanges in flight see on_abort), then done. The server is freed. */
+void ad_http_close(ad_http_server **s, void (*done)(void *user), void *user);
+
+/* The request. Everything is borrowed until the reply is complete. */
+const char *ad_http_method(const ad_http_exchange *x);
+const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, without the query */
+const char *ad_http_query(const ad_http_exchange *x);  /* raw, "" when absent */
+const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
+ad_str ad_http_body(const ad_http_exchange *x);
+const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */
+const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
+const char *ad_http_peer(const ad_http_exchange *x);
+uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */
+
+/* The reply. Adds a header to the reply before it starts; name and value are copied. */
+void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value);
+/* The whole reply at once; body is copied. Ends the exchange: x is invalid afterwards. */
+void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len);
+/* A chunked reply (close-delimited on HTTP/1.0). Nothing is buffered longer than one loop turn. */
+void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_type);
+void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len);
+void ad_http_stream_end(ad_http_exchange *x); /* x is invalid afterwards */
+/* Ends a stream that went wrong: closes the connection without the final chunk. x is invalid afterwards. */
+void ad_http_stream_abort(ad_http_exchange *x);
+/* Called when the client left (or was cut) before the reply was complete: the handler must drop x, and must not reply. */
+void ad_http_on_abort(ad_http_exchange *x, void (*fn)(ad_http_exchange *x, void *user), void *user);
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine thread and its two queues. The loop thread submits generations and hears of their tokens in
+ * callbacks on the loop thread; in between the engine owns them. One generation = one choice of one prompt. */
+#ifndef AD_SCHED_WORKER_H
+#define AD_SCHED_WORKER_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "core/engine/engine.h"
+
+typedef struct ad_worker ad_worker;
+typedef struct ad_gen ad_gen;
+
+typedef struct {
+    const int32_t *prompt;          /* [n_prompt], n_prompt >= 1; copied */
+    int n_prompt;
+    ad_sampling sampling;
+    const ad_lowrank_set *lowrank;  /* borrowed until on_done; NULL = the bare base model */
+    /* All callbacks run on the loop thread. `tokens` are borrowed for the call. A generated end-of-generation
+     * token that ends the text is not reported as a token. */
+    void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
+    void (*on_tokens)(ad_gen *g, const ad_token_info *tokens, int n);
+    void (*on_done)(ad_gen *g, ad_finish reason, const char *error); /* last callback; error only with AD_FINISH_ERROR; g is freed after it returns */
+    void *user;
+} ad_gen_spec;
+
+typedef struct {
+    int max_running;      /* sequences in one batch */
+    int queue_limit;      /* generations waiting; more is AD_EBUSY */
+    int step_tokens;      /* rows per step: decode rows first, the rest is prefill */
+    int context;          /* tokens per sequence (prompt + generated) */
+    size_t kv_bytes;      /* of the KV pool; 0 = enough for max_running sequences up to a share of memory */
+    int n_threads;        /* worker team size; 0 = usable cores */
+    unsigned cpu;         /* AD_CPU_* mask */
+} ad_worker_options;
+
+/* Starts the engine thread. model and loop are borrowed and outlive the worker. */
+AD_MUSTUSE ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model, const ad_worker_options *opt, ad_err *err);
+/* Loop thread. AD_EBUSY when the queue is full, AD_EINVAL when prompt + max_tokens exceed the context or the pool.
+ * *out is borrowed: valid until on_done returned. No callback runs before this returned. */
+AD_MUSTUSE ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, ad_err *err);
+/* AD_EBUSY when n more generations would not fit in the queue; for requests of several choices. */
+AD_MUSTUSE ad_status ad_worker_room(const ad_worker *w, int n, ad_err *err);
+/* The generation leaves at the next step; on_done(AD_FINISH_CANCELED) follows (or another reason, if it was ending). */
+void ad_worker_cancel(ad_gen *g);
+void *ad_gen_user(const ad_gen *g);
+int ad_worker_pending(const ad_worker *w); /* submitted and not done */
+int ad_worker_context(const ad_worker *w);
+
+/* Read by /metrics while the engine computes. */
+typedef struct {
+    atomic_int running, waiting;
+    atomic_ullong steps, prompt_tokens, generated_tokens;
+    atomic_ullong kv_pages_used, kv_pages_total;
+    atomic_ullong step_ns; /* time spent in steps */
+} ad_worker_stats;
+const ad_worker_stats *ad_worker_get_stats(const ad_worker *w);
+const char *ad_worker_kernels(const ad_worker *w); /* kernel table name */
+int ad_worker_threads(const ad_worker *w);
+
+/* Loop thread: cancels everything, lets callbacks finish, joins the thread, then calls done(user). */
+void ad_worker_close(ad_worker *w, void (*done)(void *user), void *user);
+
+#endif
