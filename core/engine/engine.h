@@ -33,11 +33,62 @@ typedef struct {
 typedef struct {
     int32_t id;
     float logprob;              /* log-softmax of the raw logits, before penalties and temperature */
+    bool ends;                  /* an end-of-generation token that ended the text: it has no text of its own */
     int n_top;                  /* alternatives, best first */
     int32_t top_id[AD_MAX_LOGPROBS];
     float top_logprob[AD_MAX_LOGPROBS];
 } ad_token_info;
 
 typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR } ad_finish;
+
+typedef struct ad_engine ad_engine;
+typedef struct ad_seq ad_seq;
+
+typedef struct {
+    int max_running;   /* sequences admitted at once */
+    int step_tokens;   /* rows per step, at least max_running */
+    int context;       /* tokens per sequence (prompt + generated); at most the model's */
+    size_t kv_bytes;   /* of the page pool */
+    int n_threads;     /* team size, >= 1 */
+    unsigned cpu;      /* AD_CPU_* mask */
+} ad_engine_options;
+
+/* model is borrowed until the engine is freed. */
+AD_MUSTUSE ad_status ad_engine_new(ad_engine **out, const ad_model *model, const ad_engine_options *opt, ad_err *err);
+void ad_engine_free(ad_engine **e); /* every sequence has been removed before; NULL is fine */
+const char *ad_engine_kernels(const ad_engine *e); /* kernel table name */
+int ad_engine_pages_total(const ad_engine *e);
+int ad_engine_pages_free(const ad_engine *e);
+int ad_engine_pages_for(int n_tokens); /* pages that hold n_tokens */
+/* Bytes of one page, for sizing the pool. */
+size_t ad_engine_page_bytes(const ad_model *model);
+
+/* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied; lowrank is borrowed until the sequence is freed. */
+AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling,
+                                const ad_lowrank_set *lowrank, ad_err *err);
+void ad_seq_free(ad_seq **s); /* NULL is fine */
+int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: the pages it reserves */
+int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: the rest of its prompt, or 1 */
+
+/* Reserves all the pages the sequence can ever need. AD_EBUSY when they are not free now. */
+AD_MUSTUSE ad_status ad_engine_admit(ad_engine *e, ad_seq *s, ad_err *err);
+void ad_engine_remove(ad_engine *e, ad_seq *s); /* gives the pages back */
+
+/* What one sequence contributes to a step, and what came of it. */
+typedef struct {
+    ad_seq *seq;
+    int rows;                /* in: 1..ad_seq_pending_rows; rows of the whole plan <= step_tokens */
+    bool has_token;          /* out: `token` was generated */
+    ad_token_info token;     /* out */
+    ad_finish finish;        /* out: AD_FINISH_NONE = goes on */
+} ad_step_item;
+
+/* Runs one step. items[n] may be reordered. A row that turns non-finite ends only its own sequence. */
+void ad_engine_step(ad_engine *e, ad_step_item *items, int n);
+
+/* Prompt logprobs, complete once the first token was generated or the sequence finished: infos[n_prompt],
+ * [0] has only its id. NULL when not asked for. Borrowed from s. */
+const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s);
+int ad_seq_prompt_tokens(const ad_seq *s);
 
 #endif

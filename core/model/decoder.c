@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: MIT */
+/* The forward step: rows of all sequences share each base GEMM; then every run of rows with one adapter gets
+ * its low-rank correction, y += scale * B (A x). GEMMs are cut by output columns and the rest by rows or by
+ * (row, kv head) over the team; each value is computed whole by one member, in an order fixed by its own row.
+ * Engine thread and its helpers. */
+#include "core/model/decoder.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    int begin, end; /* rows of this step, or of its outputs */
+    const ad_lowrank_set *set;
+} run;
+
+struct ad_scratch {
+    const ad_kernels *k;
+    ad_team *team;
+    int max_rows, max_out, context, max_rank;
+    const ad_model *m;
+    const ad_step_batch *b;
+    float *block;             /* everything below with fixed size, in one arena */
+    size_t block_bytes;
+    float *h;                 /* [max_rows, hidden] residual stream */
+    float *x;                 /* [max_rows, hidden] normed input */
+    float *qkv;               /* [max_rows, q + 2 kv] */
+    float *att;               /* [max_rows, q] */
+    float *gate, *up;         /* [max_rows, intermediate] */
+    float *y;                 /* [max_rows, hidden] output of o and down */
+    float *cosines, *sines;   /* [max_rows, head_dim / 2] */
+    float *out_x;             /* [max_out, hidden] */
+    float *scores;            /* per member: [group, context rounded up] */
+    size_t scores_stride;
+    const float **page_ptrs;  /* per member: keys then values, [2 * pages of the context] */
+    size_t ptrs_stride;
+    float *t, *out_t;         /* [max_rows or max_out, 3 * max_rank] shrunk rows */
+    size_t t_stride;
+    run *runs, *out_runs;
+    int n_runs, n_out_runs;
+};
+
+enum { COLUMN_GRAIN = 16 };
+
+size_t ad_kv_page_floats(const ad_model *m)
+{
+    const ad_model_config *c = &m->config;
+    return (size_t)c->layers * 2 * (size_t)c->kv_heads * AD_KV_PAGE * (size_t)c->head_dim;
+}
+
+ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *k, ad_team *team, int max_rows, int max_out,
+                         int context, ad_err *err)
+{
+    const ad_model_config *c = &m->config;
+    ad_scratch *s = ad_calloc(1, sizeof *s);
+    if (!s) return ad_fail(err, AD_ENOMEM, "step buffers: out of memory");
+    *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context};
+    size_t rows = (size_t)max_rows, members = (size_t)ad_team_size(team), d = (size_t)c->hidden, hd = (size_t)c->head_dim;
+    size_t q = (size_t)c->heads * hd, kv = (size_t)c->kv_heads * hd, f = (size_t)c->intermediate;
+    size_t pages = ((size_t)context + AD_KV_PAGE - 1) / AD_KV_PAGE;
+    s->scores_stride = (size_t)(c->heads / c->kv_heads) * (((size_t)context + 15) & ~(size_t)15);
+    s->ptrs_stride = 2 * pages;
+    struct { float **at; size_t n; } parts[] = {
+        {&s->h, rows * d}, {&s->x, rows * d}, {&s->y, rows * d}, {&s->qkv, rows * (q + 2 * kv)}, {&s->att, rows * q},
+        {&s->gate, rows * f}, {&s->up, rows * f}, {&s->cosines, rows * hd / 2}, {&s->sines, rows * hd / 2},
+        {&s->out_x, (size_t)max_out * d}, {&s->scores, members * s->scores_stride},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) s->block_bytes += (parts[i].n * sizeof(float) + 63) & ~(size_t)63;
+    s->block = ad_arena_new(s->block_bytes);
+    s->page_ptrs = ad_calloc(members * s->ptrs_stride, sizeof *s->page_ptrs);
+    s->runs = ad_calloc(rows, sizeof *s->runs);
+    s->out_runs = ad_calloc((size_t)max_out, sizeof *s->out_runs);
+    if (!s->block || !s->page_ptrs || !s->runs || !s->out_runs) {
+        ad_scratch_free(&s);
+        return ad_fail(err, AD_ENOMEM, "step buffers for %d rows: out of memory", max_rows);
+    }
+    char *at = (char *)s->block;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].at = (float *)at;
+        at += (parts[i].n * sizeof(float) + 63) & ~(size_t)63;
+    }
+    *out = s;
+    return AD_OK;
+}
+
+void ad_scratch_free(ad_scratch **sp)
+{
+    ad_scratch *s = *sp;
+    if (!s) return;
+    if (s->block) ad_arena_free(s->block, s->block_bytes);
+    free(s->page_ptrs);
+    free(s->runs);
+    free(s->out_runs);
+    free(s->t);
+    free(s->out_t);
+    free(s);
+    *sp = NULL;
+}
+
+ad_status ad_scratch_reserve_rank(ad_scratch *s, int rank, ad_err *err)
+{
+    if (rank <= s->max_rank) return AD_OK;
+    size_t stride = 3 * (size_t)rank; /* q, k and v are shrunk side by side */
+    float *t = ad_calloc((size_t)s->max_rows, stride * sizeof *t), *out_t = ad_calloc((size_t)s->max_out, stride * sizeof *out_t);
+    if (!t || !out_t) {
+        free(t), free(out_t);
+        return ad_fail(err, AD_ENOMEM, "step buffers for an adapter of rank %d: out of memory", rank);
+    }
+    free(s->t), free(s->out_t);
+    s->t = t, s->out_t = out_t, s->t_stride = stride, s->max_rank = rank;
+    return AD_OK;
+}
+
+/* ---- low-rank corrections ---- */
+
+/* The stacked rank of modules first .. first + n - 1, and where their contiguous A begins. */
+static int stacked_rank(const ad_lowrank *mods, int n, const float **a)
+{
+    int rank = 0;
+    for (int i = 0; i < n; i++) {
+        if (mods[i].rank && !rank) *a = mods[i].a;
+        rank += mods[i].rank;
+    }
+    return rank;
+}
+
+/* t = scale * (x A^T) of modules [module, module + n), which share the input x. Columns of t are cut over the team. */
+static void shrink(const ad_scratch *s, const run *runs, int n_runs, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
+{
+    for (const run *r = runs; r < runs + n_runs; r++) {
+        const ad_lowrank *mods = r->set->modules + module;
+        const float *a = NULL;
+        int total = stacked_rank(mods, n, &a), begin, end;
+        if (!total) continue;
+        ad_team_slice(total, 4, index, count, &begin, &end);
+        if (begin == end) continue;
+        s->k->gemm_nt(t + (size_t)r->begin * s->t_stride + begin, s->t_stride, x + (size_t)r->begin * ldx, ldx,
+                      a + (size_t)begin * (size_t)in, r->end - r->begin, end - begin, in);
+        for (int row = r->begin; row < r->end; row++) {
+            float *tr = t + (size_t)row * s->t_stride;
+            for (int i = 0, at = 0; i < n; at += mods[i++].rank)
+                for (int j = begin > at ? begin : at; j < end && j < at + mods[i].rank; j++) tr[j] *= mods[i].scale;
+        }
+    }
+}
+
+/* y[:, begin..end) += t B^T for module `which` of the n stacked ones. */
+static void expand(const ad_scratch *s, const run *runs, int n_runs, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+{
+    for (const run *r = runs; r < runs + n_runs; r++) {
+        const ad_lowrank *mods = r->set->modules + module;
+        int at = 0;
+        for (int i = 0; i < which; i++) at += mods[i].rank;
+        if (!mods[which].rank || begin >= end) continue;
+        s->k->expand_add(y + (size_t)r->begin * ldy + begin, ldy, t + (size_t)r->begin * s->t_stride + at, s->t_stride,
+                         mods[which].bt + begin, (size_t)out, r->end - r->begin, end - begin, mods[which].rank);
+    }
+}
+
+/* The same for rows [begin, end) only, all columns: where the next phase is cut by rows. */
+static void expand_rows(const ad_scratch *s, int module, const float *t, float *y, int out, int begin, int end)
+{
+    for (const run *r = s->runs; r < s->runs + s->n_runs; r++) {
+        const ad_lowrank *mod = r->set->modules + module;
+        int b = r->begin > begin ? r->begin : begin, e = r->end < end ? r->end : end;
+        if (!mod->rank || b >= e) continue;
+        s->k->expand_add(y + (size_t)b * (size_t)out, (size_t)out, t + (size_t)b * s->t_stride, s->t_stride, mod->bt, (size_t)out,
+                         e - b, out, mod->rank);
+    }
+}
+
+/* ---- phases; each is entered by every member ---- */
+
+static void gemm_slice(const ad_scratch *s, float *y, size_t ldy, const float *x, size_t ldx, const float *w, int rows, int out, int in, int index, int count)
+{
+    int begin, end;
+    ad_team_slice(out, COLUMN_GRAIN, index, count, &begin, &end);
+    if (begin < end) s->k->gemm_nt(y + begin, ldy, x, ldx, w + (size_t)begin * (size_t)in, rows, end - begin, in);
+}
+
+static void embed_rows(const ad_model *m, ad_scratch *s, int begin, int end)
+{
+    const ad_step_batch *b = s->b;
+    size_t d = (size_t)m->config.hidden;
+    int half = m->config.head_dim / 2, module = m->n_modules - 2;
+    for (int r = begin; r < end; r++) {
+        float *h = s->h + (size_t)r * d;
+        memcpy(h, m->embed + (size_t)b->tokens[r] * d, d * sizeof *h);
+        const ad_lowrank *lr = b->lowrank[r] ? b->lowrank[r]->modules + module : NULL;
+        if (lr && lr->rank) {
+            float *t = s->t + (size_t)r * s->t_stride;
+            for (int i = 0; i < lr->rank; i++) t[i] = lr->scale * lr->a[(size_t)b->tokens[r] * (size_t)lr->rank + (size_t)i];
+            s->k->expand_add(h, d, t, s->t_stride, lr->bt, d, 1, (int)d, lr->rank);
+        }
+        for (int i = 0; i < half; i++) {
+            float angle = (float)b->positions[r] * m->inv_freq[i]; /* f32, as the models were trained */
+            s->cosines[(size_t)r * (size_t)half + (size_t)i] = cosf(angle) * m->rope_magnitude;
+            s->sines[(size_t)r * (size_t)half + (size_t)i] = sinf(angle) * m->rope_magnitude;
+        }
+    }
+}
+
+static void norm_rows(const ad_model *m, ad_scratch *s, const float *w, int begin, int end)
+{
+    size_t d = (size_t)m->config.hidden;
+    for (int r = begin; r < end; r++) s->k->rmsnorm(s->x + (size_t)r * d, s->h + (size_t)r * d, w, (int)d, m->config.norm_eps);
+}
+
+static float *page_slot(const ad_model *m, float *page, int layer, int value, int head, int slot)
+{
+    const ad_model_config *c = &m->config;
+    size_t block = ((size_t)layer * 2 + (size_t)value) * (size_t)c->kv_heads + (size_t)head;
+    return page + (block * AD_KV_PAGE + (size_t)slot) * (size_t)c->head_dim;
+}
+
+/* Corrections, biases, RoPE and the cache write of rows [begin, end). */
+static void finish_qkv(const ad_model *m, ad_scratch *s, int layer, int begin, int end)
+{
+    const ad_model_config *c = &m->config;
+    int hd = c->head_dim, half = hd / 2, q = c->heads * hd, kv = c->kv_heads * hd;
+    size_t ld = (size_t)(q + 2 * kv);
+    const ad_linear *mod = m->layers[layer].mod;
+    for (int r = begin; r < end; r++) {
+        float *row = s->qkv + (size_t)r * ld;
+        const float *cosines = s->cosines + (size_t)r * (size_t)half, *sines = s->sines + (size_t)r * (size_t)half;
+        if (mod[AD_MOD_Q].bias) s->k->add(row, mod[AD_MOD_Q].bias, q);
+        if (mod[AD_MOD_K].bias) s->k->add(row + q, mod[AD_MOD_K].bias, kv);
+        if (mod[AD_MOD_V].bias) s->k->add(row + q + kv, mod[AD_MOD_V].bias, kv);
+        for (int h = 0; h < c->heads + c->kv_heads; h++) s->k->rope(row + (size_t)h * (size_t)hd, cosines, sines, half);
+        int pos = s->b->positions[r];
+        float *page = s->b->pages[r][pos / AD_KV_PAGE];
+        for (int h = 0; h < c->kv_heads; h++) {
+            memcpy(page_slot(m, page, layer, 0, h, pos % AD_KV_PAGE), row + q + (size_t)h * (size_t)hd, (size_t)hd * sizeof *row);
+            memcpy(page_slot(m, page, layer, 1, h, pos % AD_KV_PAGE), row + q + kv + (size_t)h * (size_t)hd, (size_t)hd * sizeof *row);
+        }
+    }
+}
+
+static void expand_qkv(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+{
+    const ad_model_config *c = &m->config;
+    int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, at[] = {0, q, q + kv}, out[] = {q, kv, kv};
+    for (int i = 0; i < 3; i++) {
+        int begin, end;
+        ad_team_slice(out[i], COLUMN_GRAIN, index, count, &begin, &end);
+        expand(s, s->runs, s->n_runs, layer * AD_MOD_PER_LAYER, i, s->t, s->qkv + at[i], (size_t)(q + 2 * kv), out[i], begin, end);
+    }
+}
+
+/* One (row, kv head) at a time: its pages, then the query heads that share them. */
+static void attend_slice(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+{
+    const ad_model_config *c = &m->config;
+    int hd = c->head_dim, group = c->heads / c->kv_heads, begin, end;
+    size_t ld = (size_t)(c->heads + 2 * c->kv_heads) * (size_t)hd, q = (size_t)c->heads * (size_t)hd;
+    float scale = 1.0f / sqrtf((float)hd);
+    const float **keys = s->page_ptrs + (size_t)index * s->ptrs_stride, **vals = keys + s->ptrs_stride / 2;
+    float *scores = s->scores + (size_t)index * s->scores_stride;
+    ad_team_slice(s->b->n_rows * c->kv_heads, 1, index, count, &begin, &end);
+    for (int u = begin; u < end; u++) {
+        int r = u / c->kv_heads, h = u % c->kv_heads, n_ctx = s->b->positions[r] + 1;
+        for (int p = 0; p * AD_KV_PAGE < n_ctx; p++) {
+            keys[p] = page_slot(m, s->b->pages[r][p], layer, 0, h, 0);
+            vals[p] = page_slot(m, s->b->pages[r][p], layer, 1, h, 0);
+        }
+        size_t at = (size_t)h * (size_t)group * (size_t)hd;
+        s->k->attend(s->att + (size_t)r * q + at, s->qkv + (size_t)r * ld + at, keys, vals, (size_t)hd, AD_KV_PAGE, n_ctx, group, hd, scale, scores);
+    }
+}
+
+/* h += y + bias + correction, for the rows of this member. */
+static void add_residual(const ad_model *m, ad_scratch *s, int layer, int kind, int begin, int end)
+{
+    size_t d = (size_t)m->config.hidden;
+    const float *bias = m->layers[layer].mod[kind].bias;
+    expand_rows(s, layer * AD_MOD_PER_LAYER + kind, s->t, s->y, (int)d, begin, end);
+    for (int r = begin; r < end; r++) {
+        float *y = s->y + (size_t)r * d;
+        if (bias) s->k->add(y, bias, (int)d);
+        s->k->add(s->h + (size_t)r * d, y, (int)d);
+    }
+}
+
+/* Corrections, biases and SwiGLU of this member's columns. */
+static void finish_gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+{
+    int f = m->config.intermediate, begin, end, module = layer * AD_MOD_PER_LAYER + AD_MOD_GATE;
+    ad_team_slice(f, COLUMN_GRAIN, index, count, &begin, &end);
+    if (begin == end) return;
+    const ad_linear *mod = m->layers[layer].mod;
+    expand(s, s->runs, s->n_runs, module, 0, s->t, s->gate, (size_t)f, f, begin, end);
+    expand(s, s->runs, s->n_runs, module, 1, s->t, s->up, (size_t)f, f, begin, end);
+    for (int r = 0; r < s->b->n_rows; r++) {
+        float *gate = s->gate + (size_t)r * (size_t)f + begin, *up = s->up + (size_t)r * (size_t)f + begin;
+        if (mod[AD_MOD_GATE].bias) s->k->add(gate, mod[AD_MOD_GATE].bias + begin, end - begin);
+        if (mod[AD_MOD_UP].bias) s->k->add(up, mod[AD_MOD_UP].bias + begin, end - begin);
+        s->k->swiglu(gate, up, end - begin);
+    }
+}
+
+static void layer_step(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+{
+    const ad_model_config *c = &m->config;
+    const ad_linear *mod = m->layers[layer].mod;
+    int n = s->b->n_rows, d = c->hidden, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, f = c->intermediate;
+    int first = layer * AD_MOD_PER_LAYER, begin, end;
+    size_t ld = (size_t)(q + 2 * kv);
+    ad_team_slice(n, 1, index, count, &begin, &end);
+
+    gemm_slice(s, s->qkv, ld, s->x, (size_t)d, mod[AD_MOD_Q].w, n, q, d, index, count);
+    gemm_slice(s, s->qkv + q, ld, s->x, (size_t)d, mod[AD_MOD_K].w, n, kv, d, index, count);
+    gemm_slice(s, s->qkv + q + kv, ld, s->x, (size_t)d, mod[AD_MOD_V].w, n, kv, d, index, count);
+    shrink(s, s->runs, s->n_runs, first + AD_MOD_Q, 3, s->x, (size_t)d, s->t, d, index, count);
+    ad_team_barrier(s->team);
+    if (s->n_runs) {
+        expand_qkv(m, s, layer, index, count);
+        ad_team_barrier(s->team);
+    }
+    finish_qkv(m, s, layer, begin, end);
+    ad_team_barrier(s->team);
+    attend_slice(m, s, layer, index, count);
+    ad_team_barrier(s->team);
+    gemm_slice(s, s->y, (size_t)d, s->att, (size_t)q, mod[AD_MOD_O].w, n, d, q, index, count);
+    shrink(s, s->runs, s->n_runs, first + AD_MOD_O, 1, s->att, (size_t)q, s->t, q, index, count);
+    ad_team_barrier(s->team);
+    add_residual(m, s, layer, AD_MOD_O, begin, end);
+    norm_rows(m, s, m->layers[layer].mlp_norm, begin, end);
+    ad_team_barrier(s->team);
+    gemm_slice(s, s->gate, (size_t)f, s->x, (size_t)d, mod[AD_MOD_GATE].w, n, f, d, index, count);
+    gemm_slice(s, s->up, (size_t)f, s->x, (size_t)d, mod[AD_MOD_UP].w, n, f, d, index, count);
+    shrink(s, s->runs, s->n_runs, first + AD_MOD_GATE, 2, s->x, (size_t)d, s->t, d, index, count);
+    if (s->n_runs) ad_team_barrier(s->team); /* without corrections each member reads only its own columns */
+    finish_gate_up(m, s, layer, index, count);
+    ad_team_barrier(s->team);
+    gemm_slice(s, s->y, (size_t)d, s->gate, (size_t)f, mod[AD_MOD_DOWN].w, n, d, f, index, count);
+    shrink(s, s->runs, s->n_runs, first + AD_MOD_DOWN, 1, s->gate, (size_t)f, s->t, f, index, count);
+    ad_team_barrier(s->team);
+    add_residual(m, s, layer, AD_MOD_DOWN, begin, end);
+}
+
+static void head_step(const ad_model *m, ad_scratch *s, int index, int count)
+{
+    int d = m->config.hidden, v = m->config.vocab, n = s->b->n_out, begin, end;
+    ad_team_slice(n, 1, index, count, &begin, &end);
+    for (int i = begin; i < end; i++)
+        s->k->rmsnorm(s->out_x + (size_t)i * (size_t)d, s->h + (size_t)s->b->out_rows[i] * (size_t)d, m->final_norm, d, m->config.norm_eps);
+    ad_team_barrier(s->team);
+    gemm_slice(s, s->b->logits, (size_t)v, s->out_x, (size_t)d, m->head.w, n, v, d, index, count);
+    shrink(s, s->out_runs, s->n_out_runs, m->n_modules - 1, 1, s->out_x, (size_t)d, s->out_t, d, index, count);
+    if (!s->n_out_runs) return;
+    ad_team_barrier(s->team);
+    ad_team_slice(v, COLUMN_GRAIN, index, count, &begin, &end);
+    expand(s, s->out_runs, s->n_out_runs, m->n_modules - 1, 0, s->out_t, s->b->logits, (size_t)v, v, begin, end);
+}
+
+void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
+{
+    int begin, end;
+    ad_team_slice(s->b->n_rows, 1, index, count, &begin, &end);
+    embed_rows(m, s, begin, end);
+    for (int l = 0; l < m->config.layers; l++) {
+        norm_rows(m, s, m->layers[l].attn_norm, begin, end);
+        ad_team_barrier(s->team);
+        layer_step(m, s, l, index, count);
+    }
+    ad_team_barrier(s->team);
+    if (s->b->n_out) head_step(m, s, index, count);
+}
+
+static void step_on_team(void *arg, int index, int count)
+{
+    ad_scratch *s = arg;
+    s->m->family->step(s->m, s, index, count);
+}
+
+/* Neighbours with the same adapter, as half-open ranges; rows of the base are in none. */
+static int find_runs(run *runs, const ad_step_batch *b, const int *rows, int n)
+{
+    int n_runs = 0;
+    for (int i = 0; i < n; i++) {
+        const ad_lowrank_set *set = b->lowrank[rows ? rows[i] : i];
+        if (!set) continue;
+        if (n_runs && runs[n_runs - 1].end == i && runs[n_runs - 1].set == set) runs[n_runs - 1].end++;
+        else runs[n_runs++] = (run){i, i + 1, set};
+    }
+    return n_runs;
+}
+
+void ad_model_step(const ad_model *m, ad_scratch *s, const ad_step_batch *batch)
+{
+    (void)m;
+    s->b = batch;
+    s->n_runs = find_runs(s->runs, batch, NULL, batch->n_rows);
+    s->n_out_runs = find_runs(s->out_runs, batch, batch->out_rows, batch->n_out);
+    ad_team_run(s->team, step_on_team, s);
+}
