@@ -17,8 +17,8 @@ typedef struct {
     int n_prompt;
     ad_sampling sampling;
     const ad_lowrank_set *lowrank;  /* borrowed until on_done; NULL = the bare base model */
-    /* All callbacks run on the loop thread. `tokens` are borrowed for the call. A generated end-of-generation
-     * token that ends the text is not reported as a token. */
+    /* All callbacks run on the loop thread. `tokens` are borrowed for the call. An end-of-generation
+     * token that ends the text is reported too, with `ends` set: it counts, but has no text. */
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
     void (*on_tokens)(ad_gen *g, const ad_token_info *tokens, int n);
     void (*on_done)(ad_gen *g, ad_finish reason, const char *error); /* last callback; error only with AD_FINISH_ERROR; g is freed after it returns */
