@@ -24,7 +24,7 @@ void ad_gguf_close(ad_gguf **g); /* NULL is fine */
 const char *ad_gguf_label(const ad_gguf *g); /* path or label */
 size_t ad_gguf_tensor_count(const ad_gguf *g);
 const ad_tensor *ad_gguf_tensor_at(const ad_gguf *g, size_t i);             /* file order */
-const ad_tensor *ad_gguf_tensor(const ad_gguf *g, const char *name);        /* NULL when absent; O(1) */
+const ad_tensor *ad_gguf_tensor(const ad_gguf *g, const char *name);        /* NULL when absent; O(log n) */
 
 /* Metadata. Each returns false and leaves *out alone when the key is absent or of another kind.
  * Integers of any width read as i64 (a u64 above INT64_MAX is "another kind"), floats from f32 or f64. */

@@ -21,6 +21,6 @@ void ad_safetensors_close(ad_safetensors **s); /* NULL is fine */
 const char *ad_safetensors_label(const ad_safetensors *s);
 size_t ad_safetensors_count(const ad_safetensors *s);
 const ad_tensor *ad_safetensors_at(const ad_safetensors *s, size_t i);         /* in file (offset) order */
-const ad_tensor *ad_safetensors_find(const ad_safetensors *s, const char *name); /* NULL when absent; O(1) */
+const ad_tensor *ad_safetensors_find(const ad_safetensors *s, const char *name); /* NULL when absent; O(log n) */
 
 #endif
