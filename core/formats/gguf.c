@@ -59,7 +59,7 @@ static ad_status read_u64(reader *r, uint64_t *v, const char *what) { return rea
 
 static ad_status read_string(reader *r, ad_str *s, const char *what)
 {
-    uint64_t n;
+    uint64_t n = 0;
     ad_status st = read_u64(r, &n, what);
     if (st != AD_OK) return st;
     if (n > left(r)) return ad_fail(r->err, AD_EFORMAT, "%s: %s says it has %llu bytes, the file has %zu left", r->label, what, (unsigned long long)n, left(r));
@@ -72,8 +72,8 @@ static int shown(ad_str s) { return s.len > 80 ? 80 : (int)s.len; }
 
 static ad_status read_array(reader *r, pair *p)
 {
-    uint32_t type;
-    uint64_t n;
+    uint32_t type = 0;
+    uint64_t n = 0;
     ad_status st = read_u32(r, &type, "an array");
     if (st == AD_OK) st = read_u64(r, &n, "an array");
     if (st != AD_OK) return st;
@@ -98,7 +98,7 @@ static ad_status read_array(reader *r, pair *p)
 
 static ad_status read_pair(reader *r, pair *p)
 {
-    uint32_t type;
+    uint32_t type = 0;
     ad_status st = read_string(r, &p->key, "a metadata key");
     if (st == AD_OK && p->key.len == 0) return ad_fail(r->err, AD_EFORMAT, "%s: an empty metadata key", r->label);
     if (st == AD_OK && (p->key.len > MAX_KEY || memchr(p->key.ptr, 0, p->key.len)))
@@ -179,7 +179,7 @@ static ad_status read_tensor(ad_gguf *g, reader *r, size_t i, uint64_t *offset)
 {
     ad_tensor *t = &g->tensors[i];
     ad_str name;
-    uint32_t n_dims, type;
+    uint32_t n_dims = 0, type = 0;
     ad_status st = read_string(r, &name, "a tensor name");
     if (st != AD_OK) return st;
     if (name.len == 0 || name.len > MAX_NAME || memchr(name.ptr, 0, name.len))
@@ -191,7 +191,7 @@ static ad_status read_tensor(ad_gguf *g, reader *r, size_t i, uint64_t *offset)
     if (st != AD_OK) return st;
     t->n_dims = (int)n_dims;
     for (int d = t->n_dims - 1; d >= 0; d--) { /* the file begins with the contiguous one */
-        uint64_t v;
+        uint64_t v = 0;
         if ((st = read_u64(r, &v, t->name)) != AD_OK) return st;
         if (v > INT64_MAX) return ad_fail(r->err, AD_EFORMAT, "%s: tensor %s: a dimension overflows", r->label, t->name);
         t->dims[d] = (int64_t)v;
@@ -267,8 +267,8 @@ static ad_status read_tensors(ad_gguf *g, reader *r, uint64_t n)
 
 static ad_status read_header(reader *r, uint64_t *n_tensors, uint64_t *n_pairs)
 {
-    char magic[4];
-    uint32_t version;
+    char magic[4] = "";
+    uint32_t version = 0;
     ad_status st = read_raw(r, magic, sizeof magic, "the magic");
     if (st != AD_OK) return st;
     if (memcmp(magic, "GGUF", 4)) return ad_fail(r->err, AD_EFORMAT, "%s: not a GGUF file (no GGUF magic)", r->label);
@@ -282,7 +282,7 @@ static ad_status read_header(reader *r, uint64_t *n_tensors, uint64_t *n_pairs)
 static ad_status parse(ad_gguf *g, const void *data, size_t len, ad_err *err)
 {
     reader r = {data, data, len ? (const uint8_t *)data + len : data, g->label, err};
-    uint64_t n_tensors, n_pairs;
+    uint64_t n_tensors = 0, n_pairs = 0;
     int64_t splits;
     ad_status st = len ? read_header(&r, &n_tensors, &n_pairs) : ad_fail(err, AD_EFORMAT, "%s: the file is empty", g->label);
     if (st == AD_OK) st = read_pairs(g, &r, n_pairs);
