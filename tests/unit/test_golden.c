@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* Logits and greedy tokens of every golden case, against transformers + PEFT, through the library; and the
+ * promise that a row's logits do not depend on its batch. */
+#include "tests/unit/golden.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "adapters/adapter.h"
+#include "core/formats/safetensors.h"
+
+enum { MAX_CASES = 400, MAX_STEPS = 400 };
+
+static json_t *doc, *cases;
+static ad_safetensors *wanted;
+static ad_model *model;
+static char model_path[256];
+
+/* Parts of PEFT that are refused; their cases wait for them. */
+static bool is_refused(const char *adapter)
+{
+    static const char *const names[] = {"bias-all", "bias-lora", "lora-bias", "dora", "dora-rs", "save-head", "save-embed-norm", "token-idx", NULL};
+    for (int i = 0; adapter && names[i]; i++)
+        if (!strcmp(adapter, names[i])) return true;
+    return false;
+}
+
+static void setup(void)
+{
+    json_error_t je;
+    ad_err err;
+    doc = json_load_file(golden_path("cases.json"), 0, &je);
+    ck_assert_msg(doc != NULL, "%s: %s", golden_path("cases.json"), je.text);
+    cases = json_object_get(doc, "cases");
+    ck_assert_msg(ad_safetensors_open(&wanted, golden_path("logits.safetensors"), &err) == AD_OK, "%s", err.msg);
+}
+
+static void teardown(void)
+{
+    ad_model_free(&model);
+    ad_safetensors_close(&wanted);
+    json_decref(doc);
+}
+
+static ad_model *load_base(const char *path)
+{
+    if (model && !strcmp(model_path, path)) return model;
+    ad_model_free(&model);
+    snprintf(model_path, sizeof model_path, "%s", path);
+    return model = golden_model(path);
+}
+
+static const char *field(const json_t *c, const char *key) { return json_string_value(json_object_get(c, key)); }
+
+typedef struct {
+    float **pages;
+    int cached;
+} stream;
+
+/* Feeds n tokens; logits[n, vocab] of each. */
+static void feed(tu_rig *r, stream *s, const int32_t *tokens, int n, const ad_lowrank_set *set, float *logits)
+{
+    int positions[MAX_STEPS], out[MAX_STEPS];
+    float *const *pages[MAX_STEPS];
+    const ad_lowrank_set *sets[MAX_STEPS];
+    for (int i = 0; i < n; i++) positions[i] = s->cached + i, out[i] = i, pages[i] = s->pages, sets[i] = set;
+    ad_model_step(r->model, r->scratch, &(ad_step_batch){.n_rows = n, .tokens = tokens, .positions = positions, .pages = pages, .lowrank = sets,
+                                                         .n_out = n, .out_rows = out, .logits = logits});
+    s->cached += n;
+}
+
+static int32_t best_of(const float *l, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (l[i] > l[best]) best = i;
+    return best;
+}
+
+/* 2e-4 of the largest logit: ten times what two correct f32 programs differ by. */
+static void compare_logits(const json_t *c, const float *logits, int n, int vocab)
+{
+    const char *name = field(c, "name");
+    const ad_tensor *t = ad_safetensors_find(wanted, name);
+    ck_assert_msg(t && t->n_dims == 2 && t->dims[1] == vocab, "%s: no golden logits", name);
+    double bound = 2e-4 * json_number_value(json_object_get(c, "max_abs_logit"));
+    const float *got = logits + (size_t)(n - (int)t->dims[0]) * (size_t)vocab;
+    for (int64_t i = 0; i < t->dims[0] * vocab; i++) {
+        float want;
+        memcpy(&want, (const char *)t->data + 4 * i, 4);
+        ck_assert_msg(fabs((double)got[i] - (double)want) <= bound, "%s: logit %lld is %g, golden %g, bound %g", name, (long long)i, (double)got[i], (double)want, bound);
+    }
+}
+
+static void run_case(const json_t *c, unsigned cpu, int threads)
+{
+    const char *adapter = field(c, "adapter"), *name = field(c, "name");
+    ad_model *m = load_base(field(c, "model"));
+    int vocab = ad_model_get_config(m)->vocab, n = (int)json_array_size(json_object_get(c, "ids"));
+    ad_err err;
+    ad_adapter *a = NULL;
+    char rest[256];
+    snprintf(rest, sizeof rest, "adapters/%s", adapter ? adapter : "");
+    if (adapter) ck_assert_msg(ad_adapter_load(&a, adapter, golden_path(rest), m, &err) == AD_OK, "%s: %s", name, err.msg);
+    const ad_lowrank_set *set = a ? ad_adapter_lowrank(a) : NULL;
+
+    tu_rig r;
+    stream s = {tu_pages_new(m, n + 32), 0};
+    float *logits = calloc((size_t)n * (size_t)vocab, sizeof *logits);
+    int32_t ids[MAX_STEPS];
+    for (int i = 0; i < n; i++) ids[i] = (int32_t)json_integer_value(json_array_get(json_object_get(c, "ids"), (size_t)i));
+    tu_rig_open(&r, m, cpu, threads, n, n + 32);
+    if (set) ck_assert_int_eq(ad_scratch_reserve_rank(r.scratch, set->max_rank, &err), AD_OK);
+    feed(&r, &s, ids, n, set, logits);
+    compare_logits(c, logits, n, vocab);
+
+    const json_t *greedy = json_object_get(c, "greedy");
+    memmove(logits, logits + (size_t)(n - 1) * (size_t)vocab, (size_t)vocab * sizeof *logits);
+    for (size_t i = 0; i < json_array_size(greedy); i++) {
+        int32_t id = best_of(logits, vocab);
+        ck_assert_msg(id == json_integer_value(json_array_get(greedy, i)), "%s: greedy token %zu is %d", name, i, (int)id);
+        feed(&r, &s, &id, 1, set, logits);
+    }
+    free(logits);
+    tu_pages_free(s.pages);
+    tu_rig_close(&r);
+    ad_adapter_release(&a);
+}
+
+static void run_all(unsigned cpu, int threads)
+{
+    int done = 0;
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *c = json_array_get(cases, i);
+        if (is_refused(field(c, "adapter"))) continue;
+        run_case(c, cpu, threads);
+        done++;
+    }
+    ck_assert_int_ge(done, 100);
+}
+
+START_TEST(every_case_has_the_golden_logits_and_tokens_in_plain_c)
+{
+    run_all(0, 1);
+}
+END_TEST
+
+START_TEST(every_case_has_the_golden_logits_and_tokens_on_this_cpu)
+{
+    run_all(ad_cpu_detect(), 2);
+}
+END_TEST
+
+START_TEST(every_case_has_the_golden_logits_and_tokens_with_avx2)
+{
+    run_all(ad_cpu_detect() & AD_CPU_AVX2, 2);
+}
+END_TEST
+
+/* 16 sequences, five adapters and base rows among them, each alone and then all in one step. */
+static void mixed_is_alone(unsigned cpu, int threads)
+{
+    static const char *const names[] = {"all", "qv", "rslora", "patterns", "head"};
+    ad_model *m = load_base("models/llama-gqa");
+    int vocab = ad_model_get_config(m)->vocab;
+    ad_adapter *a[5] = {0};
+    ad_err err;
+    tu_rig r;
+    tu_rig_open(&r, m, cpu, threads, 16, 64);
+    for (int i = 0; i < 5; i++) {
+        char rest[64];
+        snprintf(rest, sizeof rest, "adapters/%s", names[i]);
+        ck_assert_msg(ad_adapter_load(&a[i], names[i], golden_path(rest), m, &err) == AD_OK, "%s", err.msg);
+        ck_assert_int_eq(ad_scratch_reserve_rank(r.scratch, ad_adapter_lowrank(a[i])->max_rank, &err), AD_OK);
+    }
+    float *alone = calloc(16 * (size_t)vocab, sizeof *alone), *mixed = calloc(16 * (size_t)vocab, sizeof *mixed), *prompt = calloc(8 * (size_t)vocab, sizeof *prompt);
+    stream s[16];
+    int32_t last[16];
+    int positions[16], out[16];
+    float *const *pages[16];
+    const ad_lowrank_set *sets[16];
+    for (int i = 0; i < 16; i++) {
+        int32_t ids[8];
+        int n = 1 + i % 8;
+        for (int j = 0; j < n; j++) ids[j] = (i * 131 + j * 17) % vocab;
+        sets[i] = i < 5 ? NULL : ad_adapter_lowrank(a[i / 2 % 5]); /* runs of two, and base rows in front */
+        s[i] = (stream){tu_pages_new(m, 64), 0};
+        feed(&r, &s[i], ids, n, sets[i], prompt);
+        last[i] = (i * 37 + 5) % vocab;
+        positions[i] = s[i].cached;
+        feed(&r, &s[i], &last[i], 1, sets[i], alone + (size_t)i * (size_t)vocab);
+        out[i] = i, pages[i] = s[i].pages;
+    }
+    ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 16, .tokens = last, .positions = positions, .pages = pages, .lowrank = sets,
+                                                 .n_out = 16, .out_rows = out, .logits = mixed});
+    for (int i = 0; i < 16; i++)
+        ck_assert_msg(!memcmp(alone + (size_t)i * (size_t)vocab, mixed + (size_t)i * (size_t)vocab, (size_t)vocab * sizeof *mixed), "row %d differs", i);
+    for (int i = 0; i < 16; i++) tu_pages_free(s[i].pages);
+    for (int i = 0; i < 5; i++) ad_adapter_release(&a[i]);
+    free(alone), free(mixed), free(prompt);
+    tu_rig_close(&r);
+}
+
+START_TEST(a_row_of_a_mixed_batch_is_bitwise_what_it_is_alone)
+{
+    mixed_is_alone(0, 1);
+    mixed_is_alone(ad_cpu_detect(), 1);
+    mixed_is_alone(ad_cpu_detect(), 2);
+    mixed_is_alone(ad_cpu_detect() & AD_CPU_AVX2, 3);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("golden");
+    TCase *t = tcase_create("golden");
+    tcase_add_unchecked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 240);
+    tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_in_plain_c);
+    tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_on_this_cpu);
+    tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_with_avx2);
+    tcase_add_test(t, a_row_of_a_mixed_batch_is_bitwise_what_it_is_alone);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
