@@ -25,5 +25,9 @@ void ad_team_slice(int n, int grain, int index, int count, int *begin, int *end)
 
 /* Physical cores this process may use: affinity and cgroup quota respected, never below 1. */
 int ad_usable_cores(void);
+/* The same with hyperthreads counted: more busy threads than this take time from each other. */
+int ad_usable_cpus(void);
+/* ad_usable_cores with ROOT/proc and ROOT/sys read in place of /proc and /sys (for tests). */
+int ad_usable_cores_in(const char *root);
 
 #endif

@@ -5,6 +5,7 @@
 #ifndef AD_TENSOR_KERNELS_H
 #define AD_TENSOR_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* CPU features, detected at run time; a mask may switch some off (tests, --cpu-features). */
@@ -16,6 +17,10 @@ enum {
     AD_CPU_AVX_VNNI = 16,
 };
 unsigned ad_cpu_detect(void);
+/* "auto" (what is detected), "none", or names joined by commas: "avx2,avx512". False when a name is unknown;
+ * *mask is then untouched. Names need not be present on this CPU: the caller compares with ad_cpu_detect. */
+bool ad_cpu_parse(const char *list, unsigned *mask);
+const char *ad_cpu_name(unsigned bit); /* "avx2" and so on, for one bit of the mask */
 
 typedef struct {
     const char *name; /* "c", "avx2", "avx512": for logs and /metrics */
@@ -52,7 +57,8 @@ typedef struct {
     double (*sum_exp)(const float *x, int n, float max);
 } ad_kernels;
 
-/* Fills every slot with its C version, then overrides by what `cpu` (a mask of AD_CPU_*) allows. */
+/* Fills every slot with its C version, then overrides by what `cpu` (a mask of AD_CPU_*, all of which this CPU
+ * must have) allows. */
 void ad_kernels_init(ad_kernels *k, unsigned cpu);
 void ad_kernels_init_avx2(ad_kernels *k);
 void ad_kernels_init_avx512(ad_kernels *k);

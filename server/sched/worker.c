@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,7 +78,7 @@ static void post(ad_worker *w, const event *e)
 static void post_end(ad_worker *w, ad_gen *g, ad_finish why, const char *error)
 {
     event e = {.gen = g, .finish = why};
-    if (error) strncpy(e.error, error, sizeof e.error - 1);
+    if (error) snprintf(e.error, sizeof e.error, "%.*s", (int)sizeof e.error - 1, error);
     post(w, &e);
 }
 
