@@ -19,6 +19,8 @@ typedef struct {
 AD_MUSTUSE ad_status ad_tokenizer_from_gguf(ad_tokenizer **out, const ad_gguf *g, ad_err *err);
 /* dir holds tokenizer.json and maybe tokenizer_config.json, config.json and generation_config.json (end-of-generation ids). */
 AD_MUSTUSE ad_status ad_tokenizer_from_dir(ad_tokenizer **out, const char *dir, ad_err *err);
+/* The same from the bytes of a tokenizer.json alone, without end-of-generation ids. label names them in messages. */
+AD_MUSTUSE ad_status ad_tokenizer_from_json(ad_tokenizer **out, const char *json, size_t len, const char *label, ad_err *err);
 void ad_tokenizer_free(ad_tokenizer **tk); /* NULL is fine */
 
 enum {
@@ -41,6 +43,10 @@ ad_str ad_tokenizer_piece(const ad_tokenizer *tk, int32_t id);
 /* Appends the decoded text of n ids: valid UTF-8, undecodable bytes as U+FFFD, a SentencePiece leading
  * space stripped, as the tokenizer's own decoder does. */
 void ad_tokenizer_decode(const ad_tokenizer *tk, const int32_t *ids, size_t n, bool skip_special, ad_buf *out);
+
+/* Bytes at the start of p[len] (len >= 1), known not to begin a valid character, that one U+FFFD replaces: the
+ * longest start of a character, at least 1. */
+size_t ad_utf8_bad_prefix(const char *p, size_t len);
 
 /* Streaming decoder of one choice: never emits half a UTF-8 character, never lets any part of a stop
  * string out. One owner at a time. */
