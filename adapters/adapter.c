@@ -1,1 +1,431 @@
 /* SPDX-License-Identifier: MIT */
+/* One PEFT directory becomes one packed adapter: the configuration says which modules have which rank, every
+ * tensor must be one of theirs, and all of them must be there. Loading may run on any thread. */
+#include "adapters/adapter.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "adapters/peft.h"
+#include "core/base/file.h"
+#include "core/formats/safetensors.h"
+
+enum { MAX_NAME = 128, COMPARE_ROWS = 64 };
+static const size_t max_config = 1u << 20, max_weights = (size_t)4 << 30;
+
+struct ad_adapter {
+    int refs;
+    char *name, *dir;
+    ad_lowrank_set set;
+    ad_lowrank *modules; /* [set.n_modules] */
+    void *block;
+    int n_matched;
+    char **warnings;
+    int n_warnings;
+};
+
+/* The tensors of one module, as the file has them. */
+typedef struct {
+    ad_peft_plan plan;
+    const ad_tensor *a, *b;
+} pair;
+
+typedef struct {
+    ad_adapter *adapter;
+    const ad_model *base;
+    ad_safetensors *file;
+    pair *pairs; /* [n_modules] */
+    int n_modules;
+    ad_err *err;
+} loader;
+
+/* ---- notes ---- */
+
+static ad_status add_warning(ad_adapter *a, ad_buf *text)
+{
+    char **more = text->failed ? NULL : realloc(a->warnings, (size_t)(a->n_warnings + 1) * sizeof *more);
+    if (!more) {
+        ad_buf_deinit(text);
+        return AD_ENOMEM;
+    }
+    a->warnings = more;
+    more[a->n_warnings++] = text->data; /* the buffer's memory is ours now */
+    return AD_OK;
+}
+
+static ad_status no_memory(loader *l)
+{
+    return ad_fail(l->err, AD_ENOMEM, "%s: out of memory for the adapter", l->adapter->dir);
+}
+
+/* ---- what the configuration asks for ---- */
+
+static ad_status plan_modules(loader *l, ad_peft *config)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_modules; i++) {
+        ad_status st = ad_peft_plan_module(config, ad_model_module(l->base, i), &l->pairs[i].plan, l->err);
+        if (st != AD_OK) return st;
+        n += l->pairs[i].plan.rank > 0;
+    }
+    l->adapter->n_matched = n;
+    if (!n) return ad_fail(l->err, AD_EMISMATCH, "%s: target_modules selects no module of the base model", l->adapter->dir);
+    return AD_OK;
+}
+
+static ad_status note_oddities(loader *l, const ad_peft *config)
+{
+    const char *name;
+    for (int i = 0; (name = ad_peft_idle_target(config, i)); i++) {
+        ad_buf b = {0};
+        ad_buf_printf(&b, "target module \"%.80s\" selects no module of the base model", name);
+        if (add_warning(l->adapter, &b) != AD_OK) return no_memory(l);
+    }
+    if (!ad_peft_fan_in_fan_out(config)) return AD_OK;
+    ad_buf b = {0};
+    ad_buf_puts(&b, "fan_in_fan_out is ignored: the base model has linear layers only");
+    return add_warning(l->adapter, &b) == AD_OK ? AD_OK : no_memory(l);
+}
+
+static ad_status read_config(loader *l)
+{
+    char path[4200];
+    ad_file f = {0};
+    ad_peft *config = NULL;
+    snprintf(path, sizeof path, "%s/adapter_config.json", l->adapter->dir);
+    ad_status st = ad_file_read(&f, path, max_config, l->err);
+    if (st != AD_OK) return st;
+    st = ad_peft_parse(&config, f.data ? f.data : "", f.len, path, l->err);
+    if (st == AD_OK) st = plan_modules(l, config);
+    if (st == AD_OK) st = note_oddities(l, config);
+    ad_peft_free(&config);
+    ad_file_close(&f);
+    return st;
+}
+
+/* ---- names of tensors ---- */
+
+typedef enum { PART_A, PART_B, PART_COPY, PART_OTHER } part_kind;
+
+static bool cut_prefix(ad_str *s, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    if (s->len < n || memcmp(s->ptr, prefix, n)) return false;
+    *s = (ad_str){s->ptr + n, s->len - n};
+    return true;
+}
+
+static bool cut_suffix(ad_str *s, const char *suffix)
+{
+    size_t n = strlen(suffix);
+    if (s->len < n || memcmp(s->ptr + s->len - n, suffix, n)) return false;
+    s->len -= n;
+    return true;
+}
+
+/* "X.lora_A.weight", also with the adapter's name in it: "X.lora_A.default.weight". */
+static bool cut_part(ad_str *s, const char *part, const char *tail)
+{
+    ad_str t = *s;
+    if (!cut_suffix(&t, tail)) return false;
+    if (!cut_suffix(&t, part)) {
+        const char *dot = memrchr(t.ptr, '.', t.len);
+        if (!dot) return false;
+        t.len = (size_t)(dot - t.ptr);
+        if (!cut_suffix(&t, part)) return false;
+    }
+    *s = t;
+    return true;
+}
+
+static part_kind cut_kind(ad_str *s, bool *embedding)
+{
+    *embedding = false;
+    if (cut_part(s, ".lora_A", ".weight")) return PART_A;
+    if (cut_part(s, ".lora_B", ".weight")) return PART_B;
+    *embedding = true;
+    if (cut_part(s, ".lora_embedding_A", "")) return PART_A;
+    if (cut_part(s, ".lora_embedding_B", "")) return PART_B;
+    if (cut_suffix(s, ".base_layer.weight") || cut_suffix(s, ".weight")) return PART_COPY;
+    return PART_OTHER;
+}
+
+static int find_exact(const ad_model *m, const char *prefix, ad_str s)
+{
+    char name[64];
+    int n = snprintf(name, sizeof name, "%s%.*s", prefix, (int)s.len, s.ptr);
+    return n < (int)sizeof name ? ad_model_find_module(m, name) : -1;
+}
+
+/* The same module has other paths in other model classes. */
+static int find_module(const ad_model *m, ad_str s)
+{
+    static const char *const classes[] = {"", "model.language_model.", "language_model.model.", "language_model."};
+    if (s.len >= 64) return -1;
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        ad_str rest = s;
+        if (!cut_prefix(&rest, classes[i])) continue;
+        int module = find_exact(m, "", rest);
+        if (module < 0) module = find_exact(m, "model.", rest);
+        if (module >= 0) return module;
+    }
+    return -1;
+}
+
+static const char *explain(const char *name)
+{
+    if (strstr(name, "lora_magnitude_vector")) return "is part of a DoRA adapter, which is not supported";
+    if (strstr(name, "trainable_tokens")) return "is a trained token embedding, which is not supported";
+    size_t n = strlen(name);
+    if (n > 5 && !strcmp(name + n - 5, ".bias")) return "is an adapter bias, which is not supported";
+    return "is nothing that is known of a LoRA adapter";
+}
+
+/* ---- tensors ---- */
+
+static ad_status refuse(loader *l, const ad_tensor *t, const char *why)
+{
+    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" %s", ad_safetensors_label(l->file), t->name, why);
+}
+
+static ad_status check_shape(loader *l, const ad_tensor *t, int64_t rows, int64_t cols)
+{
+    if (t->dtype > AD_BF16) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is %s; F32, F16 and BF16 are supported", ad_safetensors_label(l->file), t->name, ad_dtype_name(t->dtype));
+    if (t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols) return AD_OK;
+    char shape[128] = "";
+    for (int i = 0, at = 0; i < t->n_dims && at < (int)sizeof shape - 24; i++) at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)t->dims[i]);
+    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" has shape [%s]; the configuration and the base model ask for [%lld, %lld]",
+                   ad_safetensors_label(l->file), t->name, shape, (long long)rows, (long long)cols);
+}
+
+/* A copy of the base's weight may come along; it must be this base's. Distances within what either side's
+ * number format rounds away are equal. */
+static ad_status compare_copy(loader *l, const ad_tensor *t, int module)
+{
+    const ad_module *m = ad_model_module(l->base, module);
+    int rows = m->kind == AD_MOD_EMBED ? m->in : m->out, cols = m->kind == AD_MOD_EMBED ? m->out : m->in;
+    ad_status st = check_shape(l, t, rows, cols);
+    if (st != AD_OK) return st;
+    size_t n = (size_t)COMPARE_ROWS * (size_t)cols, row_bytes = (size_t)cols * ad_dtype_block_bytes(t->dtype);
+    float *buf = ad_calloc(4 * n, sizeof *buf), *base = buf, *slack = buf + n, *copy = buf + 2 * n, *rounding = buf + 3 * n;
+    if (!buf) return no_memory(l);
+    for (int row = 0, now; st == AD_OK && row < rows; row += now) {
+        now = rows - row < COMPARE_ROWS ? rows - row : COMPARE_ROWS;
+        const char *src = (const char *)t->data + (size_t)row * row_bytes;
+        n = (size_t)now * (size_t)cols;
+        ad_model_read_rows(l->base, module, row, now, base, slack);
+        ad_dequant_row(t->dtype, copy, src, n);
+        ad_dequant_error(t->dtype, rounding, src, n);
+        for (size_t i = 0; st == AD_OK && i < n; i++)
+            if (!(fabsf(copy[i] - base[i]) <= slack[i] + rounding[i])) st = refuse(l, t, "is a copy of a base weight that differs from this base model's: the adapter was trained on another");
+    }
+    free(buf);
+    if (st != AD_OK) return st;
+    ad_buf b = {0};
+    ad_buf_printf(&b, "tensor \"%.160s\" equals the base model's weight and is ignored", t->name);
+    return add_warning(l->adapter, &b) == AD_OK ? AD_OK : no_memory(l);
+}
+
+static ad_status sort_tensor(loader *l, const ad_tensor *t)
+{
+    ad_str s = {t->name, strlen(t->name)};
+    bool embedding;
+    cut_prefix(&s, "base_model.model.");
+    part_kind kind = cut_kind(&s, &embedding);
+    if (kind == PART_OTHER) return refuse(l, t, explain(t->name));
+    int module = find_module(l->base, s);
+    if (module < 0) return refuse(l, t, "belongs to no module of the base model that can be adapted");
+    if (kind == PART_COPY) return compare_copy(l, t, module);
+    const ad_module *m = ad_model_module(l->base, module);
+    if (embedding != (m->kind == AD_MOD_EMBED)) return refuse(l, t, "does not have the form of its module (linear or embedding)");
+    pair *p = &l->pairs[module];
+    if (!p->plan.rank) return refuse(l, t, "belongs to a module that the configuration does not target");
+    const ad_tensor **slot = kind == PART_A ? &p->a : &p->b;
+    if (*slot) return refuse(l, t, "is there twice, under two names");
+    *slot = t;
+    return kind == PART_A ? check_shape(l, t, p->plan.rank, m->in) : check_shape(l, t, m->out, p->plan.rank);
+}
+
+static ad_status check_complete(loader *l)
+{
+    for (int i = 0; i < l->n_modules; i++) {
+        const pair *p = &l->pairs[i];
+        if (!p->plan.rank || (p->a && p->b)) continue;
+        return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", ad_safetensors_label(l->file),
+                       ad_model_module(l->base, i)->name, p->a ? "lora_B" : p->b ? "lora_A" : "pair");
+    }
+    return AD_OK;
+}
+
+static ad_status open_weights(loader *l)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", l->adapter->dir);
+    bool missing = stat(path, &st) != 0;
+    ad_status rc = missing ? AD_EIO : ad_safetensors_read(&l->file, path, max_weights, l->err);
+    if (!missing) return rc;
+    char pickle[4200];
+    snprintf(pickle, sizeof pickle, "%s/adapter_model.bin", l->adapter->dir);
+    if (stat(pickle, &st) == 0)
+        return ad_fail(l->err, AD_EUNSUPPORTED, "%s is a pickle file, which could run code when read; save the adapter as adapter_model.safetensors", pickle);
+    return ad_fail(l->err, AD_EIO, "%s: no such file", path);
+}
+
+static ad_status read_weights(loader *l)
+{
+    ad_status st = open_weights(l);
+    size_t n = st == AD_OK ? ad_safetensors_count(l->file) : 0;
+    for (size_t i = 0; st == AD_OK && i < n; i++) st = sort_tensor(l, ad_safetensors_at(l->file, i));
+    return st == AD_OK ? check_complete(l) : st;
+}
+
+/* ---- packing ---- */
+
+static size_t count_of(const ad_tensor *t)
+{
+    return t ? (size_t)ad_tensor_count(t) : 0;
+}
+
+/* Converts into dst[rows, cols], or into its transpose; false names nothing: a value is not finite. */
+static bool convert(const ad_tensor *t, float *dst, float *tmp, bool transpose)
+{
+    size_t rows = (size_t)t->dims[0], cols = (size_t)t->dims[1], n = rows * cols;
+    float *straight = transpose ? tmp : dst;
+    ad_dequant_row(t->dtype, straight, t->data, n);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(straight[i])) return false;
+    if (!transpose) return true;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++) dst[c * rows + r] = tmp[r * cols + c];
+    return true;
+}
+
+typedef struct {
+    float *next, *tmp;
+} packer;
+
+static ad_status pack_one(loader *l, packer *k, int module, bool is_b)
+{
+    pair *p = &l->pairs[module];
+    const ad_tensor *t = is_b ? p->b : p->a;
+    ad_lowrank *low = &l->adapter->modules[module];
+    if (!t) return AD_OK;
+    bool transpose = is_b || ad_model_module(l->base, module)->kind == AD_MOD_EMBED;
+    if (!convert(t, k->next, k->tmp, transpose)) return refuse(l, t, "holds a value that is not finite");
+    low->rank = p->plan.rank;
+    low->scale = p->plan.scale;
+    *(is_b ? &low->bt : &low->a) = k->next;
+    k->next += count_of(t);
+    return AD_OK;
+}
+
+/* In the order the engine reads: the A of modules that share their input stand together, then their B. */
+static ad_status pack_all(loader *l, packer *k)
+{
+    static const int groups[][2] = {{AD_MOD_Q, AD_MOD_V}, {AD_MOD_O, AD_MOD_O}, {AD_MOD_GATE, AD_MOD_UP}, {AD_MOD_DOWN, AD_MOD_DOWN}};
+    ad_status st = AD_OK;
+    int layers = ad_model_get_config(l->base)->layers, first = 0;
+    for (int layer = 0; layer < layers; layer++, first += AD_MOD_PER_LAYER)
+        for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
+            for (int is_b = 0; is_b < 2; is_b++)
+                for (int kind = groups[g][0]; st == AD_OK && kind <= groups[g][1]; kind++) st = pack_one(l, k, first + kind, is_b);
+    for (int module = first; module < l->n_modules; module++)
+        for (int is_b = 0; st == AD_OK && is_b < 2; is_b++) st = pack_one(l, k, module, is_b);
+    return st;
+}
+
+static ad_status pack(loader *l)
+{
+    ad_adapter *a = l->adapter;
+    size_t total = 0, largest = 0;
+    for (int i = 0; i < l->n_modules; i++) {
+        size_t na = count_of(l->pairs[i].a), nb = count_of(l->pairs[i].b);
+        total += na + nb;
+        largest = na > largest ? na : largest;
+        largest = nb > largest ? nb : largest;
+        if (l->pairs[i].plan.rank > a->set.max_rank) a->set.max_rank = l->pairs[i].plan.rank;
+    }
+    a->set.bytes = total * sizeof(float);
+    a->modules = ad_calloc((size_t)l->n_modules, sizeof *a->modules);
+    a->block = ad_arena_new(a->set.bytes);
+    packer k = {a->block, ad_calloc(largest, sizeof(float))};
+    ad_status st = a->modules && a->block && k.tmp ? pack_all(l, &k) : no_memory(l);
+    free(k.tmp);
+    a->set.n_modules = l->n_modules;
+    a->set.modules = a->modules;
+    return st;
+}
+
+/* ---- the whole ---- */
+
+static bool is_good_name(const char *name)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/-";
+    size_t n = strlen(name);
+    return n >= 1 && n <= MAX_NAME && strspn(name, allowed) == n && strcmp(name, ".") && strcmp(name, "..");
+}
+
+static ad_status load(loader *l)
+{
+    ad_status st = read_config(l);
+    if (st == AD_OK) st = read_weights(l);
+    return st == AD_OK ? pack(l) : st;
+}
+
+ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *dir, const ad_model *base, ad_err *err)
+{
+    if (!is_good_name(name)) return ad_fail(err, AD_EINVAL, "adapter name \"%.140s\" is not 1 to %d letters, digits and ._:/-", name, MAX_NAME);
+    if (strlen(dir) > 4096) return ad_fail(err, AD_EINVAL, "adapter %s: the path of its directory is too long", name);
+    ad_adapter *a = ad_calloc(1, sizeof *a);
+    if (!a) return ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", dir);
+    loader l = {.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .err = err};
+    a->refs = 1;
+    a->name = strdup(name);
+    a->dir = strdup(dir);
+    l.pairs = ad_calloc((size_t)l.n_modules, sizeof *l.pairs);
+    ad_status st = a->name && a->dir && l.pairs ? load(&l) : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", dir);
+    free(l.pairs);
+    ad_safetensors_close(&l.file);
+    if (st == AD_OK) *out = a;
+    else ad_adapter_release(&a);
+    return st;
+}
+
+ad_adapter *ad_adapter_retain(ad_adapter *a)
+{
+    a->refs++;
+    return a;
+}
+
+void ad_adapter_release(ad_adapter **ap)
+{
+    ad_adapter *a = *ap;
+    *ap = NULL;
+    if (!a || --a->refs > 0) return;
+    for (int i = 0; i < a->n_warnings; i++) free(a->warnings[i]);
+    free(a->warnings);
+    ad_arena_free(a->block, a->set.bytes);
+    free(a->modules);
+    free(a->dir);
+    free(a->name);
+    free(a);
+}
+
+const char *ad_adapter_name(const ad_adapter *a) { return a->name; }
+const char *ad_adapter_dir(const ad_adapter *a) { return a->dir; }
+const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a) { return &a->set; }
+int ad_adapter_rank(const ad_adapter *a) { return a->set.max_rank; }
+int ad_adapter_matched_modules(const ad_adapter *a) { return a->n_matched; }
+size_t ad_adapter_packed_bytes(const ad_adapter *a) { return a->set.bytes; }
+int ad_adapter_warning_count(const ad_adapter *a) { return a->n_warnings; }
+
+const char *ad_adapter_warning(const ad_adapter *a, int i)
+{
+    assert(i >= 0 && i < a->n_warnings);
+    return a->warnings[i];
+}
