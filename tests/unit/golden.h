@@ -11,14 +11,15 @@
 #include "core/engine/engine.h"
 #include "core/model/step.h"
 
-/* DIR/tests/golden/tiny of the project's own copy. */
+/* The project's own copy of part of the golden data, or the whole of it where AD_GOLDEN says. */
 static inline const char *golden_path(const char *rest)
 {
     static char path[4][4096];
     static int turn;
-    const char *root = getenv("AD_SOURCE_ROOT");
+    const char *root = getenv("AD_SOURCE_ROOT"), *all = getenv("AD_GOLDEN");
     char *p = path[turn++ % 4];
-    snprintf(p, sizeof path[0], "%s/tests/golden/tiny/%s", root ? root : ".", rest);
+    if (all) snprintf(p, sizeof path[0], "%s/%s", all, rest);
+    else snprintf(p, sizeof path[0], "%s/tests/golden/tiny/%s", root ? root : ".", rest);
     return p;
 }
 

