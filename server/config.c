@@ -1,1 +1,366 @@
 /* SPDX-License-Identifier: MIT */
+/* One table of keys, read from defaults, a file, the environment and the command line, in that order. Start only. */
+#include "server/config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/file.h"
+#include "core/tensor/kernels.h"
+#include "server/observe/log.h"
+
+typedef enum { STRING, INTEGER, BYTES, ADAPTERS, LIST } key_kind;
+
+typedef struct {
+    const char *name, *arg;
+    key_kind kind;
+    size_t offset;          /* of the field; of the pointer for lists */
+    const char *preset;     /* as text; NULL: none */
+    long min, max;          /* INTEGER */
+    const char *accepts;    /* STRING: the words it may be, joined by '|'; NULL: anything */
+    const char *help;
+} key;
+
+#define FIELD(f) offsetof(ad_config, f)
+static const key keys[] = {
+    {"model", "PATH", STRING, FIELD(model), NULL, 0, 0, NULL, "GGUF file or Hugging Face directory of the base model (required)"},
+    {"served-name", "NAME", STRING, FIELD(served_name), NULL, 0, 0, NULL, "the base model's id in the API; default: the model's own name"},
+    {"adapter", "NAME=DIR", ADAPTERS, FIELD(adapters), NULL, 0, 0, NULL, "a PEFT adapter and the name requests use; repeatable"},
+    {"adapter-dir", "DIR", LIST, FIELD(adapter_dirs), NULL, 0, 0, NULL, "every sub-directory is an adapter of that name; repeatable"},
+    {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
+    {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
+    {"weights", "TYPE", STRING, FIELD(weights), "f32", 0, 0, "f32", "type of the resident weights"},
+    {"kv-type", "TYPE", STRING, FIELD(kv_type), "f32", 0, 0, "f32", "type of the KV cache"},
+    {"threads", "N", INTEGER, FIELD(threads), "0", 0, 1024, NULL, "threads that compute; 0: one per usable core"},
+    {"context", "TOKENS", INTEGER, FIELD(context), "0", 0, 1 << 24, NULL, "longest prompt and answer together; 0: what the model was trained for"},
+    {"max-running", "N", INTEGER, FIELD(max_running), "64", 1, 4096, NULL, "sequences in one batch"},
+    {"step-tokens", "N", INTEGER, FIELD(step_tokens), "256", 1, 65536, NULL, "rows of one forward step, prompts and answers together"},
+    {"queue-limit", "N", INTEGER, FIELD(queue_limit), "256", 0, 1 << 20, NULL, "sequences that may wait; more are answered 503"},
+    {"max-body", "BYTES", BYTES, FIELD(max_body_bytes), "8M", 0, 0, NULL, "largest request body; 512k, 8M, 1G"},
+    {"kv-memory", "BYTES", BYTES, FIELD(kv_memory_bytes), "0", 0, 0, NULL, "memory of the KV cache; 0: a quarter of what is free, at most what is useful"},
+    {"max-connections", "N", INTEGER, FIELD(max_connections), "1024", 1, 1 << 20, NULL, "open client connections"},
+    {"shutdown-timeout", "SECONDS", INTEGER, FIELD(shutdown_timeout_s), "30", 0, 86400, NULL, "how long SIGTERM lets running requests finish"},
+    {"log-level", "LEVEL", STRING, FIELD(log_level), "info", 0, 0, "error|warn|info|debug", "what is logged to stderr"},
+    {"cpu-features", "LIST", STRING, FIELD(cpu_features), "auto", 0, 0, NULL, "auto, none, or a list such as avx2,avx512: kernels to use"},
+};
+enum { N_KEYS = sizeof keys / sizeof *keys, MAX_ADAPTERS = 65536 };
+static const size_t max_file = 1u << 20;
+
+/* ---- values ---- */
+
+static ad_status bad(ad_err *err, const char *where, const char *value, const char *fmt, ...) AD_PRINTF(4, 5);
+static ad_status bad(ad_err *err, const char *where, const char *value, const char *fmt, ...)
+{
+    char what[200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    return ad_fail(err, AD_EINVAL, "%s: \"%.100s\" %s", where, value, what);
+}
+
+static ad_status no_memory(ad_err *err)
+{
+    return ad_fail(err, AD_ENOMEM, "configuration: out of memory");
+}
+
+static ad_status set_string(const key *k, char **field, const char *where, const char *value, ad_err *err)
+{
+    size_t n = strlen(value);
+    bool fits = !k->accepts;
+    for (const char *p = k->accepts; p && !fits; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL) fits = strcspn(p, "|") == n && !memcmp(p, value, n);
+    if (!n) return ad_fail(err, AD_EINVAL, "%s: the value is empty", where);
+    if (!fits) return bad(err, where, value, "is none of: %s", k->accepts);
+    char *copy = strdup(value);
+    if (!copy) return no_memory(err);
+    free(*field);
+    *field = copy;
+    return AD_OK;
+}
+
+static ad_status set_integer(const key *k, int *field, const char *where, const char *value, ad_err *err)
+{
+    char *end;
+    errno = 0;
+    long v = strtol(value, &end, 10);
+    if (!isdigit((unsigned char)*value) || *end || errno || v < k->min || v > k->max) return bad(err, where, value, "is not a whole number from %ld to %ld", k->min, k->max);
+    *field = (int)v;
+    return AD_OK;
+}
+
+static ad_status set_bytes(size_t *field, const char *where, const char *value, ad_err *err)
+{
+    static const char units[] = "kMGT";
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(value, &end, 10);
+    bool good = isdigit((unsigned char)*value) && !errno;
+    const char *unit = *end ? strchr(units, *end == 'K' ? 'k' : *end) : NULL;
+    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (unit) end++;
+    if (!good || *end || v > (UINT64_MAX >> 8 >> shift)) return bad(err, where, value, "is not a number of bytes such as 4096, 512k, 8M or 1G");
+    *field = (size_t)v << shift;
+    return AD_OK;
+}
+
+static ad_status add_adapter(ad_config *c, const char *where, const char *value, ad_err *err)
+{
+    const char *eq = strchr(value, '=');
+    if (!eq || eq == value || !eq[1]) return bad(err, where, value, "is not NAME=DIR");
+    if (c->n_adapters == MAX_ADAPTERS) return ad_fail(err, AD_ELIMIT, "%s: more than %d adapters", where, MAX_ADAPTERS);
+    ad_config_adapter *more = realloc(c->adapters, (size_t)(c->n_adapters + 1) * sizeof *more);
+    if (!more) return no_memory(err);
+    c->adapters = more;
+    ad_config_adapter a = {strndup(value, (size_t)(eq - value)), strdup(eq + 1)};
+    more[c->n_adapters++] = a;
+    return a.name && a.dir ? AD_OK : no_memory(err);
+}
+
+static ad_status add_dir(ad_config *c, const char *where, const char *value, ad_err *err)
+{
+    if (!*value) return ad_fail(err, AD_EINVAL, "%s: the value is empty", where);
+    char **more = realloc(c->adapter_dirs, (size_t)(c->n_adapter_dirs + 1) * sizeof *more);
+    if (!more) return no_memory(err);
+    c->adapter_dirs = more;
+    more[c->n_adapter_dirs] = strdup(value);
+    return more[c->n_adapter_dirs] ? c->n_adapter_dirs++, AD_OK : no_memory(err);
+}
+
+static ad_status set_value(ad_config *c, const key *k, const char *where, const char *value, ad_err *err)
+{
+    void *field = (char *)c + k->offset;
+    switch (k->kind) {
+    case STRING: return set_string(k, field, where, value, err);
+    case INTEGER: return set_integer(k, field, where, value, err);
+    case BYTES: return set_bytes(field, where, value, err);
+    case ADAPTERS: return add_adapter(c, where, value, err);
+    default: return add_dir(c, where, value, err);
+    }
+}
+
+static const key *find_key(const char *name, size_t len)
+{
+    for (int i = 0; i < N_KEYS; i++)
+        if (strlen(keys[i].name) == len && !memcmp(keys[i].name, name, len)) return &keys[i];
+    return NULL;
+}
+
+/* ---- file ---- */
+
+static char *trim(char *s)
+{
+    while (isspace((unsigned char)*s)) s++;
+    char *end = s + strlen(s);
+    while (end > s && isspace((unsigned char)end[-1])) end--;
+    *end = '\0';
+    return s;
+}
+
+static ad_status read_line(ad_config *c, const char *where, char *line, ad_err *err)
+{
+    line = trim(line);
+    if (!*line || *line == '#' || *line == ';') return AD_OK;
+    char *eq = strchr(line, '=');
+    if (!eq) return bad(err, where, line, "is not \"key = value\"");
+    *eq = '\0';
+    char *name = trim(line), *value = trim(eq + 1);
+    const key *k = find_key(name, strlen(name));
+    if (!k) return bad(err, where, name, "is an unknown key; --help lists them all");
+    char place[400];
+    snprintf(place, sizeof place, "%s: %s", where, k->name);
+    return set_value(c, k, place, value, err);
+}
+
+static ad_status read_file(ad_config *c, const char *path, ad_err *err)
+{
+    ad_file f = {0};
+    ad_status st = ad_file_read(&f, path, max_file, err);
+    if (st != AD_OK) return st;
+    char *text = strndup(f.data ? f.data : "", f.len);
+    bool has_nul = text && strlen(text) != f.len;
+    ad_file_close(&f);
+    if (!text) return no_memory(err);
+    if (has_nul) st = ad_fail(err, AD_EINVAL, "%s: not a text file", path);
+    int number = 1;
+    for (char *line = text, *next; line && st == AD_OK; line = next, number++) {
+        char where[300];
+        next = strchr(line, '\n');
+        if (next) *next++ = '\0';
+        snprintf(where, sizeof where, "%.250s, line %d", path, number);
+        st = read_line(c, where, line, err);
+    }
+    free(text);
+    return st;
+}
+
+/* ---- environment ---- */
+
+/* ADAPTERD_STEP_TOKENS for step-tokens. */
+static void env_name(const char *name, char *dst)
+{
+    dst += sprintf(dst, "ADAPTERD_");
+    for (; *name; name++) *dst++ = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
+    *dst = '\0';
+}
+
+static const key *find_env(const char *name, size_t len)
+{
+    char wanted[64];
+    for (int i = 0; i < N_KEYS; i++) {
+        env_name(keys[i].name, wanted);
+        if (strlen(wanted) == len && !memcmp(wanted, name, len)) return &keys[i];
+    }
+    return NULL;
+}
+
+/* Lists are separated by commas here. */
+static ad_status set_from_env(ad_config *c, const key *k, const char *where, const char *value, ad_err *err)
+{
+    if (k->kind != ADAPTERS && k->kind != LIST) return set_value(c, k, where, value, err);
+    char *copy = strdup(value), *save = NULL;
+    if (!copy) return no_memory(err);
+    ad_status st = AD_OK;
+    for (char *item = strtok_r(copy, ",", &save); item && st == AD_OK; item = strtok_r(NULL, ",", &save)) st = set_value(c, k, where, item, err);
+    free(copy);
+    return st;
+}
+
+static ad_status read_environment(ad_config *c, char **env, ad_err *err)
+{
+    for (; *env; env++) {
+        const char *eq = strchr(*env, '=');
+        if (strncmp(*env, "ADAPTERD_", 9) || !eq) continue;
+        char where[100];
+        snprintf(where, sizeof where, "environment variable %.*s", (int)(eq - *env > 60 ? 60 : eq - *env), *env);
+        const key *k = find_env(*env, (size_t)(eq - *env));
+        if (!k && !strncmp(*env, "ADAPTERD_CONFIG=", 16)) continue; /* read before */
+        if (!k) return ad_fail(err, AD_EINVAL, "%s: there is no such key; --help lists them all", where);
+        ad_status st = set_from_env(c, k, where, eq + 1, err);
+        if (st != AD_OK) return st;
+    }
+    return AD_OK;
+}
+
+/* ---- command line ---- */
+
+static const char *plain_arg(const char *arg)
+{
+    return arg[0] == '-' && arg[1] == '-' && arg[2] ? arg + 2 : NULL;
+}
+
+/* Splits --name=value or --name value; *i moves on. */
+static ad_status next_option(int argc, char **argv, int *i, const char **name, size_t *len, const char **value, ad_err *err)
+{
+    *name = plain_arg(argv[*i]);
+    if (!*name) return ad_fail(err, AD_EINVAL, "\"%.100s\" is not an option; --help lists them all", argv[*i]);
+    const char *eq = strchr(*name, '=');
+    *len = eq ? (size_t)(eq - *name) : strlen(*name);
+    bool is_config = *len == 6 && !memcmp(*name, "config", 6);
+    if (!is_config && !find_key(*name, *len)) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
+    *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
+    return *value ? AD_OK : ad_fail(err, AD_EINVAL, "option --%.*s needs a value", (int)*len, *name);
+}
+
+static ad_status read_options(ad_config *c, int argc, char **argv, const char **config_path, ad_err *err)
+{
+    ad_status st = AD_OK;
+    for (int i = 1; i < argc && st == AD_OK; i++) {
+        const char *name, *value;
+        size_t len = 0;
+        st = next_option(argc, argv, &i, &name, &len, &value, err);
+        if (st != AD_OK) break;
+        const key *k = find_key(name, len);
+        char where[80];
+        snprintf(where, sizeof where, "option --%.*s", (int)len, name);
+        if (!k) *config_path = value;
+        else if (c) st = set_value(c, k, where, value, err);
+    }
+    return st;
+}
+
+/* ---- help ---- */
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: adapterd --model PATH [--adapter NAME=DIR]... [options]\n\n"
+                 "Serves one base model and any number of LoRA adapters over HTTP.\n\n");
+    for (int i = 0; i < N_KEYS; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", keys[i].name, keys[i].arg);
+        fprintf(out, "  %-28s %s", left, keys[i].help);
+        if (keys[i].accepts) fprintf(out, " (%s)", keys[i].accepts);
+        if (keys[i].preset) fprintf(out, " [%s]", keys[i].preset);
+        fputc('\n', out);
+    }
+    fprintf(out, "  %-28s %s\n  %-28s %s\n  %-28s %s\n\n", "--config FILE", "read options from FILE", "--help", "print this and exit", "--version", "print the version and exit");
+    fprintf(out, "Each option is also a line \"key = value\" of the file (# begins a comment line) and an environment variable:\n"
+                 "step-tokens is ADAPTERD_STEP_TOKENS; lists are separated by commas there. Options win over the environment,\n"
+                 "the environment over the file. Lists add up.\n");
+}
+
+static bool print_and_exit(int argc, char **argv, FILE *out)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return print_help(out), true;
+        if (!strcmp(argv[i], "--version")) return fprintf(out, "adapterd %s\n", AD_VERSION), true;
+    }
+    return false;
+}
+
+/* ---- the whole ---- */
+
+static ad_status set_presets(ad_config *c, ad_err *err)
+{
+    ad_status st = AD_OK;
+    for (int i = 0; i < N_KEYS && st == AD_OK; i++)
+        if (keys[i].preset) st = set_value(c, &keys[i], keys[i].name, keys[i].preset, err);
+    return st;
+}
+
+static ad_status check(const ad_config *c, ad_err *err)
+{
+    unsigned mask, here = ad_cpu_detect();
+    if (!c->model) return ad_fail(err, AD_EINVAL, "no model: give --model PATH (a GGUF file or a Hugging Face directory)");
+    if (!ad_cpu_parse(c->cpu_features, &mask)) return ad_fail(err, AD_EINVAL, "cpu-features: \"%.100s\" is not auto, none or a list of avx2, avx512, avx512_vnni, avx512_bf16, avx_vnni", c->cpu_features);
+    if (mask & ~here) return ad_fail(err, AD_EINVAL, "cpu-features: this CPU does not have all of \"%.100s\"", c->cpu_features);
+    if (c->max_body_bytes < 1024) return ad_fail(err, AD_EINVAL, "max-body: must be at least 1k");
+    return AD_OK;
+}
+
+static const char *env_value(char **env, const char *prefix)
+{
+    for (; *env; env++)
+        if (!strncmp(*env, prefix, strlen(prefix))) return *env + strlen(prefix);
+    return NULL;
+}
+
+ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, FILE *out, int *action, ad_err *err)
+{
+    memset(c, 0, sizeof *c);
+    *action = print_and_exit(argc, argv, out);
+    if (*action) return AD_OK;
+    const char *path = env_value(environ_, "ADAPTERD_CONFIG=");
+    ad_status st = set_presets(c, err);
+    if (st == AD_OK) st = read_options(NULL, argc, argv, &path, err); /* only where the file is */
+    if (st == AD_OK && path) st = read_file(c, path, err);
+    if (st == AD_OK) st = read_environment(c, environ_, err);
+    if (st == AD_OK) st = read_options(c, argc, argv, &path, err);
+    if (st == AD_OK) st = check(c, err);
+    if (st != AD_OK) ad_config_deinit(c);
+    return st;
+}
+
+void ad_config_deinit(ad_config *c)
+{
+    char **strings[] = {&c->model, &c->served_name, &c->host, &c->weights, &c->kv_type, &c->log_level, &c->cpu_features};
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
+    for (int i = 0; i < c->n_adapters; i++) free(c->adapters[i].name), free(c->adapters[i].dir);
+    for (int i = 0; i < c->n_adapter_dirs; i++) free(c->adapter_dirs[i]);
+    free(c->adapters);
+    free(c->adapter_dirs);
+    memset(c, 0, sizeof *c);
+}

@@ -1,1 +1,189 @@
 /* SPDX-License-Identifier: MIT */
+/* Prometheus text, format 0.0.4. Loop thread only. */
+#include "server/observe/metrics.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/app.h"
+
+enum { MAX_SERIES = 128, MAX_BOUNDS = 22 };
+
+typedef struct {
+    int n;
+    double bounds[MAX_BOUNDS];
+    uint64_t counts[MAX_BOUNDS + 1]; /* the last is above all bounds */
+    double sum;
+} histogram;
+
+typedef struct {
+    const char *route; /* static: a route table's label */
+    int status;
+    uint64_t count;
+} request_series;
+
+struct ad_metrics {
+    request_series requests[MAX_SERIES];
+    int n_requests;
+    histogram duration, ttft, inter_token;
+    uint64_t prompt_tokens, generated_tokens, rejected;
+};
+
+/* Bounds in seconds; vLLM's, so that existing dashboards fit. */
+static const histogram ttft_bounds = {22, {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560}, {0}, 0};
+static const histogram token_bounds = {19, {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}, {0}, 0};
+static const histogram request_bounds = {16, {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 480, 1920}, {0}, 0};
+
+static void observe(histogram *h, uint64_t ns)
+{
+    double seconds = (double)ns / 1e9;
+    int i = 0;
+    while (i < h->n && seconds > h->bounds[i]) i++;
+    h->counts[i]++;
+    h->sum += seconds;
+}
+
+ad_status ad_metrics_new(ad_metrics **out, ad_err *err)
+{
+    ad_metrics *m = ad_calloc(1, sizeof *m);
+    if (!m) return ad_fail(err, AD_ENOMEM, "out of memory for metrics");
+    m->duration = request_bounds;
+    m->ttft = ttft_bounds;
+    m->inter_token = token_bounds;
+    *out = m;
+    return AD_OK;
+}
+
+void ad_metrics_free(ad_metrics **m)
+{
+    free(*m);
+    *m = NULL;
+}
+
+void ad_metrics_request(ad_metrics *m, const char *route, int status, uint64_t duration_ns)
+{
+    observe(&m->duration, duration_ns);
+    for (int i = 0; i < m->n_requests; i++) {
+        if (m->requests[i].status != status || strcmp(m->requests[i].route, route)) continue;
+        m->requests[i].count++;
+        return;
+    }
+    if (m->n_requests == MAX_SERIES) return; /* routes and statuses are few; nobody gets here */
+    m->requests[m->n_requests++] = (request_series){route, status, 1};
+}
+
+void ad_metrics_ttft(ad_metrics *m, uint64_t ns) { observe(&m->ttft, ns); }
+void ad_metrics_inter_token(ad_metrics *m, uint64_t ns) { observe(&m->inter_token, ns); }
+void ad_metrics_rejected(ad_metrics *m) { m->rejected++; }
+
+void ad_metrics_tokens(ad_metrics *m, int prompt, int generated)
+{
+    m->prompt_tokens += (uint64_t)prompt;
+    m->generated_tokens += (uint64_t)generated;
+}
+
+static void put_family(ad_buf *out, const char *name, const char *type, const char *help)
+{
+    ad_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void put_number(ad_buf *out, const char *name, const char *type, const char *help, unsigned long long value)
+{
+    put_family(out, name, type, help);
+    ad_buf_printf(out, "%s %llu\n", name, value);
+}
+
+static void put_seconds(ad_buf *out, const char *name, const char *type, const char *help, double value)
+{
+    put_family(out, name, type, help);
+    ad_buf_printf(out, "%s %.9g\n", name, value);
+}
+
+/* Python's clients print whole numbers with ".0"; one spelling for ever. */
+static void put_bound(ad_buf *out, double v)
+{
+    ad_buf_printf(out, v == (double)(long)v ? "%.1f" : "%g", v);
+}
+
+static void put_histogram(ad_buf *out, const char *name, const char *help, const histogram *h)
+{
+    uint64_t sum = 0;
+    put_family(out, name, "histogram", help);
+    for (int i = 0; i < h->n; i++) {
+        sum += h->counts[i];
+        ad_buf_printf(out, "%s_bucket{le=\"", name);
+        put_bound(out, h->bounds[i]);
+        ad_buf_printf(out, "\"} %llu\n", (unsigned long long)sum);
+    }
+    sum += h->counts[h->n];
+    ad_buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.9g\n%s_count %llu\n", name, (unsigned long long)sum, name, h->sum, name, (unsigned long long)sum);
+}
+
+static void put_label(ad_buf *out, const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '\n') ad_buf_puts(out, "\\n");
+        else if (*s == '\\' || *s == '"') ad_buf_printf(out, "\\%c", *s);
+        else ad_buf_append(out, s, 1);
+    }
+}
+
+static void put_requests(const ad_metrics *m, ad_buf *out)
+{
+    put_family(out, "adapterd_http_requests_total", "counter", "Finished HTTP requests by route and status.");
+    for (int i = 0; i < m->n_requests; i++)
+        ad_buf_printf(out, "adapterd_http_requests_total{route=\"%s\",status=\"%d\"} %llu\n", m->requests[i].route, m->requests[i].status,
+                      (unsigned long long)m->requests[i].count);
+}
+
+static double resident_bytes(void)
+{
+    unsigned long long size = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f) return 0;
+    int n = fscanf(f, "%llu %llu", &size, &resident);
+    fclose(f);
+    return n == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static void put_process(const ad_app *app, ad_buf *out)
+{
+    put_family(out, "adapterd_build_info", "gauge", "Always 1; what is running.");
+    ad_buf_puts(out, "adapterd_build_info{version=\"" AD_VERSION "\",kernels=\"");
+    put_label(out, ad_worker_kernels(app->worker));
+    ad_buf_puts(out, "\",model=\"");
+    put_label(out, app->served_name);
+    ad_buf_puts(out, "\"} 1\n");
+    put_number(out, "adapterd_start_time_seconds", "gauge", "Unix time of the start.", (unsigned long long)app->started);
+    put_seconds(out, "process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
+    put_number(out, "adapterd_model_bytes", "gauge", "Bytes of the base model's weights, mapped and converted.",
+               ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model));
+    put_number(out, "adapterd_adapters", "gauge", "Adapters that can be named in requests.", (unsigned long long)ad_registry_count(app->registry));
+    put_number(out, "adapterd_connections", "gauge", "Open client connections.", (unsigned long long)ad_http_connections(app->http));
+}
+
+static void put_engine(const ad_worker_stats *s, ad_buf *out)
+{
+    put_number(out, "adapterd_requests_running", "gauge", "Sequences in the batch.", (unsigned long long)atomic_load(&s->running));
+    put_number(out, "adapterd_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", (unsigned long long)atomic_load(&s->waiting));
+    put_number(out, "adapterd_engine_steps_total", "counter", "Batched forward steps.", atomic_load(&s->steps));
+    put_seconds(out, "adapterd_engine_step_seconds_total", "counter", "Time spent in forward steps.", (double)atomic_load(&s->step_ns) / 1e9);
+    put_number(out, "adapterd_engine_prompt_tokens_total", "counter", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
+    put_number(out, "adapterd_engine_generated_tokens_total", "counter", "Tokens generated, those of unfinished and canceled requests too.", atomic_load(&s->generated_tokens));
+    put_number(out, "adapterd_kv_pages", "gauge", "Pages of the KV cache.", atomic_load(&s->kv_pages_total));
+    put_number(out, "adapterd_kv_pages_used", "gauge", "Pages of the KV cache that sequences hold.", atomic_load(&s->kv_pages_used));
+}
+
+void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out)
+{
+    put_process(app, out);
+    put_requests(m, out);
+    put_histogram(out, "adapterd_http_request_duration_seconds", "Time from a request's first byte to the end of its reply.", &m->duration);
+    put_number(out, "adapterd_requests_rejected_total", "counter", "Requests refused because the queue was full.", m->rejected);
+    put_number(out, "adapterd_prompt_tokens_total", "counter", "Prompt tokens of finished requests.", m->prompt_tokens);
+    put_number(out, "adapterd_generated_tokens_total", "counter", "Generated tokens of finished requests.", m->generated_tokens);
+    put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft);
+    put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token);
+    put_engine(ad_worker_get_stats(app->worker), out);
+}
