@@ -1,1 +1,208 @@
 /* SPDX-License-Identifier: MIT */
+/* adapterd: reads the configuration, loads model and adapters, serves until a signal, ends in order. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/team.h"
+#include "core/tensor/kernels.h"
+#include "server/api/api.h"
+#include "server/observe/log.h"
+
+extern char **environ;
+
+typedef struct {
+    ad_app app;
+    uv_loop_t loop;
+    uv_signal_t term, interrupt;
+    uv_timer_t deadline;
+} daemon_state;
+
+/* ---- loading ---- */
+
+static void log_warnings(const ad_adapter *a)
+{
+    for (int i = 0; i < ad_adapter_warning_count(a); i++) ad_log(AD_LOG_WARN, "adapter %s: %s", ad_adapter_name(a), ad_adapter_warning(a, i));
+}
+
+static ad_status load_adapters(ad_app *app, ad_err *err)
+{
+    const ad_config *c = app->config;
+    ad_status st = ad_registry_new(&app->registry, app->model, err);
+    for (int i = 0; i < c->n_adapters && st == AD_OK; i++) {
+        ad_adapter *a = NULL;
+        st = ad_adapter_load(&a, c->adapters[i].name, c->adapters[i].dir, app->model, err);
+        if (st == AD_OK) st = ad_registry_publish(app->registry, a, false, err);
+        if (st != AD_OK) ad_adapter_release(&a);
+    }
+    for (int i = 0; i < c->n_adapter_dirs && st == AD_OK; i++) st = ad_registry_load_dir(app->registry, c->adapter_dirs[i], err);
+    if (st != AD_OK) return st;
+    if (ad_registry_find(app->registry, app->served_name))
+        return ad_fail(err, AD_EEXIST, "an adapter has the base model's name \"%.140s\"; choose another with --served-name", app->served_name);
+    for (int i = 0; i < ad_registry_count(app->registry); i++) {
+        const ad_adapter *a = ad_registry_at(app->registry, i);
+        log_warnings(a);
+        ad_log(AD_LOG_INFO, "adapter %s: rank %d, %d modules, %zu bytes, from %s", ad_adapter_name(a), ad_adapter_rank(a), ad_adapter_matched_modules(a),
+               ad_adapter_packed_bytes(a), ad_adapter_dir(a));
+    }
+    return AD_OK;
+}
+
+static ad_status load_model(ad_app *app, ad_err *err)
+{
+    uint64_t start = uv_hrtime();
+    const ad_config *c = app->config;
+    ad_status st = ad_model_load(&app->model, c->model, &(ad_model_options){.n_threads = c->threads ? c->threads : ad_usable_cores()}, err);
+    if (st != AD_OK) return st;
+    app->served_name = c->served_name ? c->served_name : ad_model_name(app->model);
+    ad_log(AD_LOG_INFO, "model %s: %s, %zu bytes resident, %zu mapped, loaded in %.1f s", app->served_name, ad_model_get_config(app->model)->family,
+           ad_model_resident_bytes(app->model), ad_model_mapped_bytes(app->model), (double)(uv_hrtime() - start) / 1e9);
+    return AD_OK;
+}
+
+static ad_status start_worker(ad_app *app, ad_err *err)
+{
+    const ad_config *c = app->config;
+    unsigned cpu = 0;
+    if (!ad_cpu_parse(c->cpu_features, &cpu)) cpu = 0; /* checked with the configuration */
+    ad_worker_options opt = {
+        .max_running = c->max_running, .queue_limit = c->queue_limit, .step_tokens = c->step_tokens, .context = c->context,
+        .kv_bytes = c->kv_memory_bytes, .n_threads = c->threads, .cpu = cpu,
+    };
+    ad_status st = ad_worker_new(&app->worker, app->loop, app->model, &opt, err);
+    if (st == AD_OK)
+        ad_log(AD_LOG_INFO, "engine: %s kernels, %d threads, context %d, %llu KV pages", ad_worker_kernels(app->worker), ad_worker_threads(app->worker),
+               ad_worker_context(app->worker), (unsigned long long)atomic_load(&ad_worker_get_stats(app->worker)->kv_pages_total));
+    return st;
+}
+
+/* ---- serving ---- */
+
+static void on_finish(void *arg, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out)
+{
+    ad_app *app = arg;
+    const ad_http_route *r = ad_http_matched_route(x);
+    const char *route = r ? r->label : "other";
+    ad_metrics_request(app->metrics, route, status, duration_ns);
+    ad_log_request(ad_http_request_id(x), ad_http_peer(x), ad_http_method(x), route, status, (double)duration_ns / 1e6, bytes_out);
+}
+
+static ad_status listen_http(ad_app *app, ad_err *err)
+{
+    const ad_config *c = app->config;
+    ad_http_options opt = {
+        .host = c->host, .port = c->port, .max_body_bytes = c->max_body_bytes, .max_connections = c->max_connections,
+        .header_timeout_ms = 10000, .body_timeout_ms = 60000, .idle_timeout_ms = 75000, .max_output_bytes = 16u << 20,
+        .app = app, .on_finish = on_finish, .error_body = ad_error_body,
+    };
+    opt.routes = ad_api_routes(&opt.n_routes);
+    ad_status st = ad_http_listen(&app->http, app->loop, &opt, err);
+    if (st != AD_OK) return st;
+    bool v6 = strchr(c->host, ':') != NULL;
+    printf("adapterd: listening on http://%s%s%s:%d\n", v6 ? "[" : "", c->host, v6 ? "]" : "", ad_http_port(app->http));
+    fflush(stdout);
+    return AD_OK;
+}
+
+/* ---- the end: drain or cut, close HTTP, then the engine, then the signal handles; the loop runs out ---- */
+
+static void on_http_closed(void *user)
+{
+    daemon_state *d = user;
+    uv_close((uv_handle_t *)&d->term, NULL);
+    uv_close((uv_handle_t *)&d->interrupt, NULL);
+    uv_close((uv_handle_t *)&d->deadline, NULL);
+    ad_worker_close(d->app.worker, NULL, NULL);
+    d->app.worker = NULL;
+}
+
+static void close_http(daemon_state *d)
+{
+    if (d->app.http) ad_http_close(&d->app.http, on_http_closed, d);
+}
+
+static void on_drained(void *user)
+{
+    close_http(user);
+}
+
+static void on_deadline(uv_timer_t *t)
+{
+    daemon_state *d = t->data;
+    ad_log(AD_LOG_WARN, "running requests did not finish in time; cutting them off");
+    close_http(d);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    daemon_state *d = handle->data;
+    ad_app *app = &d->app;
+    if (app->draining) {
+        ad_log(AD_LOG_WARN, "signal %d again: stopping now", number);
+        close_http(d);
+        return;
+    }
+    app->draining = true;
+    ad_log(AD_LOG_INFO, "signal %d: finishing %d running requests, at most %d s", number, ad_worker_pending(app->worker), app->config->shutdown_timeout_s);
+    uv_timer_start(&d->deadline, on_deadline, (uint64_t)app->config->shutdown_timeout_s * 1000, 0);
+    ad_http_drain(app->http, on_drained, d);
+}
+
+static void watch_signals(daemon_state *d)
+{
+    uv_signal_init(&d->loop, &d->term);
+    uv_signal_init(&d->loop, &d->interrupt);
+    uv_timer_init(&d->loop, &d->deadline);
+    d->term.data = d->interrupt.data = d->deadline.data = d;
+    uv_signal_start(&d->term, on_signal, SIGTERM);
+    uv_signal_start(&d->interrupt, on_signal, SIGINT);
+}
+
+static ad_status start(daemon_state *d, ad_err *err)
+{
+    ad_app *app = &d->app;
+    ad_status st = ad_metrics_new(&app->metrics, err);
+    if (st == AD_OK) st = load_model(app, err);
+    if (st == AD_OK) st = load_adapters(app, err);
+    if (st == AD_OK) st = start_worker(app, err);
+    return st == AD_OK ? listen_http(app, err) : st;
+}
+
+static int run(const ad_config *config)
+{
+    daemon_state d = {.app = {.config = config}};
+    ad_err err;
+    d.app.loop = &d.loop;
+    d.app.started = time(NULL);
+    uv_loop_init(&d.loop);
+    ad_status st = start(&d, &err);
+    if (st == AD_OK) watch_signals(&d);
+    else if (d.app.worker) ad_worker_close(d.app.worker, NULL, NULL);
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&d.loop);
+    ad_registry_free(&d.app.registry);
+    ad_model_free(&d.app.model);
+    ad_metrics_free(&d.app.metrics);
+    if (st == AD_OK) return 0;
+    fprintf(stderr, "adapterd: %s\n", err.msg);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    ad_config config;
+    ad_err err;
+    int action = 0;
+    ad_log_level level = AD_LOG_INFO;
+    signal(SIGPIPE, SIG_IGN);
+    if (ad_config_parse(&config, argc, argv, environ, stdout, &action, &err) != AD_OK) {
+        fprintf(stderr, "adapterd: %s\n", err.msg);
+        return 2;
+    }
+    if (action) return 0;
+    if (ad_log_parse_level(config.log_level, &level)) ad_log_set_level(level);
+    int rc = run(&config);
+    ad_config_deinit(&config);
+    return rc;
+}

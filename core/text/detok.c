@@ -114,6 +114,7 @@ struct ad_detok {
     int n_stops;
     bool skip_special, stopped, first;
     int lead;     /* spaces that may still be stripped from the start */
+    int unsearched; /* tokens left whose text no stop string looks at; below 0 once they are through */
     partial part;
     ad_buf fresh; /* what the latest token added, valid UTF-8 */
     ad_buf held;  /* not given out yet: the beginning of some stop string, perhaps */
@@ -164,6 +165,11 @@ ad_status ad_detok_new(ad_detok **out, const ad_tokenizer *tk, const ad_str *sto
     return ad_fail(err, st, "out of memory for stop strings");
 }
 
+void ad_detok_hold_stops(ad_detok *d, int n)
+{
+    d->unsearched = n;
+}
+
 void ad_detok_free(ad_detok **dp)
 {
     ad_detok *d = *dp;
@@ -185,7 +191,7 @@ static bool take_byte(ad_detok *d, char byte)
 {
     size_t cut = 0;
     ad_buf_append(&d->held, &byte, 1);
-    for (int i = 0; i < d->n_stops; i++)
+    for (int i = 0; i < d->n_stops && d->unsearched < 0; i++)
         if (advance(&d->stops[i], byte) && d->stops[i].len > cut) cut = d->stops[i].len;
     if (!cut || d->held.failed) return false;
     d->held.len -= cut;
@@ -221,7 +227,9 @@ static ad_status release(ad_detok *d, bool all, ad_buf *out)
 ad_status ad_detok_push(ad_detok *d, int32_t id, ad_buf *out, bool *stopped)
 {
     *stopped = d->stopped;
-    if (d->stopped || (d->skip_special && ad_tokenizer_is_special(d->tk, id))) return AD_OK;
+    if (d->stopped) return AD_OK;
+    d->unsearched--;
+    if (d->skip_special && ad_tokenizer_is_special(d->tk, id)) return AD_OK;
     ad_str piece = ad_tokenizer_piece(d->tk, id);
     if (d->first && d->tk->strip_first) append_without_spaces(&d->fresh, piece);
     else feed(d->tk, &d->part, piece, &d->fresh);

@@ -44,10 +44,6 @@ ad_str ad_tokenizer_piece(const ad_tokenizer *tk, int32_t id);
  * space stripped, as the tokenizer's own decoder does. */
 void ad_tokenizer_decode(const ad_tokenizer *tk, const int32_t *ids, size_t n, bool skip_special, ad_buf *out);
 
-/* Bytes at the start of p[len] (len >= 1), known not to begin a valid character, that one U+FFFD replaces: the
- * longest start of a character, at least 1. */
-size_t ad_utf8_bad_prefix(const char *p, size_t len);
-
 /* Streaming decoder of one choice: never emits half a UTF-8 character, never lets any part of a stop
  * string out. One owner at a time. */
 typedef struct ad_detok ad_detok;
@@ -60,6 +56,8 @@ AD_MUSTUSE ad_status ad_detok_new(ad_detok **out, const ad_tokenizer *tk, const 
 AD_MUSTUSE ad_status ad_detok_push(ad_detok *d, int32_t id, ad_buf *out, bool *stopped);
 /* Appends what was held back (an incomplete character as U+FFFD). */
 AD_MUSTUSE ad_status ad_detok_finish(ad_detok *d, ad_buf *out);
+/* The text of the first n tokens is not searched for stop strings. Before the first push. */
+void ad_detok_hold_stops(ad_detok *d, int n);
 void ad_detok_free(ad_detok **d); /* NULL is fine */
 
 #endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* Faults in OpenAI's form and the one table from our errors to HTTP. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api/api.h"
+
+int ad_http_status_of(ad_status code)
+{
+    switch (code) {
+    case AD_OK: return 200;
+    case AD_EINVAL: return 400;
+    case AD_ENOTFOUND: return 404;
+    case AD_EEXIST: return 409;
+    case AD_ELIMIT: return 413;
+    case AD_EFORMAT:
+    case AD_EUNSUPPORTED:
+    case AD_EMISMATCH: return 422;
+    case AD_EBUSY:
+    case AD_ENOMEM: return 503;
+    default: return 500;
+    }
+}
+
+static const char *type_of(int http)
+{
+    switch (http) {
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 429: return "rate_limit_error";
+    case 503: return "service_unavailable";
+    default: return http >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+bool ad_fault_set(ad_fault *f, int http, const char *code, const char *param, const char *fmt, ...)
+{
+    va_list ap;
+    f->http = http;
+    f->code = code;
+    snprintf(f->param, sizeof f->param, "%s", param ? param : "");
+    va_start(ap, fmt);
+    vsnprintf(f->message, sizeof f->message, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param)
+{
+    const char *code = err->code == AD_EINVAL ? "invalid_value" : err->code == AD_EBUSY ? "queue_full" : NULL;
+    return ad_fault_set(f, ad_http_status_of(err->code), code, param, "%s", err->msg);
+}
+
+/* A message may quote a request, cut in the middle of a character. */
+static json_t *message_json(const char *s)
+{
+    json_t *v = json_string(s);
+    if (v) return v;
+    char clean[600];
+    size_t n = 0;
+    for (; s[n] && n < sizeof clean - 1; n++) clean[n] = (unsigned char)s[n] < 0x80 ? s[n] : '?';
+    clean[n] = '\0';
+    return json_string(clean);
+}
+
+json_t *ad_fault_json(const ad_fault *f)
+{
+    return json_pack("{s:{s:o, s:s, s:s?, s:s?}}", "error", "message", message_json(f->message), "type", type_of(f->http), "param", *f->param ? f->param : NULL,
+                     "code", f->code);
+}
+
+static int append(const char *data, size_t len, void *out)
+{
+    ad_buf_append(out, data, len);
+    return 0;
+}
+
+void ad_put_json(ad_buf *out, json_t *v)
+{
+    /* 9 digits give a float back exactly. */
+    if (!v || json_dump_callback(v, append, out, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) != 0) out->failed = true;
+    json_decref(v);
+}
+
+void ad_reply_json(ad_http_exchange *x, int status, json_t *body)
+{
+    static const char oom[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"service_unavailable\",\"param\":null,\"code\":null}}";
+    ad_buf b = {0};
+    ad_put_json(&b, body);
+    if (b.failed) ad_http_reply(x, 503, "application/json", oom, sizeof oom - 1);
+    else ad_http_reply(x, status, "application/json", b.data, b.len);
+    ad_buf_deinit(&b);
+}
+
+void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)
+{
+    if (f->http == 503) ad_http_set_header(x, "Retry-After", "1");
+    ad_reply_json(x, f->http, ad_fault_json(f));
+}
+
+void ad_error_body(void *app, ad_buf *out, int status, const char *message)
+{
+    (void)app;
+    ad_fault f = {0};
+    ad_fault_set(&f, status, status == 405 ? "method_not_allowed" : NULL, NULL, "%s", message);
+    ad_put_json(out, ad_fault_json(&f));
+}
