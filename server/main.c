@@ -105,14 +105,12 @@ static ad_status listen_http(ad_app *app, ad_err *err)
     return AD_OK;
 }
 
-/* ---- the end: drain or cut, close HTTP, then the engine, then the signal handles; the loop runs out ---- */
+/* ---- the end: drain or cut, close HTTP, then the engine; the loop runs out ---- */
 
 static void on_http_closed(void *user)
 {
     daemon_state *d = user;
-    uv_close((uv_handle_t *)&d->term, NULL);
-    uv_close((uv_handle_t *)&d->interrupt, NULL);
-    uv_close((uv_handle_t *)&d->deadline, NULL);
+    uv_timer_stop(&d->deadline);
     ad_worker_close(d->app.worker, NULL, NULL);
     d->app.worker = NULL;
 }
@@ -149,6 +147,7 @@ static void on_signal(uv_signal_t *handle, int number)
     ad_http_drain(app->http, on_drained, d);
 }
 
+/* Signals alone do not keep the loop alive; they are watched until it ends. */
 static void watch_signals(daemon_state *d)
 {
     uv_signal_init(&d->loop, &d->term);
@@ -157,6 +156,18 @@ static void watch_signals(daemon_state *d)
     d->term.data = d->interrupt.data = d->deadline.data = d;
     uv_signal_start(&d->term, on_signal, SIGTERM);
     uv_signal_start(&d->interrupt, on_signal, SIGINT);
+    uv_unref((uv_handle_t *)&d->term);
+    uv_unref((uv_handle_t *)&d->interrupt);
+}
+
+static void unwatch_signals(daemon_state *d)
+{
+    uv_close((uv_handle_t *)&d->term, NULL);
+    uv_close((uv_handle_t *)&d->interrupt, NULL);
+    uv_close((uv_handle_t *)&d->deadline, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    signal(SIGTERM, SIG_IGN); /* we are leaving; one more must not change the exit code */
+    signal(SIGINT, SIG_IGN);
 }
 
 static ad_status start(daemon_state *d, ad_err *err)
@@ -165,8 +176,7 @@ static ad_status start(daemon_state *d, ad_err *err)
     ad_status st = ad_metrics_new(&app->metrics, err);
     if (st == AD_OK) st = load_model(app, err);
     if (st == AD_OK) st = load_adapters(app, err);
-    if (st == AD_OK) st = start_worker(app, err);
-    return st == AD_OK ? listen_http(app, err) : st;
+    return st == AD_OK ? start_worker(app, err) : st;
 }
 
 static int run(const ad_config *config)
@@ -177,9 +187,13 @@ static int run(const ad_config *config)
     d.app.started = time(NULL);
     uv_loop_init(&d.loop);
     ad_status st = start(&d, &err);
-    if (st == AD_OK) watch_signals(&d);
-    else if (d.app.worker) ad_worker_close(d.app.worker, NULL, NULL);
-    uv_run(&d.loop, UV_RUN_DEFAULT);
+    if (st == AD_OK) {
+        watch_signals(&d); /* before anybody is told that we listen */
+        st = listen_http(&d.app, &err);
+        if (st != AD_OK) ad_worker_close(d.app.worker, NULL, NULL);
+        uv_run(&d.loop, UV_RUN_DEFAULT);
+        unwatch_signals(&d);
+    }
     uv_loop_close(&d.loop);
     ad_registry_free(&d.app.registry);
     ad_model_free(&d.app.model);

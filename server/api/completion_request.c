@@ -202,8 +202,11 @@ static bool read_prompts(const reader *rd)
     rd->r->prompts = ad_calloc(n, sizeof *rd->r->prompts);
     if (!rd->r->prompts) return ad_fault_set(rd->f, 503, NULL, "prompt", "out of memory for the prompts");
     if (!many) return add_prompt(rd, v);
-    for (size_t i = 0; i < n; i++)
-        if (!add_prompt(rd, json_array_get(v, i))) return false;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_array_get(v, i);
+        if (json_typeof(one) != json_typeof(json_array_get(v, 0))) return wrong(rd, "prompt", "mixes strings with arrays of token ids");
+        if (!add_prompt(rd, one)) return false;
+    }
     return true;
 }
 

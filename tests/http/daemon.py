@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""Starts adapterd for a test and talks to it, with the standard library only."""
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TINY = os.path.join(ROOT, "tests", "golden", "tiny")
+SHARED = os.path.join(ROOT, "..", "shared", "golden")
+ADAPTERD = os.environ.get("ADAPTERD", os.path.join(ROOT, "build", "server", "adapterd"))
+MODEL = os.environ.get("ADAPTERD_TEST_MODEL", "")  # SmolLM2-135M-Instruct, or empty
+
+
+def needs_model(test):
+    return unittest.skipUnless(MODEL, "the default model is not at hand (ADAPTERD_TEST_MODEL)")(test)
+
+
+def clean_env():
+    return {k: v for k, v in os.environ.items() if not k.startswith("ADAPTERD")}
+
+
+class Daemon:
+    """A running adapterd on a free port; stop() ends it and insists on a clean exit."""
+
+    def __init__(self, model, *options, adapters=(), log_level="warn", env=None):
+        args = [ADAPTERD, "--model", model, "--port", "0", "--log-level", log_level, *options]
+        for name in adapters:
+            args += ["--adapter", f"{name}={os.path.join(TINY, 'adapters', name)}"]
+        self.log = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
+        line = self.process.stdout.readline()
+        match = re.fullmatch(r"adapterd: listening on http://([^\n]+):(\d+)\n", line)
+        if not match:
+            self.process.wait()
+            raise RuntimeError(f"adapterd did not start: {self.stderr()}")
+        self.host, self.port = match[1].strip("[]"), int(match[2])
+
+    def stderr(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def stop(self, sig=signal.SIGTERM, timeout=60):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        code = self.process.wait(timeout)
+        self.process.stdout.close()
+        errors = self.stderr()
+        self.log.close()
+        assert code == 0, f"adapterd ended with {code}: {errors[-4000:]}"
+        return errors
+
+    # ---- requests ----
+
+    def request(self, method, path, body=None, headers=None, timeout=120):
+        """(status, headers, body bytes) over a connection of its own."""
+        c = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        try:
+            c.request(method, path, body, headers or {})
+            r = c.getresponse()
+            return r.status, r.headers, r.read()
+        finally:
+            c.close()
+
+    def get(self, path):
+        status, _, body = self.request("GET", path)
+        return status, json.loads(body)
+
+    def post(self, body, path="/v1/completions", timeout=120):
+        """(status, parsed reply); body is an object, or bytes as they are."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _, reply = self.request("POST", path, raw, {"Content-Type": "application/json"}, timeout)
+        return status, json.loads(reply)
+
+    def complete(self, **fields):
+        status, reply = self.post({"temperature": 0, **fields})
+        assert status == 200, (status, reply)
+        return reply
+
+    def stream(self, timeout=120, **fields):
+        """The parsed events of a streamed completion, without the final [DONE], which must be there."""
+        raw = json.dumps({"temperature": 0, "stream": True, **fields}).encode()
+        status, headers, body = self.request("POST", "/v1/completions", raw, {"Content-Type": "application/json"}, timeout)
+        assert status == 200, (status, body)
+        assert headers["Content-Type"].startswith("text/event-stream"), headers["Content-Type"]
+        events = body.decode().split("\n\n")
+        assert events[-1] == "" and events[-2] == "data: [DONE]", events[-2:]
+        return [json.loads(e.removeprefix("data: ")) for e in events[:-2]]
+
+    def raw(self, data, timeout=10, half_close=False):
+        """Sends bytes as they are; everything the daemon says until it closes or is silent for a second."""
+        s = socket.create_connection((self.host, self.port), timeout=timeout)
+        try:
+            s.sendall(data)
+            if half_close:
+                s.shutdown(socket.SHUT_WR)
+            s.settimeout(1)
+            out = b""
+            try:
+                while chunk := s.recv(65536):
+                    out += chunk
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return out
+        finally:
+            s.close()
+
+    def metric(self, name):
+        """The value of a metric without labels, or with them in the name."""
+        text = self.request("GET", "/metrics")[2].decode()
+        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
+        return float(match[1]) if match else None
+
+    def wait_for(self, name, value, seconds=10):
+        """Waits until a metric has a value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.metric(name) == value:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{name} is {self.metric(name)}, not {value}, after {seconds} s")
+
+
+def fails_to_start(*args, env=None):
+    """The message of an adapterd that must refuse to start."""
+    p = subprocess.run([ADAPTERD, *args], capture_output=True, text=True, timeout=120, env={**clean_env(), **(env or {})})
+    assert p.returncode in (1, 2), (p.returncode, p.stdout, p.stderr)
+    last = p.stderr.strip().splitlines()[-1]
+    assert last.startswith("adapterd: "), p.stderr
+    return last
