@@ -15,11 +15,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TINY = os.path.join(ROOT, "tests", "golden", "tiny")
 SHARED = os.path.join(ROOT, "..", "shared", "golden")
 ADAPTERD = os.environ.get("ADAPTERD", os.path.join(ROOT, "build", "server", "adapterd"))
-MODEL = os.environ.get("ADAPTERD_TEST_MODEL", "")  # SmolLM2-135M-Instruct, or empty
+MODEL = os.environ.get("AD_TEST_MODEL", "")  # SmolLM2-135M-Instruct, or empty
 
 
 def needs_model(test):
-    return unittest.skipUnless(MODEL, "the default model is not at hand (ADAPTERD_TEST_MODEL)")(test)
+    return unittest.skipUnless(MODEL, "the default model is not at hand (AD_TEST_MODEL)")(test)
 
 
 def clean_env():
