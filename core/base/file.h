@@ -14,7 +14,7 @@ typedef struct {
     int mapped; /* how ad_file_close gives it back */
 } ad_file;
 
-/* *out is written only on success; close it with ad_file_close. AD_EIO names the path and the reason;
+/* *out is written only on success; close it with ad_file_close. AD_ENOTFOUND or AD_EIO name the path and the reason;
  * a directory or other non-regular file is AD_EIO too. */
 AD_MUSTUSE ad_status ad_file_map(ad_file *out, const char *path, ad_err *err);
 /* AD_ELIMIT when the file is larger than max_bytes. data is followed by a NUL that len does not count. */

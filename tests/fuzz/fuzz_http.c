@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* Bytes on a connection, in two pieces; the reply is read and the server closed again. */
+#include "tests/fuzz/fuzz.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/http/http.h"
+
+static void echo(ad_http_exchange *x, void *app)
+{
+    (void)app;
+    ad_str body = ad_http_body(x);
+    ad_http_reply(x, 200, "text/plain", body.ptr, body.len);
+}
+
+static void stream(ad_http_exchange *x, void *app)
+{
+    (void)app;
+    ad_http_stream_begin(x, 200, "text/plain");
+    ad_http_stream_write(x, "piece", 5);
+    ad_http_stream_end(x);
+}
+
+static void error_body(void *app, ad_buf *out, int status, const char *message)
+{
+    (void)app;
+    ad_buf_printf(out, "%d %s", status, message);
+}
+
+static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo"}, {"GET", "/stream/*", stream, "stream"}};
+
+static void turn(uv_loop_t *loop)
+{
+    for (int i = 0; i < 4; i++) uv_run(loop, UV_RUN_NOWAIT);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    uv_loop_t loop;
+    ad_err err;
+    ad_http_server *s = NULL;
+    ad_http_options opt = {.host = "127.0.0.1", .max_body_bytes = 1000, .max_connections = 10, .header_timeout_ms = 1000, .body_timeout_ms = 1000,
+                           .idle_timeout_ms = 1000, .max_output_bytes = 100000, .routes = routes, .n_routes = 2, .error_body = error_body};
+    uv_loop_init(&loop);
+    if (ad_http_listen(&s, &loop, &opt, &err) != AD_OK) abort();
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)ad_http_port(s)), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0) abort();
+    size_t cut = size ? data[0] * size / 256 : 0;
+    (void)!send(fd, data, cut, MSG_NOSIGNAL | MSG_DONTWAIT);
+    turn(&loop);
+    (void)!send(fd, data + cut, size - cut, MSG_NOSIGNAL | MSG_DONTWAIT);
+    turn(&loop);
+    char reply[4096];
+    (void)!recv(fd, reply, sizeof reply, MSG_DONTWAIT);
+    close(fd);
+    turn(&loop);
+    ad_http_close(&s, NULL, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&loop) != 0) abort();
+    return 0;
+}
