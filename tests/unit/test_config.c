@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* Options, environment and file: who wins, what is refused and where the message says it was. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/config.h"
+
+static char file_path[] = "/tmp/ad-config-XXXXXX";
+
+static ad_status parse(ad_config *c, const char *const *args, const char *const *env, ad_err *err)
+{
+    char *argv[32] = {(char *)"adapterd"}, *envp[16] = {0};
+    int argc = 1, action;
+    for (; args && *args; args++) argv[argc++] = (char *)*args;
+    for (int i = 0; env && env[i]; i++) envp[i] = (char *)env[i];
+    return ad_config_parse(c, argc, argv, envp, stdout, &action, err);
+}
+
+#define ARGS(...) (const char *const[]){__VA_ARGS__, NULL}
+
+static void refuse(const char *const *args, const char *const *env, const char *why)
+{
+    ad_config c;
+    ad_err err;
+    ck_assert_int_ne(parse(&c, args, env, &err), AD_OK);
+    ck_assert_msg(strstr(err.msg, why), "\"%s\" does not say \"%s\"", err.msg, why);
+    ck_assert_ptr_null(c.model);
+}
+
+static ad_config good(const char *const *args, const char *const *env)
+{
+    ad_config c;
+    ad_err err;
+    ck_assert_msg(parse(&c, args, env, &err) == AD_OK, "%s", err.msg);
+    return c;
+}
+
+static void write_file(const char *text, size_t len)
+{
+    strcpy(file_path, "/tmp/ad-config-XXXXXX");
+    int fd = mkstemp(file_path);
+    ck_assert(fd >= 0 && write(fd, text, len) == (ssize_t)len);
+    close(fd);
+}
+
+START_TEST(defaults_are_those_of_the_table)
+{
+    ad_config c = good(ARGS("--model", "m"), NULL);
+    ck_assert_str_eq(c.model, "m");
+    ck_assert_str_eq(c.host, "127.0.0.1");
+    ck_assert_int_eq(c.port, 8000);
+    ck_assert_uint_eq(c.max_body_bytes, 8u << 20);
+    ck_assert_int_eq(c.queue_limit, 256);
+    ck_assert_ptr_null(c.served_name);
+    ad_config_deinit(&c);
+}
+END_TEST
+
+START_TEST(options_win_over_the_environment_and_that_over_the_file)
+{
+    static const char text[] = "# comment\n; another\n\n  port = 1 \nhost=file\nthreads = 3\r\nmodel = from-file\n";
+    write_file(text, sizeof text - 1);
+    ad_config c = good(ARGS("--config", file_path, "--port=3"), ARGS("ADAPTERD_PORT=2", "ADAPTERD_HOST=env", "OTHER=1"));
+    ck_assert_int_eq(c.port, 3);
+    ck_assert_str_eq(c.host, "env");
+    ck_assert_int_eq(c.threads, 3);
+    ck_assert_str_eq(c.model, "from-file");
+    ad_config_deinit(&c);
+    char env[100];
+    snprintf(env, sizeof env, "ADAPTERD_CONFIG=%s", file_path);
+    c = good(NULL, ARGS(env));
+    ck_assert_int_eq(c.port, 1);
+    ad_config_deinit(&c);
+    unlink(file_path);
+}
+END_TEST
+
+START_TEST(lists_add_up)
+{
+    static const char text[] = "adapter = a=/a\nadapter-dir = d1\n";
+    write_file(text, sizeof text - 1);
+    ad_config c = good(ARGS("--model", "m", "--config", file_path, "--adapter", "d=/d=x", "--adapter-dir", "d2"), ARGS("ADAPTERD_ADAPTER=b=/b,c=/c"));
+    ck_assert_int_eq(c.n_adapters, 4);
+    ck_assert_str_eq(c.adapters[0].name, "a");
+    ck_assert_str_eq(c.adapters[2].dir, "/c");
+    ck_assert_str_eq(c.adapters[3].dir, "/d=x");
+    ck_assert_int_eq(c.n_adapter_dirs, 2);
+    ad_config_deinit(&c);
+    unlink(file_path);
+}
+END_TEST
+
+START_TEST(unknown_keys_are_refused_with_their_place)
+{
+    refuse(ARGS("--model", "m", "--prot", "1"), NULL, "--prot");
+    refuse(ARGS("--model", "m", "stray"), NULL, "stray");
+    refuse(ARGS("--model", "m", "-p", "1"), NULL, "-p");
+    refuse(ARGS("--model", "m"), ARGS("ADAPTERD_PROT=1"), "ADAPTERD_PROT");
+    static const char text[] = "port = 1\n\nprot = 2\n";
+    write_file(text, sizeof text - 1);
+    refuse(ARGS("--model", "m", "--config", file_path), NULL, "line 3");
+    unlink(file_path);
+}
+END_TEST
+
+START_TEST(bad_values_are_refused_with_what_would_do)
+{
+    static const char *const bad[][3] = {
+        {"--port", "65536", "65535"}, {"--port", "-1", "0"}, {"--port", "x", "whole number"}, {"--port", "1x", "whole number"}, {"--port", "", "whole number"}, {"--port", " 1", "whole number"},
+        {"--port", "99999999999999999999", "65535"}, {"--threads", "1.5", "whole number"}, {"--max-running", "0", "1"}, {"--max-body", "x", "bytes"}, {"--max-body", "-1", "bytes"},
+        {"--max-body", "1Q", "bytes"}, {"--max-body", "8MB", "bytes"}, {"--max-body", "99999999999999999999", "bytes"}, {"--kv-memory", "99999999999T", "bytes"}, {"--max-body", "10", "1k"},
+        {"--weights", "f64", "f32"}, {"--log-level", "loud", "info"}, {"--log-level", "inf", "info"}, {"--cpu-features", "sse9", "sse9"}, {"--adapter", "x", "NAME=DIR"}, {"--adapter", "=x", "NAME=DIR"},
+        {"--adapter", "x=", "NAME=DIR"}, {"--host", "", "empty"}, {"--adapter-dir", "", "empty"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) refuse(ARGS("--model", "m", bad[i][0], bad[i][1]), NULL, bad[i][2]);
+    refuse(ARGS("--model"), NULL, "needs a value");
+    refuse(ARGS("--port", "1"), NULL, "--model");
+    refuse(ARGS("--model", "m", "--config", "/nowhere"), NULL, "/nowhere");
+}
+END_TEST
+
+START_TEST(sizes_have_units)
+{
+    static const struct { const char *text; size_t bytes; } sizes[] = {{"4096", 4096}, {"512k", 512 << 10}, {"512K", 512 << 10}, {"8M", 8 << 20}, {"1G", 1u << 30}, {"2T", (size_t)2 << 40}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        ad_config c = good(ARGS("--model", "m", "--max-body", sizes[i].text), NULL);
+        ck_assert_uint_eq(c.max_body_bytes, sizes[i].bytes);
+        ad_config_deinit(&c);
+    }
+}
+END_TEST
+
+START_TEST(files_that_are_no_text_or_no_pairs_are_refused)
+{
+    write_file("port = 1\n\0", 10);
+    refuse(ARGS("--model", "m", "--config", file_path), NULL, "text");
+    unlink(file_path);
+    write_file("port 1\n", 7);
+    refuse(ARGS("--model", "m", "--config", file_path), NULL, "line 1");
+    unlink(file_path);
+}
+END_TEST
+
+START_TEST(help_lists_every_key_and_version_is_short)
+{
+    char *text = NULL;
+    size_t len;
+    FILE *out = open_memstream(&text, &len);
+    char *argv[] = {(char *)"adapterd", (char *)"--help", NULL}, *env[] = {NULL};
+    ad_config c;
+    ad_err err;
+    int action = 0;
+    ck_assert_int_eq(ad_config_parse(&c, 2, argv, env, out, &action, &err), AD_OK);
+    ck_assert_int_eq(action, 1);
+    fclose(out);
+    static const char *const all[] = {"--model", "--served-name", "--adapter ", "--adapter-dir", "--host", "--port", "--weights", "--kv-type", "--threads", "--context", "--max-running",
+                                      "--step-tokens", "--queue-limit", "--max-body", "--kv-memory", "--max-connections", "--shutdown-timeout", "--log-level", "--cpu-features", "--config", "[8000]"};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ck_assert_msg(strstr(text, all[i]), "%s", all[i]);
+    free(text);
+    argv[1] = (char *)"--version";
+    out = open_memstream(&text, &len);
+    ck_assert(ad_config_parse(&c, 2, argv, env, out, &action, &err) == AD_OK && action == 1);
+    fclose(out);
+    ck_assert_int_eq(strncmp(text, "adapterd ", 9), 0);
+    free(text);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("config");
+    TCase *t = tcase_create("config");
+    tcase_add_test(t, defaults_are_those_of_the_table);
+    tcase_add_test(t, options_win_over_the_environment_and_that_over_the_file);
+    tcase_add_test(t, lists_add_up);
+    tcase_add_test(t, unknown_keys_are_refused_with_their_place);
+    tcase_add_test(t, bad_values_are_refused_with_what_would_do);
+    tcase_add_test(t, sizes_have_units);
+    tcase_add_test(t, files_that_are_no_text_or_no_pairs_are_refused);
+    tcase_add_test(t, help_lists_every_key_and_version_is_short);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* Sequences in the engine: pages, limits, ends; and the promise that neither chunks nor threads nor company change a bit. */
+#include "tests/unit/golden.h"
+
+#include <string.h>
+
+static ad_model *base;
+
+static void setup(void) { base = golden_model("models/llama-gqa"); }
+static void teardown(void) { ad_model_free(&base); }
+
+static ad_engine *new_engine(int step_tokens, int threads, int pages)
+{
+    ad_err err;
+    ad_engine *e = NULL;
+    ad_engine_options opt = {.max_running = 8, .step_tokens = step_tokens, .context = 256, .kv_bytes = (size_t)pages * ad_engine_page_bytes(base),
+                             .n_threads = threads, .cpu = ad_cpu_detect()};
+    ck_assert_msg(ad_engine_new(&e, base, &opt, &err) == AD_OK, "%s", err.msg);
+    return e;
+}
+
+static const ad_sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_tokens = 12, .logprobs = 5, .prompt_logprobs = 3, .ignore_eos = true};
+
+static ad_seq *new_seq(int first, int n, const ad_sampling *s)
+{
+    int32_t prompt[200];
+    ad_err err;
+    ad_seq *q = NULL;
+    for (int i = 0; i < n; i++) prompt[i] = (first + 31 * i) % 1000;
+    ck_assert_msg(ad_seq_new(&q, prompt, n, s, NULL, &err) == AD_OK, "%s", err.msg);
+    return q;
+}
+
+typedef struct {
+    ad_token_info tokens[64];
+    int n;
+    ad_finish finish;
+} result;
+
+/* Runs all sequences to their end, `chunk` prompt rows each at most per step. */
+static void run(ad_engine *e, ad_seq **seqs, int n, int chunk, result *out)
+{
+    ad_err err;
+    memset(out, 0, (size_t)n * sizeof *out);
+    for (int i = 0; i < n; i++) ck_assert_msg(ad_engine_admit(e, seqs[i], &err) == AD_OK, "%s", err.msg);
+    for (int left = n; left;) {
+        ad_step_item items[8];
+        int k = 0;
+        for (int i = 0; i < n; i++) {
+            if (out[i].finish != AD_FINISH_NONE) continue;
+            int rows = ad_seq_pending_rows(seqs[i]);
+            items[k++] = (ad_step_item){.seq = seqs[i], .rows = rows < chunk ? rows : chunk};
+        }
+        ad_engine_step(e, items, k);
+        for (int j = 0; j < k; j++) {
+            int i = 0;
+            while (seqs[i] != items[j].seq) i++;
+            if (items[j].has_token) out[i].tokens[out[i].n++] = items[j].token;
+            out[i].finish = items[j].finish;
+            if (out[i].finish == AD_FINISH_NONE) continue;
+            ad_engine_remove(e, seqs[i]);
+            left--;
+        }
+    }
+}
+
+START_TEST(chunks_threads_and_company_do_not_change_a_bit)
+{
+    static const struct { int step, threads, chunk; } ways[] = {{200, 1, 200}, {64, 1, 1}, {64, 2, 7}, {64, 3, 16}, {200, 2, 100}};
+    result want = {0};
+    ad_token_info prompt[60];
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        ad_engine *e = new_engine(ways[w].step, ways[w].threads, 100);
+        int n = w % 2 ? 3 : 1; /* alone and in company */
+        ad_seq *seqs[3] = {new_seq(5, 60, &greedy), new_seq(77, 3, &greedy), new_seq(900, 31, &greedy)};
+        result got[3];
+        int chunk = ways[w].chunk * n > ways[w].step ? ways[w].step / n : ways[w].chunk;
+        run(e, seqs, n, chunk, got);
+        ck_assert_int_eq(got[0].finish, AD_FINISH_LENGTH);
+        ck_assert_int_eq(got[0].n, 12);
+        ck_assert_ptr_nonnull(ad_seq_prompt_logprobs(seqs[0]));
+        if (w == 0) {
+            want = got[0];
+            memcpy(prompt, ad_seq_prompt_logprobs(seqs[0]), sizeof prompt);
+        }
+        ck_assert_msg(!memcmp(want.tokens, got[0].tokens, sizeof want.tokens), "way %zu", w);
+        ck_assert_msg(!memcmp(prompt, ad_seq_prompt_logprobs(seqs[0]), sizeof prompt), "prompt, way %zu", w);
+        for (int i = 0; i < 3; i++) ad_seq_free(&seqs[i]);
+        ad_engine_free(&e);
+    }
+}
+END_TEST
+
+START_TEST(logprobs_are_sorted_and_hold_the_greedy_token_first)
+{
+    ad_engine *e = new_engine(64, 1, 100);
+    ad_seq *s = new_seq(5, 20, &greedy);
+    result r;
+    run(e, &s, 1, 64, &r);
+    for (int i = 0; i < r.n; i++) {
+        ck_assert_int_eq(r.tokens[i].n_top, 5);
+        ck_assert(r.tokens[i].top_id[0] == r.tokens[i].id && r.tokens[i].top_logprob[0] == r.tokens[i].logprob && r.tokens[i].logprob <= 0);
+        for (int k = 1; k < 5; k++) ck_assert_float_ge(r.tokens[i].top_logprob[k - 1], r.tokens[i].top_logprob[k]);
+    }
+    ad_seq_free(&s);
+    ad_engine_free(&e);
+}
+END_TEST
+
+START_TEST(pages_are_reserved_at_admission_and_come_back)
+{
+    ad_err err;
+    ad_engine *e = new_engine(64, 1, 10);
+    int total = ad_engine_pages_total(e);
+    ck_assert_int_eq(total, 10);
+    ck_assert_int_eq(ad_engine_pages_for(1), 1);
+    ck_assert_int_eq(ad_engine_pages_for(17), 2);
+    ad_sampling s = greedy;
+    s.max_tokens = 40;
+    ad_seq *a = new_seq(1, 60, &s), *b = new_seq(2, 60, &s); /* 100 tokens: 7 pages */
+    ck_assert_int_eq(ad_engine_admit(e, a, &err), AD_OK);
+    ck_assert_int_eq(ad_engine_pages_free(e), 3);
+    ck_assert_int_eq(ad_engine_admit(e, b, &err), AD_EBUSY);
+    ck_assert_int_eq(ad_engine_pages_free(e), 3);
+    ad_engine_remove(e, a);
+    ck_assert_int_eq(ad_engine_pages_free(e), 10);
+    ad_engine_remove(e, a); /* twice is nothing */
+    ck_assert_int_eq(ad_engine_admit(e, b, &err), AD_OK);
+    ad_engine_remove(e, b);
+    ad_seq_free(&a), ad_seq_free(&b);
+    ad_engine_free(&e);
+}
+END_TEST
+
+START_TEST(nothing_is_generated_for_max_tokens_0)
+{
+    ad_engine *e = new_engine(64, 1, 100);
+    ad_sampling s = greedy;
+    s.max_tokens = 0;
+    ad_seq *q = new_seq(5, 20, &s);
+    result r;
+    run(e, &q, 1, 7, &r);
+    ck_assert(r.n == 0 && r.finish == AD_FINISH_LENGTH);
+    ck_assert_int_eq(ad_seq_prompt_logprobs(q)[19].n_top, 3);
+    ad_seq_free(&q);
+    ad_engine_free(&e);
+}
+END_TEST
+
+/* A model whose next token is the end, if such a prompt is found among a few. */
+START_TEST(end_tokens_end_a_text_unless_ignored_or_too_early)
+{
+    ad_sampling s = greedy;
+    s.max_tokens = 60, s.temperature = 2, s.top_p = 1, s.ignore_eos = false, s.seed = 3;
+    int ended = 0;
+    for (int first = 0; first < 40 && !ended; first++) {
+        ad_engine *e = new_engine(64, 1, 100);
+        ad_seq *q = new_seq(first, 5, &s);
+        result r;
+        s.seed++;
+        run(e, &q, 1, 64, &r);
+        if (r.finish == AD_FINISH_STOP) {
+            ended++;
+            ck_assert(r.tokens[r.n - 1].ends && ad_tokenizer_is_eog(ad_model_tokenizer(base), r.tokens[r.n - 1].id));
+            ad_sampling later = s, never = s;
+            later.seed = never.seed = s.seed - 1;
+            later.min_tokens = r.n + 1;
+            never.ignore_eos = true;
+            ad_seq *x = new_seq(first, 5, &later), *y = new_seq(first, 5, &never);
+            result rx, ry;
+            run(e, &x, 1, 64, &rx);
+            run(e, &y, 1, 64, &ry);
+            ck_assert_int_gt(rx.n, r.n);
+            ck_assert(ry.n == 60 && ry.finish == AD_FINISH_LENGTH && ry.tokens[r.n - 1].id == r.tokens[r.n - 1].id && !ry.tokens[r.n - 1].ends);
+            ad_seq_free(&x), ad_seq_free(&y);
+        }
+        ad_seq_free(&q);
+        ad_engine_free(&e);
+    }
+    ck_assert_int_eq(ended, 1);
+}
+END_TEST
+
+START_TEST(a_seed_and_a_choice_decide_every_draw)
+{
+    ad_sampling s = greedy;
+    s.temperature = 1, s.seed = 42;
+    result a, b, c, d;
+    ad_engine *e = new_engine(64, 1, 100);
+    ad_seq *q = new_seq(5, 9, &s);
+    run(e, &q, 1, 64, &a), ad_seq_free(&q);
+    q = new_seq(5, 9, &s), run(e, &q, 1, 2, &b), ad_seq_free(&q);
+    s.choice = 1, q = new_seq(5, 9, &s), run(e, &q, 1, 64, &c), ad_seq_free(&q);
+    s.choice = 0, s.seed = 43, q = new_seq(5, 9, &s), run(e, &q, 1, 64, &d), ad_seq_free(&q);
+    ck_assert(!memcmp(&a, &b, sizeof a) && memcmp(&a, &c, sizeof a) && memcmp(&a, &d, sizeof a));
+    ad_engine_free(&e);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("engine");
+    TCase *t = tcase_create("engine");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, chunks_threads_and_company_do_not_change_a_bit);
+    tcase_add_test(t, logprobs_are_sorted_and_hold_the_greedy_token_first);
+    tcase_add_test(t, pages_are_reserved_at_admission_and_come_back);
+    tcase_add_test(t, nothing_is_generated_for_max_tokens_0);
+    tcase_add_test(t, end_tokens_end_a_text_unless_ignored_or_too_early);
+    tcase_add_test(t, a_seed_and_a_choice_decide_every_draw);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
