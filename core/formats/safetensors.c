@@ -55,7 +55,7 @@ static ad_status read_entry(ad_safetensors *s, ad_tensor *t, const char *name, c
     size_t n = 1;
     for (int i = 0; i < t->n_dims; i++) {
         if (!natural(json_array_get(shape, (size_t)i), &t->dims[i])) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its shape must hold non-negative integers", s->label, name);
-        if (!ad_mul_size(n, (size_t)t->dims[i], &n)) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, name);
+        if (!ad_mul_size(n, (size_t)t->dims[i], &n) || n > INT64_MAX) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, name);
     }
     if (!ad_mul_size(n, ad_dtype_block_bytes(t->dtype), &t->bytes) || t->bytes > INT64_MAX)
         return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, name);
@@ -162,19 +162,20 @@ ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t le
     return st;
 }
 
-static ad_status open_with(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err)
+/* Reads at most *max_bytes, or maps when max_bytes is NULL. */
+static ad_status open_with(ad_safetensors **out, const char *path, const size_t *max_bytes, ad_err *err)
 {
     ad_safetensors *s = new_reader(path);
     if (!s) return ad_fail(err, AD_ENOMEM, "%s: out of memory", path);
-    ad_status st = max_bytes ? ad_file_read(&s->file, path, max_bytes, err) : ad_file_map(&s->file, path, err);
+    ad_status st = max_bytes ? ad_file_read(&s->file, path, *max_bytes, err) : ad_file_map(&s->file, path, err);
     if (st == AD_OK) st = parse(s, s->file.data, s->file.len, err);
     if (st == AD_OK) *out = s;
     else ad_safetensors_close(&s);
     return st;
 }
 
-ad_status ad_safetensors_open(ad_safetensors **out, const char *path, ad_err *err) { return open_with(out, path, 0, err); }
-ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err) { return open_with(out, path, max_bytes, err); }
+ad_status ad_safetensors_open(ad_safetensors **out, const char *path, ad_err *err) { return open_with(out, path, NULL, err); }
+ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err) { return open_with(out, path, &max_bytes, err); }
 
 void ad_safetensors_close(ad_safetensors **sp)
 {

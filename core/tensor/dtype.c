@@ -242,7 +242,7 @@ void ad_dequant_error(ad_dtype t, float *bound, const void *src, size_t n)
     size_t block = (size_t)types[t].block, bytes = types[t].bytes;
     if (t == AD_F32 || t == AD_F16 || t == AD_BF16) {
         ad_dequant_row(t, bound, src, n);
-        float ulp = t == AD_F16 ? 0x1p-11f : t == AD_BF16 ? 0x1p-8f : 0, least = t == AD_F16 ? 0x1p-25f : 0;
+        float ulp = t == AD_F16 ? 0x1p-11f : t == AD_BF16 ? 0x1p-8f : 0, least = t == AD_F16 ? 0x1p-25f : t == AD_BF16 ? 0x1p-134f : 0; /* least: of subnormals */
         for (size_t i = 0; i < n; i++) bound[i] = fmaxf(fabsf(bound[i]) * ulp, least);
         return;
     }

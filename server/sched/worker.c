@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/base/team.h"
+#include "core/model/step.h"
 #include "server/sched/batcher.h"
 
 struct ad_gen {
@@ -291,13 +292,19 @@ static size_t available_memory(void)
     return (size_t)(limit && limit < free_now ? limit : free_now);
 }
 
-/* A quarter of what is free, and no more than all sequences together could use. */
-static size_t default_kv_bytes(const ad_model *m, const ad_worker_options *opt)
+/* The KV pool gets a quarter of what is free, and no more than all sequences together could use. A context that
+ * nobody asked for shrinks to what fits; one that was asked for must fit. */
+static ad_status size_kv(ad_worker_options *opt, const ad_model *m, bool context_given, ad_err *err)
 {
-    size_t page = ad_engine_page_bytes(m), most = page * (size_t)ad_engine_pages_for(opt->context) * (size_t)opt->max_running;
-    size_t share = available_memory() / 4, least = page * (size_t)ad_engine_pages_for(opt->context);
-    if (share < least) share = least;
-    return share < most ? share : most;
+    size_t page = ad_engine_page_bytes(m), share = available_memory() / 4;
+    if (opt->kv_bytes) share = opt->kv_bytes;
+    size_t one = page * (size_t)ad_engine_pages_for(opt->context), most = one * (size_t)opt->max_running;
+    if (share < one && context_given)
+        return ad_fail(err, AD_ENOMEM, "the KV cache of one sequence of %d tokens takes %zu bytes, but it may have %zu; lower --context or raise --kv-memory", opt->context, one, share);
+    if (share < page) return ad_fail(err, AD_ENOMEM, "the KV cache may have %zu bytes, less than one page of %zu; raise --kv-memory", share, page);
+    if (share < one) opt->context = (int)(share / page) * AD_KV_PAGE;
+    if (!opt->kv_bytes) opt->kv_bytes = share < most ? share : most;
+    return AD_OK;
 }
 
 static ad_status make_worker(ad_worker *w, ad_err *err)
@@ -320,16 +327,17 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     ad_worker *w = ad_calloc(1, sizeof *w);
     if (!w) return ad_fail(err, AD_ENOMEM, "engine: out of memory");
     int trained = ad_model_get_config(model)->max_positions;
+    bool context_given = opt->context > 0;
     w->loop = loop;
     w->model = model;
     w->opt = *opt;
-    if (w->opt.context <= 0 || w->opt.context > trained) w->opt.context = trained;
+    if (!context_given || w->opt.context > trained) w->opt.context = trained;
     if (w->opt.step_tokens < w->opt.max_running) w->opt.step_tokens = w->opt.max_running;
     if (w->opt.n_threads <= 0) w->opt.n_threads = ad_usable_cores();
-    if (!w->opt.kv_bytes) w->opt.kv_bytes = default_kv_bytes(model, &w->opt);
     w->inbox_tail = &w->inbox;
     w->waiting_tail = &w->waiting;
-    ad_status st = make_worker(w, err);
+    ad_status st = size_kv(&w->opt, model, context_given, err);
+    if (st == AD_OK) st = make_worker(w, err);
     if (st != AD_OK) goto fail;
     atomic_store(&w->stats.kv_pages_total, (unsigned long long)ad_engine_pages_total(w->engine));
     pthread_mutex_init(&w->mutex, NULL);

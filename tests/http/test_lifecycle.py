@@ -124,8 +124,8 @@ class Lifecycle(unittest.TestCase):
             d.stop()
 
     def test_small_kv_memory_serves_one_after_another(self):
-        """A quarter MiB holds 16 pages of this model: the sequences take turns."""
-        d = Daemon(GQA, "--served-name", "base", "--kv-memory", "1M", "--context", "256")
+        """700 kB hold 21 pages of this model, one sequence takes 13: they take turns."""
+        d = Daemon(GQA, "--served-name", "base", "--kv-memory", "700k", "--context", "256")
         try:
             with ThreadPoolExecutor(8) as pool:
                 replies = list(pool.map(lambda i: d.post({"model": "base", "prompt": [i], "max_tokens": 200, "ignore_eos": True}), range(8)))
@@ -159,7 +159,20 @@ class Lifecycle(unittest.TestCase):
             os.unlink(path)
 
 
+    def test_a_context_nobody_asked_for_shrinks_to_the_kv_memory(self):
+        d = Daemon(GQA, "--kv-memory", "64k", "--log-level", "error")
+        try:
+            context = d.get("/v1/models")[1]["data"][0]["max_model_len"]
+            self.assertLess(context, 512)
+            self.assertGreaterEqual(context, 16)
+        finally:
+            d.stop()
+
+
 class RefusesToStart(unittest.TestCase):
+    def test_with_a_context_that_does_not_fit_the_kv_memory(self):
+        self.assertIn("--kv-memory", fails_to_start("--model", GQA, "--kv-memory", "64k", "--context", "512"))
+
     def test_without_a_model(self):
         self.assertIn("--model", fails_to_start())
 
