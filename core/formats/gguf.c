@@ -90,7 +90,7 @@ static ad_status read_array(reader *r, pair *p)
         return AD_OK;
     }
     for (uint64_t i = 0; i < n; i++) {
-        ad_str s;
+        ad_str s = {NULL, 0};
         if ((st = read_string(r, &s, "a string of an array")) != AD_OK) return st;
     }
     return AD_OK;
@@ -109,7 +109,7 @@ static ad_status read_pair(reader *r, pair *p)
     p->type = (ad_gguf_type)type;
     if (type == AD_GGUF_ARRAY) return read_array(r, p);
     if (type == AD_GGUF_STRING) {
-        ad_str s;
+        ad_str s = {NULL, 0};
         st = read_string(r, &s, "a metadata string");
         if (st == AD_OK) p->data = (const uint8_t *)s.ptr, p->count = s.len;
         return st;
@@ -178,7 +178,7 @@ static bool tensor_bytes(const ad_tensor *t, size_t *bytes)
 static ad_status read_tensor(ad_gguf *g, reader *r, size_t i, uint64_t *offset)
 {
     ad_tensor *t = &g->tensors[i];
-    ad_str name;
+    ad_str name = {NULL, 0};
     uint32_t n_dims = 0, type = 0;
     ad_status st = read_string(r, &name, "a tensor name");
     if (st != AD_OK) return st;
