@@ -87,7 +87,24 @@ START_TEST(empty_files_and_empty_tensors_are_read)
     accept("{\"__metadata__\":{}}", 0, 0);
     accept("{" T("a", "F32", "[0,4]", "0", "0") "}", 0, 1);
     accept("{" T("a", "F32", "[0,4]", "0", "0") "," T("b", "U8", "[3]", "0", "3") "," T("c", "F32", "[2,0]", "3", "3") "}", 3, 3);
+    accept("{" T("b", "U8", "[3]", "0", "3") "," T("z", "F32", "[0]", "0", "0") "}", 3, 2); /* an empty one goes first, whatever its name */
     accept("{" T("a", "U8", "[1,1,1,1,1,1,1,1]", "0", "1") "}", 1, 1); /* eight dimensions are the most */
+}
+END_TEST
+
+START_TEST(tensors_are_found_whatever_the_order_of_their_names)
+{
+    static const char header[] = "{" T("d", "U8", "[1]", "0", "1") "," T("b", "U8", "[1]", "1", "2") "," T("a", "U8", "[1]", "2", "3") "," T("c", "U8", "[1]", "3", "4") "}";
+    ad_err err;
+    ad_safetensors *s = NULL;
+    ad_buf b = make(header, sizeof header - 1, sizeof header - 1, 4);
+    ck_assert_int_eq(ad_safetensors_parse(&s, b.data, b.len, "probe", &err), AD_OK);
+    for (size_t i = 0; i < 4; i++) {
+        char name[2] = {"dbac"[i], 0};
+        ck_assert_msg(ad_safetensors_find(s, name) == ad_safetensors_at(s, i), "%s", name);
+    }
+    ad_safetensors_close(&s);
+    ad_buf_deinit(&b);
 }
 END_TEST
 
@@ -255,6 +272,7 @@ START_TEST(a_size_that_overflows_is_refused)
 {
     static const char *const shapes[] = {
         "[4611686018427387904,4]", "[2,9223372036854775807]", "[9223372036854775807]", "[4294967296,4294967296]", "[2305843009213693952]",
+        "[4611686018427387904]", /* times four bytes wraps to none */
         "[9223372036854775807,2,0]", /* nothing, but a product on the way does not fit */
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -593,6 +611,7 @@ int main(void)
     TCase *t = tcase_create("bytes"), *files = tcase_create("files");
     tcase_add_test(t, tensors_are_found_with_their_shape_in_file_order);
     tcase_add_test(t, empty_files_and_empty_tensors_are_read);
+    tcase_add_test(t, tensors_are_found_whatever_the_order_of_their_names);
     tcase_add_test(t, whitespace_may_surround_the_header);
     tcase_add_test(t, every_supported_type_has_its_size);
     tcase_add_test(t, types_that_are_not_served_are_named);
