@@ -22,6 +22,8 @@ struct ad_adapter {
     char *name, *dir;
     ad_lowrank_set set;
     ad_lowrank *modules; /* [set.n_modules] */
+    ad_mix mix;
+    ad_digest digest;
     void *block;
     int n_matched;
     char **warnings;
@@ -361,6 +363,23 @@ static ad_status pack(loader *l)
     return st;
 }
 
+static ad_status digest_all(loader *l)
+{
+    ad_adapter *a = l->adapter;
+    ad_hasher *h = NULL;
+    ad_status st = ad_hasher_new(&h, l->err);
+    if (st != AD_OK) return st;
+    for (int i = 0; i < l->n_modules; i++) {
+        struct {
+            int32_t module, rank;
+            float scale;
+        } head = {i, a->modules[i].rank, a->modules[i].scale};
+        if (head.rank) ad_hasher_add(h, &head, sizeof head);
+    }
+    ad_hasher_add(h, a->block, a->set.bytes);
+    return ad_hasher_finish(&h, &a->digest, l->err);
+}
+
 /* ---- the whole ---- */
 
 static bool is_good_name(const char *name)
@@ -374,7 +393,8 @@ static ad_status load(loader *l)
 {
     ad_status st = read_config(l);
     if (st == AD_OK) st = read_weights(l);
-    return st == AD_OK ? pack(l) : st;
+    if (st == AD_OK) st = pack(l);
+    return st == AD_OK ? digest_all(l) : st;
 }
 
 ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *dir, const ad_model *base, ad_err *err)
@@ -385,6 +405,7 @@ ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *dir, c
     if (!a) return ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", dir);
     loader l = {.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .err = err};
     a->refs = 1;
+    a->mix = (ad_mix){1, {&a->set}, {1}};
     a->name = strdup(name);
     a->dir = strdup(dir);
     l.pairs = ad_calloc((size_t)l.n_modules, sizeof *l.pairs);
@@ -419,6 +440,8 @@ void ad_adapter_release(ad_adapter **ap)
 const char *ad_adapter_name(const ad_adapter *a) { return a->name; }
 const char *ad_adapter_dir(const ad_adapter *a) { return a->dir; }
 const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a) { return &a->set; }
+const ad_mix *ad_adapter_mix(const ad_adapter *a) { return &a->mix; }
+const ad_digest *ad_adapter_digest(const ad_adapter *a) { return &a->digest; }
 int ad_adapter_rank(const ad_adapter *a) { return a->set.max_rank; }
 int ad_adapter_matched_modules(const ad_adapter *a) { return a->n_matched; }
 size_t ad_adapter_packed_bytes(const ad_adapter *a) { return a->set.bytes; }

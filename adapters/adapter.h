@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+#include "core/base/hash.h"
 #include "core/base/status.h"
 #include "core/model/lowrank.h"
 #include "core/model/model.h"
@@ -22,6 +23,9 @@ void ad_adapter_release(ad_adapter **a); /* takes *a; NULL is fine; leaves *a NU
 const char *ad_adapter_name(const ad_adapter *a);
 const char *ad_adapter_dir(const ad_adapter *a);
 const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a); /* borrowed while a reference is held */
+const ad_mix *ad_adapter_mix(const ad_adapter *a);             /* the adapter alone, with weight 1; borrowed alike */
+/* SHA-256 of what the adapter does: modules, ranks, scales and values as they are packed. Names and files do not count. */
+const ad_digest *ad_adapter_digest(const ad_adapter *a);
 int ad_adapter_rank(const ad_adapter *a);                      /* largest rank of any module */
 int ad_adapter_matched_modules(const ad_adapter *a);
 size_t ad_adapter_packed_bytes(const ad_adapter *a);

@@ -25,12 +25,14 @@ typedef struct {
     char *host;                 /* 127.0.0.1 */
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
-    char *kv_type;              /* "f32" */
+    char *kv_type;              /* "f16", "f32" */
     int threads;                /* 0 = usable physical cores */
     int context;                /* tokens per sequence; 0 = the model's, at most what memory allows */
     int max_running;            /* 64 */
     int step_tokens;            /* 256 */
     int queue_limit;            /* 256 */
+    int queue_timeout_s;        /* 300; 0 = never */
+    size_t adapter_bytes;       /* of the adapters in one step; 0 = no limit */
     size_t max_body_bytes;      /* 8 MiB; accepts 512k, 8M, 1G */
     size_t kv_memory_bytes;     /* 0 = a share of memory */
     int max_connections;        /* 1024 */

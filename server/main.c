@@ -68,7 +68,8 @@ static ad_status start_worker(ad_app *app, ad_err *err)
     if (!ad_cpu_parse(c->cpu_features, &cpu)) cpu = 0; /* checked with the configuration */
     ad_worker_options opt = {
         .max_running = c->max_running, .queue_limit = c->queue_limit, .step_tokens = c->step_tokens, .context = c->context,
-        .kv_bytes = c->kv_memory_bytes, .n_threads = c->threads, .cpu = cpu,
+        .kv_bytes = c->kv_memory_bytes, .kv_type = strcmp(c->kv_type, "f32") ? AD_KV_F16 : AD_KV_F32, .adapter_bytes = c->adapter_bytes,
+        .queue_timeout_s = c->queue_timeout_s, .n_threads = c->threads, .cpu = cpu,
     };
     ad_status st = ad_worker_new(&app->worker, app->loop, app->model, &opt, err);
     if (st == AD_OK)

@@ -13,12 +13,18 @@ struct ad_seq {
     int n_prompt, n_tokens;    /* n_tokens - n_prompt were generated */
     int n_cached;              /* positions already in the KV pages */
     ad_sampling sampling;
-    const ad_lowrank_set *lowrank;
+    const ad_mix *mix;
     ad_history history;
     ad_token_info *prompt_infos; /* [n_prompt] or NULL */
-    float **pages;             /* [n_pages] while admitted */
-    int n_pages;
-    bool failed;               /* a prompt row was not finite */
+    bool prompt_known;         /* prompt_infos is complete */
+    void **pages;              /* [max_pages] */
+    int *page_ids;             /* [max_pages] */
+    int n_pages;               /* held */
+    bool admitted;
+    int n_hit;                 /* prompt tokens found in the cache; -1 before the first admission */
+    ad_kv_parent root, parent; /* parent: of the next page to become known */
+    int n_known;               /* pages that are known or were looked up */
+    bool failed;               /* a row was not finite */
 };
 
 typedef struct {
@@ -33,14 +39,12 @@ struct ad_engine {
     ad_team *team;
     ad_scratch *scratch;
     ad_sampler_scratch *samplers; /* one per team member */
-    float *pool;
-    size_t pool_bytes;
-    float **free_pages;
-    int n_free, n_pages, n_running;
+    ad_kv *kv;
+    int n_running;
     int32_t *tokens;           /* [step_tokens] and so on: the batch under construction */
     int *positions, *out_rows;
-    float *const **pages;
-    const ad_lowrank_set **lowrank;
+    void *const **pages;
+    const ad_mix **mixes;
     output *outputs;
     int n_out;
     float *logits;             /* [step_tokens, vocab]; untouched rows cost nothing */
@@ -49,24 +53,29 @@ struct ad_engine {
     int n_eogs, n_usable;
 };
 
-size_t ad_engine_page_bytes(const ad_model *model) { return ad_kv_page_floats(model) * sizeof(float); }
 int ad_engine_pages_for(int n_tokens) { return (n_tokens + AD_KV_PAGE - 1) / AD_KV_PAGE; }
-int ad_engine_pages_total(const ad_engine *e) { return e->n_pages; }
-int ad_engine_pages_free(const ad_engine *e) { return e->n_free; }
+int ad_engine_pages_total(const ad_engine *e) { return ad_kv_total(e->kv); }
+int ad_engine_pages_free(const ad_engine *e) { return ad_kv_available(e->kv); }
 const char *ad_engine_kernels(const ad_engine *e) { return e->kernels.name; }
 
 /* ---- sequences ---- */
 
-ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, const ad_lowrank_set *lowrank, ad_err *err)
+ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, const ad_mix *mix, ad_prefix_root root, ad_err *err)
 {
     ad_seq *s = ad_calloc(1, sizeof *s);
     if (!s) return ad_fail(err, AD_ENOMEM, "sequence: out of memory");
+    bool infos = sampling->prompt_logprobs >= 0;
     s->sampling = *sampling;
-    s->lowrank = lowrank;
+    s->mix = mix;
+    s->root = root;
+    s->n_hit = -1;
     s->n_prompt = s->n_tokens = n_prompt;
-    s->tokens = ad_calloc((size_t)n_prompt + (size_t)sampling->max_tokens, sizeof *s->tokens);
-    if (sampling->prompt_logprobs >= 0) s->prompt_infos = ad_calloc((size_t)n_prompt, sizeof *s->prompt_infos);
-    if (!s->tokens || (sampling->prompt_logprobs >= 0 && !s->prompt_infos)) {
+    size_t most = (size_t)n_prompt + (size_t)sampling->max_tokens, pages = (most + AD_KV_PAGE - 1) / AD_KV_PAGE;
+    s->tokens = ad_calloc(most, sizeof *s->tokens);
+    s->pages = ad_calloc(pages, sizeof *s->pages);
+    s->page_ids = ad_calloc(pages, sizeof *s->page_ids);
+    if (infos) s->prompt_infos = ad_calloc((size_t)n_prompt, sizeof *s->prompt_infos);
+    if (!s->tokens || !s->pages || !s->page_ids || (infos && !s->prompt_infos)) {
         ad_seq_free(&s);
         return ad_fail(err, AD_ENOMEM, "sequence of %d tokens: out of memory", n_prompt);
     }
@@ -84,12 +93,16 @@ void ad_seq_free(ad_seq **sp)
     free(s->prompt_infos);
     free(s->tokens);
     free(s->pages);
+    free(s->page_ids);
     free(s);
     *sp = NULL;
 }
 
 int ad_seq_max_tokens(const ad_seq *s) { return s->n_prompt + s->sampling.max_tokens; }
 int ad_seq_pending_rows(const ad_seq *s) { return s->n_tokens - s->n_cached; }
+bool ad_seq_decodes(const ad_seq *s) { return s->n_tokens - s->n_cached == 1; }
+const ad_mix *ad_seq_mix(const ad_seq *s) { return s->mix; }
+int ad_seq_cached_tokens(const ad_seq *s) { return s->n_hit > 0 ? s->n_hit : 0; }
 const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s) { return s->prompt_infos; }
 int ad_seq_prompt_tokens(const ad_seq *s) { return s->n_prompt; }
 
@@ -103,24 +116,22 @@ static bool penalises(const ad_sampling *p)
 static ad_status make_buffers(ad_engine *e, ad_err *err)
 {
     const ad_model_config *c = ad_model_get_config(e->model);
-    size_t rows = (size_t)e->opt.step_tokens, page = ad_engine_page_bytes(e->model);
-    e->n_pages = (int)(e->opt.kv_bytes / page);
-    e->pool_bytes = (size_t)e->n_pages * page;
+    size_t rows = (size_t)e->opt.step_tokens, page = ad_kv_page_bytes(e->model, e->opt.kv_type);
+    size_t n_pages = e->opt.kv_bytes / page;
+    if (!n_pages || n_pages > INT32_MAX) return ad_fail(err, AD_EINVAL, "KV memory of %zu bytes holds %zu pages of %zu; it must be 1 to %d", e->opt.kv_bytes, n_pages, page, INT32_MAX);
+    ad_status kv = ad_kv_new(&e->kv, page, (int)n_pages, err);
+    if (kv != AD_OK) return kv;
     e->logits_bytes = rows * (size_t)c->vocab * sizeof *e->logits;
-    if (!e->n_pages) return ad_fail(err, AD_EINVAL, "KV memory of %zu bytes does not hold one page of %zu", e->opt.kv_bytes, page);
-    e->pool = ad_arena_new(e->pool_bytes);
     e->logits = ad_arena_new(e->logits_bytes);
-    e->free_pages = ad_calloc((size_t)e->n_pages, sizeof *e->free_pages);
     e->tokens = ad_calloc(rows, sizeof *e->tokens);
     e->positions = ad_calloc(rows, sizeof *e->positions);
     e->out_rows = ad_calloc(rows, sizeof *e->out_rows);
     e->pages = ad_calloc(rows, sizeof *e->pages);
-    e->lowrank = ad_calloc(rows, sizeof *e->lowrank);
+    e->mixes = ad_calloc(rows, sizeof *e->mixes);
     e->outputs = ad_calloc(rows, sizeof *e->outputs);
     e->samplers = ad_calloc((size_t)ad_team_size(e->team), sizeof *e->samplers);
-    if (!e->pool || !e->logits || !e->free_pages || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->lowrank || !e->outputs || !e->samplers)
-        return ad_fail(err, AD_ENOMEM, "engine: %zu MiB of KV cache and %zu step rows: out of memory", e->pool_bytes >> 20, rows);
-    for (int i = 0; i < e->n_pages; i++) e->free_pages[e->n_free++] = e->pool + (size_t)i * (page / sizeof(float));
+    if (!e->logits || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->mixes || !e->outputs || !e->samplers)
+        return ad_fail(err, AD_ENOMEM, "engine: %zu step rows: out of memory", rows);
     ad_status st = AD_OK;
     for (int i = 0; st == AD_OK && i < ad_team_size(e->team); i++) st = ad_sampler_scratch_init(&e->samplers[i], c->vocab, err);
     return st;
@@ -137,7 +148,7 @@ ad_status ad_engine_new(ad_engine **out, const ad_model *model, const ad_engine_
     e->n_usable = ad_tokenizer_vocab(ad_model_tokenizer(model));
     ad_status st = ad_team_new(&e->team, opt->n_threads, err);
     if (st == AD_OK) st = make_buffers(e, err);
-    if (st == AD_OK) st = ad_scratch_new(&e->scratch, model, &e->kernels, e->team, opt->step_tokens, opt->step_tokens, opt->context, err);
+    if (st == AD_OK) st = ad_scratch_new(&e->scratch, model, &e->kernels, e->team, opt->step_tokens, opt->step_tokens, opt->context, opt->kv_type, err);
     if (st == AD_OK) *out = e;
     else ad_engine_free(&e);
     return st;
@@ -151,42 +162,102 @@ void ad_engine_free(ad_engine **ep)
     free(e->samplers);
     ad_scratch_free(&e->scratch);
     ad_team_free(&e->team);
-    if (e->pool) ad_arena_free(e->pool, e->pool_bytes);
+    ad_kv_free(&e->kv);
     if (e->logits) ad_arena_free(e->logits, e->logits_bytes);
-    free(e->free_pages), free(e->tokens), free(e->positions), free(e->out_rows);
-    free(e->pages), free(e->lowrank), free(e->outputs);
+    free(e->tokens), free(e->positions), free(e->out_rows);
+    free(e->pages), free(e->mixes), free(e->outputs);
     free(e);
     *ep = NULL;
 }
 
+static void hold_page(ad_engine *e, ad_seq *s, int page)
+{
+    s->page_ids[s->n_pages] = page;
+    s->pages[s->n_pages++] = ad_kv_page(e->kv, page);
+}
+
+static void drop_pages(ad_engine *e, ad_seq *s)
+{
+    while (s->n_pages) ad_kv_release(e->kv, s->page_ids[--s->n_pages]); /* the last first: a prefix outlives what follows it */
+}
+
+/* Holds the known pages of its beginning. At least one token is left to compute, for the logits behind it. */
+static void find_prefix(ad_engine *e, ad_seq *s)
+{
+    s->n_cached = s->n_known = 0;
+    s->parent = s->root;
+    if (s->prompt_infos && !s->prompt_known) return; /* every prompt position must be computed */
+    while (s->n_cached + AD_KV_PAGE < s->n_tokens) {
+        int page = ad_kv_find(e->kv, s->parent, s->tokens + s->n_cached);
+        if (page < 0) return;
+        hold_page(e, s, page);
+        s->parent = ad_kv_parent_of(e->kv, page);
+        s->n_cached += AD_KV_PAGE;
+        s->n_known++;
+    }
+}
+
 ad_status ad_engine_admit(ad_engine *e, ad_seq *s, ad_err *err)
 {
-    int want = ad_engine_pages_for(ad_seq_max_tokens(s));
-    if (e->n_running == e->opt.max_running || want > e->n_free) return ad_fail(err, AD_EBUSY, "no room in the batch or the KV cache now");
-    ad_status st = s->lowrank ? ad_scratch_reserve_rank(e->scratch, s->lowrank->max_rank, err) : AD_OK;
-    if (st == AD_OK && penalises(&s->sampling)) st = ad_history_init(&s->history, ad_model_get_config(e->model)->vocab, s->tokens, s->n_prompt, err);
+    if (e->n_running == e->opt.max_running) return ad_fail(err, AD_EBUSY, "no room in the batch now");
+    ad_status st = ad_scratch_reserve(e->scratch, s->mix, err);
+    if (st == AD_OK && penalises(&s->sampling) && !s->history.seen) st = ad_history_init(&s->history, ad_model_get_config(e->model)->vocab, s->tokens, s->n_prompt, err);
     if (st != AD_OK) return st;
-    s->pages = ad_calloc((size_t)want, sizeof *s->pages);
-    if (!s->pages) return ad_fail(err, AD_ENOMEM, "page table: out of memory");
-    s->n_pages = want;
-    for (int i = 0; i < want; i++) s->pages[i] = e->free_pages[--e->n_free];
+    find_prefix(e, s);
+    /* A page to spare for each that runs: who is taken in at the last page is thrown out in the next step. */
+    if (ad_engine_pages_for(s->n_tokens) - s->n_pages + e->n_running > ad_kv_available(e->kv)) {
+        drop_pages(e, s);
+        s->n_cached = 0;
+        return ad_fail(err, AD_EBUSY, "no room in the KV cache now");
+    }
+    if (s->n_hit < 0) s->n_hit = s->n_cached;
+    s->admitted = true;
     e->n_running++;
     return AD_OK;
 }
 
+bool ad_engine_reserve(ad_engine *e, ad_seq *s, int rows)
+{
+    int want = ad_engine_pages_for(s->n_cached + rows);
+    if (want - s->n_pages > ad_kv_available(e->kv)) return false;
+    while (s->n_pages < want) hold_page(e, s, ad_kv_take(e->kv));
+    return true;
+}
+
 void ad_engine_remove(ad_engine *e, ad_seq *s)
 {
-    if (!s->n_pages) return;
-    for (int i = s->n_pages - 1; i >= 0; i--) e->free_pages[e->n_free++] = s->pages[i];
-    s->n_pages = 0;
+    if (!s->admitted) return;
+    drop_pages(e, s);
+    s->n_cached = 0;
+    s->admitted = false;
     e->n_running--;
 }
 
-/* Items of one adapter side by side, so that its correction runs once; the base first. */
-static int by_adapter(const void *a, const void *b)
+/* Pages that the last step filled become known. */
+static void publish_pages(ad_engine *e, ad_seq *s)
 {
-    uintptr_t x = (uintptr_t)((const ad_step_item *)a)->seq->lowrank, y = (uintptr_t)((const ad_step_item *)b)->seq->lowrank;
+    if (s->failed) return;
+    for (; (s->n_known + 1) * AD_KV_PAGE <= s->n_cached; s->n_known++)
+        s->parent = ad_kv_publish(e->kv, s->page_ids[s->n_known], s->parent, s->tokens + s->n_known * AD_KV_PAGE);
+}
+
+static int by_pointer(const void *a, const void *b)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
     return (x > y) - (x < y);
+}
+
+/* Items with the same corrections side by side, so that they run once; the base first. */
+static int by_mix(const void *a, const void *b)
+{
+    const ad_mix *x = ((const ad_step_item *)a)->seq->mix, *y = ((const ad_step_item *)b)->seq->mix;
+    if (!x || !y) return (x != NULL) - (y != NULL);
+    for (int i = 0; i < x->n && i < y->n; i++) {
+        int order = by_pointer(x->sets[i], y->sets[i]);
+        if (order) return order;
+        if (x->weights[i] != y->weights[i]) return x->weights[i] < y->weights[i] ? -1 : 1;
+    }
+    return x->n - y->n;
 }
 
 static int add_rows(ad_engine *e, ad_step_item *it, int row)
@@ -197,8 +268,8 @@ static int add_rows(ad_engine *e, ad_step_item *it, int row)
         e->tokens[row] = s->tokens[pos];
         e->positions[row] = pos;
         e->pages[row] = s->pages;
-        e->lowrank[row] = s->lowrank;
-        bool next_prompt = s->prompt_infos && pos + 1 < s->n_prompt, last = pos + 1 == s->n_tokens;
+        e->mixes[row] = s->mix;
+        bool next_prompt = s->prompt_infos && !s->prompt_known && pos + 1 < s->n_prompt, last = pos + 1 == s->n_tokens;
         if (!next_prompt && !(last && s->sampling.max_tokens > 0)) continue;
         e->out_rows[e->n_out] = row;
         e->outputs[e->n_out++] = (output){it, next_prompt ? pos : -1};
@@ -253,15 +324,20 @@ void ad_engine_step(ad_engine *e, ad_step_item *items, int n)
 {
     int rows = 0;
     e->n_out = 0;
-    qsort(items, (size_t)n, sizeof *items, by_adapter);
+    qsort(items, (size_t)n, sizeof *items, by_mix);
     for (int i = 0; i < n; i++) {
         items[i].has_token = false;
         memset(&items[i].token, 0, sizeof items[i].token);
         rows = add_rows(e, &items[i], rows);
     }
     ad_model_step(e->model, e->scratch, &(ad_step_batch){
-        .n_rows = rows, .tokens = e->tokens, .positions = e->positions, .pages = e->pages, .lowrank = e->lowrank,
+        .n_rows = rows, .tokens = e->tokens, .positions = e->positions, .pages = e->pages, .mixes = e->mixes,
         .n_out = e->n_out, .out_rows = e->out_rows, .logits = e->logits});
     if (e->n_out) ad_team_run(e->team, read_outputs, e);
-    for (int i = 0; i < n; i++) items[i].finish = finish_of(&items[i]);
+    for (int i = 0; i < n; i++) {
+        ad_seq *s = items[i].seq;
+        if (s->n_cached >= s->n_prompt) s->prompt_known = true;
+        publish_pages(e, s);
+        items[i].finish = finish_of(&items[i]);
+    }
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/engine/kv.h"
 #include "core/model/lowrank.h"
 #include "core/model/model.h"
 
@@ -39,7 +40,7 @@ typedef struct {
     float top_logprob[AD_MAX_LOGPROBS];
 } ad_token_info;
 
-typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR } ad_finish;
+typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_TIMEOUT } ad_finish;
 
 typedef struct ad_engine ad_engine;
 typedef struct ad_seq ad_seq;
@@ -49,6 +50,7 @@ typedef struct {
     int step_tokens;   /* rows per step, at least max_running */
     int context;       /* tokens per sequence (prompt + generated); at most the model's */
     size_t kv_bytes;   /* of the page pool */
+    ad_kv_type kv_type;
     int n_threads;     /* team size, >= 1 */
     unsigned cpu;      /* AD_CPU_* mask */
 } ad_engine_options;
@@ -58,26 +60,36 @@ AD_MUSTUSE ad_status ad_engine_new(ad_engine **out, const ad_model *model, const
 void ad_engine_free(ad_engine **e); /* every sequence has been removed before; NULL is fine */
 const char *ad_engine_kernels(const ad_engine *e); /* kernel table name */
 int ad_engine_pages_total(const ad_engine *e);
-int ad_engine_pages_free(const ad_engine *e);
+int ad_engine_pages_free(const ad_engine *e); /* held by no sequence; some may be known prefixes */
 int ad_engine_pages_for(int n_tokens); /* pages that hold n_tokens */
-/* Bytes of one page, for sizing the pool. */
-size_t ad_engine_page_bytes(const ad_model *model);
 
-/* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied; lowrank is borrowed until the sequence is freed. */
+/* What decides a sequence's KV beside its tokens, and may be shared by sequences that agree in it: see kv.h. */
+typedef ad_kv_parent ad_prefix_root;
+
+/* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied; mix (NULL: the base) is borrowed until the
+ * sequence is freed. root: what mix, its mode and its tenant's salt are, as 128 bits of a digest. */
 AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling,
-                                const ad_lowrank_set *lowrank, ad_err *err);
+                                const ad_mix *mix, ad_prefix_root root, ad_err *err);
 void ad_seq_free(ad_seq **s); /* NULL is fine */
-int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: the pages it reserves */
-int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: the rest of its prompt, or 1 */
+int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: what it can ever hold */
+int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: what is not in the KV yet */
+bool ad_seq_decodes(const ad_seq *s);     /* one row is left, and it draws a token */
+const ad_mix *ad_seq_mix(const ad_seq *s);
+int ad_seq_cached_tokens(const ad_seq *s); /* prompt tokens that the first admission found in the cache */
 
-/* Reserves all the pages the sequence can ever need. AD_EBUSY when they are not free now. */
+/* Takes the sequence in, with the pages of its longest known prefix. AD_EBUSY when the batch is full or the rest of its
+ * tokens would not fit now. */
 AD_MUSTUSE ad_status ad_engine_admit(ad_engine *e, ad_seq *s, ad_err *err);
-void ad_engine_remove(ad_engine *e, ad_seq *s); /* gives the pages back */
+/* Makes room for the next `rows` rows of s; false when pages are missing, and then nothing was taken. */
+AD_MUSTUSE bool ad_engine_reserve(ad_engine *e, ad_seq *s, int rows);
+/* Gives the pages back. A sequence that has not finished may be admitted again: it computes its tokens anew, with the
+ * same results to the last bit, and goes on. */
+void ad_engine_remove(ad_engine *e, ad_seq *s);
 
 /* What one sequence contributes to a step, and what came of it. */
 typedef struct {
     ad_seq *seq;
-    int rows;                /* in: 1..ad_seq_pending_rows; rows of the whole plan <= step_tokens */
+    int rows;                /* in: 1..ad_seq_pending_rows, reserved; rows of the whole plan <= step_tokens */
     bool has_token;          /* out: `token` was generated */
     ad_token_info token;     /* out */
     ad_finish finish;        /* out: AD_FINISH_NONE = goes on */

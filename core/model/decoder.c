@@ -11,13 +11,14 @@
 
 typedef struct {
     int begin, end; /* rows of this step, or of its outputs */
-    const ad_lowrank_set *set;
+    const ad_mix *mix;
 } run;
 
 struct ad_scratch {
     const ad_kernels *k;
     ad_team *team;
     int max_rows, max_out, context, max_rank;
+    ad_kv_type kv;
     const ad_model *m;
     const ad_step_batch *b;
     float *block;             /* everything below with fixed size, in one arena */
@@ -30,11 +31,11 @@ struct ad_scratch {
     float *y;                 /* [max_rows, hidden] output of o and down */
     float *cosines, *sines;   /* [max_rows, head_dim / 2] */
     float *out_x;             /* [max_out, hidden] */
-    float *scores;            /* per member: [group, context rounded up] */
+    float *scores;            /* per member: [group, context rounded up], then one page of one head */
     size_t scores_stride;
-    const float **page_ptrs;  /* per member: keys then values, [2 * pages of the context] */
+    const void **page_ptrs;   /* per member: keys then values, [2 * pages of the context] */
     size_t ptrs_stride;
-    float *t, *out_t;         /* [max_rows or max_out, 3 * max_rank] shrunk rows */
+    float *t, *out_t;         /* [max_rows or max_out, 3 * max_rank] shrunk rows; a mix's parts side by side */
     size_t t_stride;
     run *runs, *out_runs;
     int n_runs, n_out_runs;
@@ -42,23 +43,28 @@ struct ad_scratch {
 
 enum { COLUMN_GRAIN = 16 };
 
-size_t ad_kv_page_floats(const ad_model *m)
+static size_t number_bytes(ad_kv_type type)
+{
+    return type == AD_KV_F16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+size_t ad_kv_page_bytes(const ad_model *m, ad_kv_type type)
 {
     const ad_model_config *c = &m->config;
-    return (size_t)c->layers * 2 * (size_t)c->kv_heads * AD_KV_PAGE * (size_t)c->head_dim;
+    return (size_t)c->layers * 2 * (size_t)c->kv_heads * AD_KV_PAGE * (size_t)c->head_dim * number_bytes(type);
 }
 
 ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *k, ad_team *team, int max_rows, int max_out,
-                         int context, ad_err *err)
+                         int context, ad_kv_type kv_type, ad_err *err)
 {
     const ad_model_config *c = &m->config;
     ad_scratch *s = ad_calloc(1, sizeof *s);
     if (!s) return ad_fail(err, AD_ENOMEM, "step buffers: out of memory");
-    *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context};
+    *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context, .kv = kv_type};
     size_t rows = (size_t)max_rows, members = (size_t)ad_team_size(team), d = (size_t)c->hidden, hd = (size_t)c->head_dim;
     size_t q = (size_t)c->heads * hd, kv = (size_t)c->kv_heads * hd, f = (size_t)c->intermediate;
     size_t pages = ((size_t)context + AD_KV_PAGE - 1) / AD_KV_PAGE;
-    s->scores_stride = (size_t)(c->heads / c->kv_heads) * (((size_t)context + 15) & ~(size_t)15);
+    s->scores_stride = (size_t)(c->heads / c->kv_heads) * (((size_t)context + 15) & ~(size_t)15) + AD_KV_PAGE * hd;
     s->ptrs_stride = 2 * pages;
     struct { float **at; size_t n; } parts[] = {
         {&s->h, rows * d}, {&s->x, rows * d}, {&s->y, rows * d}, {&s->qkv, rows * (q + 2 * kv)}, {&s->att, rows * q},
@@ -97,18 +103,35 @@ void ad_scratch_free(ad_scratch **sp)
     *sp = NULL;
 }
 
-ad_status ad_scratch_reserve_rank(ad_scratch *s, int rank, ad_err *err)
+static int rank_of(const ad_mix *mix)
 {
+    int rank = 0;
+    for (int i = 0; i < mix->n; i++) rank += mix->sets[i]->max_rank;
+    return rank;
+}
+
+ad_status ad_scratch_reserve(ad_scratch *s, const ad_mix *mix, ad_err *err)
+{
+    int rank = mix ? rank_of(mix) : 0;
     if (rank <= s->max_rank) return AD_OK;
     size_t stride = 3 * (size_t)rank; /* q, k and v are shrunk side by side */
     float *t = ad_calloc((size_t)s->max_rows, stride * sizeof *t), *out_t = ad_calloc((size_t)s->max_out, stride * sizeof *out_t);
     if (!t || !out_t) {
         free(t), free(out_t);
-        return ad_fail(err, AD_ENOMEM, "step buffers for an adapter of rank %d: out of memory", rank);
+        return ad_fail(err, AD_ENOMEM, "step buffers for adapters of rank %d: out of memory", rank);
     }
     free(s->t), free(s->out_t);
     s->t = t, s->out_t = out_t, s->t_stride = stride, s->max_rank = rank;
     return AD_OK;
+}
+
+bool ad_mix_equal(const ad_mix *a, const ad_mix *b)
+{
+    if (a == b) return true;
+    if (!a || !b || a->n != b->n) return false;
+    for (int i = 0; i < a->n; i++)
+        if (a->sets[i] != b->sets[i] || a->weights[i] != b->weights[i]) return false;
+    return true;
 }
 
 /* ---- low-rank corrections ---- */
@@ -124,49 +147,58 @@ static int stacked_rank(const ad_lowrank *mods, int n, const float **a)
     return rank;
 }
 
-/* t = scale * (x A^T) of modules [module, module + n), which share the input x. Columns of t are cut over the team. */
-static void shrink(const ad_scratch *s, const run *runs, int n_runs, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
+/* t = scale * (x A^T) of modules [module, module + n), which share the input x, for part `part` of a run's mix, whose
+ * columns of t begin at `at`. They are cut over the team. */
+static void shrink_part(const ad_scratch *s, const run *r, int part, size_t at, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
 {
-    for (const run *r = runs; r < runs + n_runs; r++) {
-        const ad_lowrank *mods = r->set->modules + module;
-        const float *a = NULL;
-        int total = stacked_rank(mods, n, &a), begin, end;
-        if (!total) continue;
-        ad_team_slice(total, 4, index, count, &begin, &end);
-        if (begin == end) continue;
-        s->k->gemm_nt(t + (size_t)r->begin * s->t_stride + begin, s->t_stride, x + (size_t)r->begin * ldx, ldx,
-                      a + (size_t)begin * (size_t)in, r->end - r->begin, end - begin, in);
-        for (int row = r->begin; row < r->end; row++) {
-            float *tr = t + (size_t)row * s->t_stride;
-            for (int i = 0, at = 0; i < n; at += mods[i++].rank)
-                for (int j = begin > at ? begin : at; j < end && j < at + mods[i].rank; j++) tr[j] *= mods[i].scale;
-        }
+    const ad_lowrank *mods = r->mix->sets[part]->modules + module;
+    float weight = r->mix->weights[part];
+    const float *a = NULL;
+    int total = stacked_rank(mods, n, &a), begin, end;
+    ad_team_slice(total, 4, index, count, &begin, &end);
+    if (begin == end) return;
+    s->k->gemm_nt(t + (size_t)r->begin * s->t_stride + at + (size_t)begin, s->t_stride, x + (size_t)r->begin * ldx, ldx,
+                  a + (size_t)begin * (size_t)in, r->end - r->begin, end - begin, in);
+    for (int row = r->begin; row < r->end; row++) {
+        float *tr = t + (size_t)row * s->t_stride + at;
+        for (int i = 0, first = 0; i < n; first += mods[i++].rank)
+            for (int j = begin > first ? begin : first; j < end && j < first + mods[i].rank; j++) tr[j] *= mods[i].scale * weight;
     }
 }
 
-/* y[:, begin..end) += t B^T for module `which` of the n stacked ones. */
-static void expand(const ad_scratch *s, const run *runs, int n_runs, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+static void shrink(const ad_scratch *s, const run *runs, int n_runs, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
 {
     for (const run *r = runs; r < runs + n_runs; r++) {
-        const ad_lowrank *mods = r->set->modules + module;
-        int at = 0;
-        for (int i = 0; i < which; i++) at += mods[i].rank;
-        if (!mods[which].rank || begin >= end) continue;
-        s->k->expand_add(y + (size_t)r->begin * ldy + begin, ldy, t + (size_t)r->begin * s->t_stride + at, s->t_stride,
-                         mods[which].bt + begin, (size_t)out, r->end - r->begin, end - begin, mods[which].rank);
+        size_t at = 0;
+        for (int p = 0; p < r->mix->n; at += 3 * (size_t)r->mix->sets[p++]->max_rank) shrink_part(s, r, p, at, module, n, x, ldx, t, in, index, count);
     }
+}
+
+/* y[rows, begin..end) += t B^T for module `which` of the n stacked ones; y and t begin at row 0. */
+static void expand_run(const ad_scratch *s, const run *r, int row_begin, int row_end, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+{
+    size_t at = 0;
+    if (begin >= end || row_begin >= row_end) return;
+    for (int p = 0; p < r->mix->n; at += 3 * (size_t)r->mix->sets[p++]->max_rank) {
+        const ad_lowrank *mods = r->mix->sets[p]->modules + module;
+        size_t column = at;
+        for (int i = 0; i < which; i++) column += (size_t)mods[i].rank;
+        if (!mods[which].rank) continue;
+        s->k->expand_add(y + (size_t)row_begin * ldy + begin, ldy, t + (size_t)row_begin * s->t_stride + column, s->t_stride, mods[which].bt + begin, (size_t)out,
+                         row_end - row_begin, end - begin, mods[which].rank);
+    }
+}
+
+static void expand(const ad_scratch *s, const run *runs, int n_runs, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+{
+    for (const run *r = runs; r < runs + n_runs; r++) expand_run(s, r, r->begin, r->end, module, which, t, y, ldy, out, begin, end);
 }
 
 /* The same for rows [begin, end) only, all columns: where the next phase is cut by rows. */
 static void expand_rows(const ad_scratch *s, int module, const float *t, float *y, int out, int begin, int end)
 {
-    for (const run *r = s->runs; r < s->runs + s->n_runs; r++) {
-        const ad_lowrank *mod = r->set->modules + module;
-        int b = r->begin > begin ? r->begin : begin, e = r->end < end ? r->end : end;
-        if (!mod->rank || b >= e) continue;
-        s->k->expand_add(y + (size_t)b * (size_t)out, (size_t)out, t + (size_t)b * s->t_stride, s->t_stride, mod->bt, (size_t)out,
-                         e - b, out, mod->rank);
-    }
+    for (const run *r = s->runs; r < s->runs + s->n_runs; r++)
+        expand_run(s, r, r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, module, 0, t, y, (size_t)out, out, 0, out);
 }
 
 /* ---- phases; each is entered by every member ---- */
@@ -178,6 +210,16 @@ static void gemm_slice(const ad_scratch *s, float *y, size_t ldy, const float *x
     if (begin < end) s->k->gemm_nt(y + begin, ldy, x, ldx, w + (size_t)begin * (size_t)in, rows, end - begin, in);
 }
 
+/* h += sum of scale * B a for the token's columns a of the embedding's A. */
+static void correct_embedding(const ad_scratch *s, const ad_mix *mix, int module, int32_t token, float *h, int d, float *t)
+{
+    for (int p = 0; p < mix->n; p++) {
+        const ad_lowrank *lr = mix->sets[p]->modules + module;
+        for (int i = 0; i < lr->rank; i++) t[i] = lr->scale * mix->weights[p] * lr->a[(size_t)token * (size_t)lr->rank + (size_t)i];
+        if (lr->rank) s->k->expand_add(h, (size_t)d, t, s->t_stride, lr->bt, (size_t)d, 1, d, lr->rank);
+    }
+}
+
 static void embed_rows(const ad_model *m, ad_scratch *s, int begin, int end)
 {
     const ad_step_batch *b = s->b;
@@ -186,12 +228,7 @@ static void embed_rows(const ad_model *m, ad_scratch *s, int begin, int end)
     for (int r = begin; r < end; r++) {
         float *h = s->h + (size_t)r * d;
         memcpy(h, m->embed + (size_t)b->tokens[r] * d, d * sizeof *h);
-        const ad_lowrank *lr = b->lowrank[r] ? b->lowrank[r]->modules + module : NULL;
-        if (lr && lr->rank) {
-            float *t = s->t + (size_t)r * s->t_stride;
-            for (int i = 0; i < lr->rank; i++) t[i] = lr->scale * lr->a[(size_t)b->tokens[r] * (size_t)lr->rank + (size_t)i];
-            s->k->expand_add(h, d, t, s->t_stride, lr->bt, d, 1, (int)d, lr->rank);
-        }
+        if (b->mixes[r]) correct_embedding(s, b->mixes[r], module, b->tokens[r], h, (int)d, s->t + (size_t)r * s->t_stride);
         for (int i = 0; i < half; i++) {
             float angle = (float)b->positions[r] * m->inv_freq[i]; /* f32, as the models were trained */
             s->cosines[(size_t)r * (size_t)half + (size_t)i] = cosf(angle) * m->rope_magnitude;
@@ -206,11 +243,17 @@ static void norm_rows(const ad_model *m, ad_scratch *s, const float *w, int begi
     for (int r = begin; r < end; r++) s->k->rmsnorm(s->x + (size_t)r * d, s->h + (size_t)r * d, w, (int)d, m->config.norm_eps);
 }
 
-static float *page_slot(const ad_model *m, float *page, int layer, int value, int head, int slot)
+static void *page_slot(const ad_model *m, ad_kv_type kv, void *page, int layer, int value, int head, int slot)
 {
     const ad_model_config *c = &m->config;
     size_t block = ((size_t)layer * 2 + (size_t)value) * (size_t)c->kv_heads + (size_t)head;
-    return page + (block * AD_KV_PAGE + (size_t)slot) * (size_t)c->head_dim;
+    return (char *)page + (block * AD_KV_PAGE + (size_t)slot) * (size_t)c->head_dim * number_bytes(kv);
+}
+
+static void store_kv(const ad_scratch *s, void *dst, const float *src, int hd)
+{
+    if (s->kv == AD_KV_F16) s->k->to_half(dst, src, hd);
+    else memcpy(dst, src, (size_t)hd * sizeof *src);
 }
 
 /* Corrections, biases, RoPE and the cache write of rows [begin, end). */
@@ -228,10 +271,10 @@ static void finish_qkv(const ad_model *m, ad_scratch *s, int layer, int begin, i
         if (mod[AD_MOD_V].bias) s->k->add(row + q + kv, mod[AD_MOD_V].bias, kv);
         for (int h = 0; h < c->heads + c->kv_heads; h++) s->k->rope(row + (size_t)h * (size_t)hd, cosines, sines, half);
         int pos = s->b->positions[r];
-        float *page = s->b->pages[r][pos / AD_KV_PAGE];
+        void *page = s->b->pages[r][pos / AD_KV_PAGE];
         for (int h = 0; h < c->kv_heads; h++) {
-            memcpy(page_slot(m, page, layer, 0, h, pos % AD_KV_PAGE), row + q + (size_t)h * (size_t)hd, (size_t)hd * sizeof *row);
-            memcpy(page_slot(m, page, layer, 1, h, pos % AD_KV_PAGE), row + q + kv + (size_t)h * (size_t)hd, (size_t)hd * sizeof *row);
+            store_kv(s, page_slot(m, s->kv, page, layer, 0, h, pos % AD_KV_PAGE), row + q + (size_t)h * (size_t)hd, hd);
+            store_kv(s, page_slot(m, s->kv, page, layer, 1, h, pos % AD_KV_PAGE), row + q + kv + (size_t)h * (size_t)hd, hd);
         }
     }
 }
@@ -254,17 +297,17 @@ static void attend_slice(const ad_model *m, ad_scratch *s, int layer, int index,
     int hd = c->head_dim, group = c->heads / c->kv_heads, begin, end;
     size_t ld = (size_t)(c->heads + 2 * c->kv_heads) * (size_t)hd, q = (size_t)c->heads * (size_t)hd;
     float scale = 1.0f / sqrtf((float)hd);
-    const float **keys = s->page_ptrs + (size_t)index * s->ptrs_stride, **vals = keys + s->ptrs_stride / 2;
+    const void **keys = s->page_ptrs + (size_t)index * s->ptrs_stride, **vals = keys + s->ptrs_stride / 2;
     float *scores = s->scores + (size_t)index * s->scores_stride;
     ad_team_slice(s->b->n_rows * c->kv_heads, 1, index, count, &begin, &end);
     for (int u = begin; u < end; u++) {
         int r = u / c->kv_heads, h = u % c->kv_heads, n_ctx = s->b->positions[r] + 1;
         for (int p = 0; p * AD_KV_PAGE < n_ctx; p++) {
-            keys[p] = page_slot(m, s->b->pages[r][p], layer, 0, h, 0);
-            vals[p] = page_slot(m, s->b->pages[r][p], layer, 1, h, 0);
+            keys[p] = page_slot(m, s->kv, s->b->pages[r][p], layer, 0, h, 0);
+            vals[p] = page_slot(m, s->kv, s->b->pages[r][p], layer, 1, h, 0);
         }
         size_t at = (size_t)h * (size_t)group * (size_t)hd;
-        s->k->attend(s->att + (size_t)r * q + at, s->qkv + (size_t)r * ld + at, keys, vals, (size_t)hd, AD_KV_PAGE, n_ctx, group, hd, scale, scores);
+        s->k->attend(s->att + (size_t)r * q + at, s->qkv + (size_t)r * ld + at, keys, vals, s->kv == AD_KV_F16, AD_KV_PAGE, n_ctx, group, hd, scale, scores);
     }
 }
 
@@ -373,15 +416,15 @@ static void step_on_team(void *arg, int index, int count)
     s->m->family->step(s->m, s, index, count);
 }
 
-/* Neighbours with the same adapter, as half-open ranges; rows of the base are in none. */
+/* Neighbours with the same corrections, as half-open ranges; rows of the base are in none. */
 static int find_runs(run *runs, const ad_step_batch *b, const int *rows, int n)
 {
     int n_runs = 0;
     for (int i = 0; i < n; i++) {
-        const ad_lowrank_set *set = b->lowrank[rows ? rows[i] : i];
-        if (!set) continue;
-        if (n_runs && runs[n_runs - 1].end == i && runs[n_runs - 1].set == set) runs[n_runs - 1].end++;
-        else runs[n_runs++] = (run){i, i + 1, set};
+        const ad_mix *mix = b->mixes[rows ? rows[i] : i];
+        if (!mix) continue;
+        if (n_runs && runs[n_runs - 1].end == i && ad_mix_equal(runs[n_runs - 1].mix, mix)) runs[n_runs - 1].end++;
+        else runs[n_runs++] = (run){i, i + 1, mix};
     }
     return n_runs;
 }

@@ -27,4 +27,13 @@ typedef struct {
     const ad_lowrank *modules;
 } ad_lowrank_set;
 
+/* The corrections of one row: y += sum over i of weights[i] * scale_i * B_i (A_i x). One adapter is a mix of one with
+ * weight 1. Borrowed and immutable like the sets. */
+enum { AD_MAX_MIX = 8 };
+typedef struct {
+    int n;
+    const ad_lowrank_set *sets[AD_MAX_MIX];
+    float weights[AD_MAX_MIX];
+} ad_mix;
+
 #endif

@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/tensor/dtype.h"
+
 #define LANES 16
 
 static float sum_lanes(float *s)
@@ -85,19 +87,39 @@ static void softmax(float *s, int n)
     for (int i = 0; i < n; i++) s[i] *= inv;
 }
 
-static void attend(float *out, const float *q, const float *const *keys, const float *const *vals, size_t stride,
-                   int page_len, int n_ctx, int group, int hd, float scale, float *tmp)
+static void to_half(void *dst, const float *src, int n)
+{
+    uint16_t *d = dst;
+    for (int i = 0; i < n; i++) d[i] = ad_f32_to_f16(src[i]);
+}
+
+/* One page as floats: in place, or converted into buf. */
+static const float *page_floats(const void *page, bool half, int n, float *buf)
+{
+    const uint16_t *h = page;
+    if (!half) return page;
+    for (int i = 0; i < n; i++) buf[i] = ad_f16_to_f32(h[i]);
+    return buf;
+}
+
+static void attend(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
+                   int hd, float scale, float *tmp)
 {
     size_t row = ((size_t)n_ctx + 15) / 16 * 16;
+    float *buf = tmp + row * (size_t)group;
+    for (int p = 0; p < n_ctx; p++) {
+        const float *page = page_floats(keys[p / page_len], half && p % page_len == 0, (n_ctx - p < page_len ? n_ctx - p : page_len) * hd, buf);
+        if (half) page = buf;
+        for (int g = 0; g < group; g++) tmp[(size_t)g * row + (size_t)p] = scale * dot(q + (size_t)g * (size_t)hd, page + (size_t)(p % page_len) * (size_t)hd, hd);
+    }
+    for (int g = 0; g < group; g++) softmax(tmp + (size_t)g * row, n_ctx);
     memset(out, 0, sizeof *out * (size_t)group * (size_t)hd);
-    for (int g = 0; g < group; g++, q += hd, out += hd, tmp += row) {
-        for (int p = 0; p < n_ctx; p++)
-            tmp[p] = scale * dot(q, keys[p / page_len] + (size_t)(p % page_len) * stride, hd);
-        softmax(tmp, n_ctx);
-        for (int p = 0; p < n_ctx; p++) {
-            const float *v = vals[p / page_len] + (size_t)(p % page_len) * stride;
-            for (int d = 0; d < hd; d++) out[d] += tmp[p] * v[d];
-        }
+    for (int p = 0; p < n_ctx; p++) {
+        const float *page = page_floats(vals[p / page_len], half && p % page_len == 0, (n_ctx - p < page_len ? n_ctx - p : page_len) * hd, buf);
+        if (half) page = buf;
+        const float *v = page + (size_t)(p % page_len) * (size_t)hd;
+        for (int g = 0; g < group; g++)
+            for (int d = 0; d < hd; d++) out[(size_t)g * (size_t)hd + (size_t)d] += tmp[(size_t)g * row + (size_t)p] * v[d];
     }
 }
 
@@ -135,6 +157,7 @@ void ad_kernels_init(ad_kernels *k, unsigned cpu)
         .swiglu = swiglu,
         .add = add,
         .attend = attend,
+        .to_half = to_half,
         .argmax = argmax,
         .sum_exp = sum_exp,
     };

@@ -45,11 +45,14 @@ typedef struct {
     void (*add)(float *y, const float *x, int k);
 
     /* One query row over a paged KV cache, for the `group` query heads that share one kv head:
-     * q, out: [group, hd]; keys, vals: n_pages pointers to [page_len, hd] f32 blocks of that kv head (row
-     * stride `stride` floats); n_ctx = number of positions to attend (the last page may be partial).
-     * score = scale * q.k, softmax in f32, out = sum p v. tmp: group * (n_ctx rounded up to 16) floats. */
-    void (*attend)(float *out, const float *q, const float *const *keys, const float *const *vals, size_t stride,
-                   int page_len, int n_ctx, int group, int hd, float scale, float *tmp);
+     * q, out: [group, hd]; keys, vals: n_pages pointers to contiguous [page_len, hd] blocks of that kv head, f32 or (half)
+     * IEEE half; n_ctx = number of positions to attend (the last page may be partial).
+     * score = scale * q.k, softmax in f32, out = sum p v. tmp: group * (n_ctx rounded up to 16) + page_len * hd floats. */
+    void (*attend)(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
+                   int hd, float scale, float *tmp);
+
+    /* dst[n] = src[n] as IEEE half, nearest even; too large becomes infinite. */
+    void (*to_half)(void *dst, const float *src, int n);
 
     /* Index of the largest value (lowest index on ties); *max gets it. NaN anywhere gives -1. */
     int (*argmax)(const float *x, int n, float *max);

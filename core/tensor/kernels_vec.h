@@ -6,6 +6,7 @@
  *   MAX_ROWS, EXPAND_COLS   register tiles: MAX_ROWS x 4 outputs (GEMM), 4 rows x EXPAND_COLS registers (expand)
  *   vload vstore            whole registers, any alignment
  *   vload_n vstore_n        the first n (1..LANES) floats; the other lanes read as 0 and are not written
+ *   vload_half vstore_half  a register from, or to, LANES IEEE halves
  *   vset vadd vsub vmul vdiv vfma(a, b, c) = a * b + c; vmax(a, b), which is b when either is a NaN
  *   vexp                    exp of each lane
  *   vsum4(a, b, c, d)       __m128 of four sums over lanes, each in the same tree: halves, quarters, ... pairs
@@ -18,6 +19,7 @@
  * Element-wise code treats a tail by the same instructions on a partly filled register. Any thread. */
 
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 
 #if defined(__clang__)
@@ -246,19 +248,45 @@ static void softmax(float *s, int n, float scale)
     for (int i = 0; i < n; i += LANES) vstore(s + i, vmul(vload(s + i), inv));
 }
 
-static void attend(float *out, const float *q, const float *const *keys, const float *const *vals, size_t stride,
-                   int page_len, int n_ctx, int group, int hd, float scale, float *tmp)
+static void to_half(void *dst, const float *src, int n)
 {
-    size_t row = ((size_t)n_ctx + 15) / 16 * 16;
+    uint16_t *d = dst;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) vstore_half(d + i, vload(src + i));
+    if (i == n) return;
+    uint16_t last[LANES];
+    vstore_half(last, vload_n(src + i, n - i));
+    memcpy(d + i, last, sizeof *d * (size_t)(n - i));
+}
+
+/* One page as floats: in place, or converted into buf. */
+static const float *page_floats(const void *page, bool half, int n, float *buf)
+{
+    const uint16_t *h = page;
+    int i = 0;
+    if (!half) return page;
+    for (; i + LANES <= n; i += LANES) vstore(buf + i, vload_half(h + i));
+    if (i == n) return buf;
+    uint16_t last[LANES] = {0};
+    memcpy(last, h + i, sizeof *h * (size_t)(n - i));
+    vstore_n(buf + i, vload_half(last), n - i);
+    return buf;
+}
+
+static void attend(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
+                   int hd, float scale, float *tmp)
+{
+    size_t row = ((size_t)n_ctx + 15) / 16 * 16, width = (size_t)hd;
+    float *buf = tmp + row * (size_t)group;
     for (int p = 0, page = 0; p < n_ctx; p += page_len, page++) {
         int len = n_ctx - p < page_len ? n_ctx - p : page_len;
-        gemm_strided(tmp + p, row, q, (size_t)hd, keys[page], stride, group, len, hd);
+        gemm_strided(tmp + p, row, q, width, page_floats(keys[page], half, len * hd, buf), width, group, len, hd);
     }
     for (int g = 0; g < group; g++) softmax(tmp + (size_t)g * row, n_ctx, scale);
-    memset(out, 0, sizeof *out * (size_t)group * (size_t)hd);
+    memset(out, 0, sizeof *out * (size_t)group * width);
     for (int p = 0, page = 0; p < n_ctx; p += page_len, page++) {
         int len = n_ctx - p < page_len ? n_ctx - p : page_len;
-        expand_add(out, (size_t)hd, tmp + p, row, vals[page], stride, group, hd, len);
+        expand_add(out, width, tmp + p, row, page_floats(vals[page], half, len * hd, buf), width, group, hd, len);
     }
 }
 
@@ -315,6 +343,7 @@ static void fill(ad_kernels *k, const char *name)
         .swiglu = swiglu,
         .add = add,
         .attend = attend,
+        .to_half = to_half,
         .argmax = argmax,
         .sum_exp = sum_exp,
     };

@@ -124,6 +124,37 @@ static bool read_stream(const reader *rd)
     return true;
 }
 
+/* ---- adapters, cache ---- */
+
+static bool add_adapter(const reader *rd, const json_t *v)
+{
+    const json_t *name = json_object_get(v, "name"), *weight = json_object_get(v, "weight");
+    double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
+    if (!json_is_string(name) || strlen(json_string_value(name)) != json_string_length(name)) return wrong(rd, "adapters", "must be an array of objects with a \"name\"");
+    if ((weight && !json_is_null(weight) && !json_is_number(weight)) || !isfinite((float)w)) return wrong(rd, "adapters", "has a \"weight\" that is not a number");
+    if (rd->r->n_adapters == AD_MAX_MIX) return ad_fault_set(rd->f, 400, "invalid_value", "adapters", "`adapters` has more than %d entries", AD_MAX_MIX);
+    rd->r->adapters[rd->r->n_adapters++] = (ad_weighted_name){json_string_value(name), (float)w};
+    return true;
+}
+
+static bool read_adapters(const reader *rd)
+{
+    const json_t *v = field(rd, "adapters");
+    if (v && !json_is_array(v)) return wrong(rd, "adapters", "must be an array of objects with a \"name\"");
+    for (size_t i = 0; i < json_array_size(v); i++)
+        if (!add_adapter(rd, json_array_get(v, i))) return false;
+    return true;
+}
+
+static bool read_cache_salt(const reader *rd)
+{
+    const json_t *v = field(rd, "cache_salt");
+    if (!v) return true;
+    if (!json_is_string(v) || !json_string_length(v) || json_string_length(v) > 256) return wrong(rd, "cache_salt", "must be a string of 1 to 256 bytes");
+    rd->r->cache_salt = (ad_str){json_string_value(v), json_string_length(v)};
+    return true;
+}
+
 /* ---- what is not served ---- */
 
 static bool is_idle(const json_t *v)
@@ -224,7 +255,7 @@ static bool read_all(reader *rd)
     if (strlen(r->model) != json_string_length(model)) return wrong(rd, "model", "holds a NUL character");
     return read_integer(rd, "n", 1, AD_MAX_CHOICES, &r->n) && read_flag(rd, "echo", &r->echo) && read_sampling(rd) && read_stops(rd) && read_stream(rd) &&
            read_flag(rd, "return_token_ids", &r->return_token_ids) && read_flag(rd, "return_tokens_as_token_ids", &r->tokens_as_ids) &&
-           read_flag(rd, "skip_special_tokens", &r->skip_special) && read_flag(rd, "add_special_tokens", &rd->add_special) && refuse_unserved(rd) && read_prompts(rd);
+           read_flag(rd, "skip_special_tokens", &r->skip_special) && read_flag(rd, "add_special_tokens", &rd->add_special) && read_adapters(rd) && read_cache_salt(rd) && refuse_unserved(rd) && read_prompts(rd);
 }
 
 bool ad_completion_parse(ad_completion_request *out, const char *body, size_t len, const ad_tokenizer *tk, int vocab, int context, ad_fault *f)

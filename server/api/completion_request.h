@@ -14,8 +14,16 @@ typedef struct {
 } ad_prompt;
 
 typedef struct {
+    const char *name; /* in the JSON document */
+    float weight;
+} ad_weighted_name;
+
+typedef struct {
     json_t *root;     /* owns the strings */
     const char *model;
+    ad_weighted_name adapters[AD_MAX_MIX]; /* beside the base model's name */
+    int n_adapters;
+    ad_str cache_salt;
     ad_prompt *prompts; /* [n_prompts] */
     int n_prompts;
     int n;            /* choices per prompt */

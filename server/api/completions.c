@@ -25,7 +25,7 @@ typedef struct {
     json_t *token_ids;        /* the same for ids, when asked for */
     logprob_lists lists;
     size_t chars;             /* code points before the next token, for text_offset */
-    int n_generated;
+    int n_generated, n_cached;
     uint64_t last_token_ns;
     bool started, done;
     const char *finish;       /* finish_reason */
@@ -34,7 +34,9 @@ typedef struct {
 struct completion {
     ad_app *app;
     ad_http_exchange *x;      /* NULL: the client is gone */
-    ad_adapter *adapter;      /* retained; NULL: the base */
+    ad_adapter *adapters[AD_MAX_MIX]; /* retained */
+    ad_mix mix;               /* of them; n is 0 for the base */
+    ad_prefix_root root;
     ad_completion_request rq;
     choice *choices;          /* prompt-major [n_prompts * n] */
     int n_choices, n_running; /* running: generations the worker still has */
@@ -73,7 +75,7 @@ static void completion_free(completion *c)
     free(c->choices);
     free(c->body);
     ad_completion_request_deinit(&c->rq);
-    ad_adapter_release(&c->adapter);
+    for (int i = 0; i < c->mix.n; i++) ad_adapter_release(&c->adapters[i]);
     free(c);
 }
 
@@ -131,10 +133,14 @@ static json_t *choice_json(choice *ch, bool with_prompt)
 
 static json_t *usage_json(const completion *c)
 {
-    json_int_t prompt = 0, generated = 0;
-    for (int i = 0; i < c->rq.n_prompts; i++) prompt += (json_int_t)c->rq.prompts[i].ids.count;
+    json_int_t prompt = 0, generated = 0, cached = 0;
+    for (int i = 0; i < c->rq.n_prompts; i++) {
+        prompt += (json_int_t)c->rq.prompts[i].ids.count;
+        cached += c->choices[i * c->rq.n].n_cached; /* of the prompt's first choice: the others share it */
+    }
     for (int i = 0; i < c->n_choices; i++) generated += c->choices[i].n_generated;
-    return json_pack("{s:I, s:I, s:I}", "prompt_tokens", prompt, "completion_tokens", generated, "total_tokens", prompt + generated);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", generated, "total_tokens", prompt + generated,
+                     "prompt_tokens_details", "cached_tokens", cached);
 }
 
 /* The object of a reply or an event; takes choices. */
@@ -356,9 +362,11 @@ static void on_done(ad_gen *g, ad_finish why, const char *error)
     choice *ch = ad_gen_user(g);
     completion *c = ch->owner;
     ch->gen = NULL;
+    ch->n_cached = ad_gen_cached_tokens(g);
     c->n_running--;
     if (c->x && !ch->done) {
         if (why == AD_FINISH_STOP || why == AD_FINISH_LENGTH) end_choice(ch, why == AD_FINISH_STOP ? "stop" : "length");
+        else if (why == AD_FINISH_TIMEOUT) fail(c, 503, "the request waited too long in the queue; try again later");
         else fail(c, why == AD_FINISH_CANCELED ? 503 : 500, error ? error : "the server is shutting down");
     }
     finish_if_done(c);
@@ -376,14 +384,46 @@ static void refuse(completion *c, const ad_fault *f)
     free_if_idle(c);
 }
 
+static bool add_adapter(completion *c, const char *name, float weight, const char *param, ad_fault *f)
+{
+    ad_adapter *a = ad_registry_find(c->app->registry, name);
+    if (!a) return ad_fault_set(f, 404, "model_not_found", param, "The model `%.150s` does not exist.", name);
+    c->adapters[c->mix.n] = ad_adapter_retain(a);
+    c->mix.sets[c->mix.n] = ad_adapter_lowrank(a);
+    c->mix.weights[c->mix.n++] = weight;
+    return true;
+}
+
+/* Prefixes are shared only where all of this is the same: the adapters' contents, their order and weights, the salt. */
+static bool find_root(completion *c, ad_fault *f)
+{
+    ad_hasher *h = NULL;
+    ad_digest d;
+    ad_err err;
+    ad_status st = ad_hasher_new(&h, &err);
+    for (int i = 0; st == AD_OK && i < c->mix.n; i++) {
+        ad_hasher_add(h, ad_adapter_digest(c->adapters[i]), sizeof d);
+        ad_hasher_add(h, &c->mix.weights[i], sizeof c->mix.weights[i]);
+    }
+    if (st == AD_OK) {
+        ad_hasher_add(h, &c->mix.n, sizeof c->mix.n);
+        ad_hasher_add(h, c->rq.cache_salt.ptr, c->rq.cache_salt.len);
+        st = ad_hasher_finish(&h, &d, &err);
+    }
+    if (st != AD_OK) return ad_fault_from(f, &err, NULL);
+    memcpy(&c->root, d.bytes, sizeof c->root);
+    c->root.b |= 1; /* no page's own parent has that */
+    return true;
+}
+
 static bool find_model(completion *c, ad_fault *f)
 {
-    const char *name = c->rq.model;
-    if (!strcmp(name, c->app->served_name)) return true;
-    ad_adapter *a = ad_registry_find(c->app->registry, name);
-    if (!a) return ad_fault_set(f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", name);
-    c->adapter = ad_adapter_retain(a);
-    return true;
+    bool is_base = !strcmp(c->rq.model, c->app->served_name), good = true;
+    if (!is_base && c->rq.n_adapters)
+        return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` goes with the base model's name in `model`, which is \"%.150s\"", c->app->served_name);
+    if (!is_base) good = add_adapter(c, c->rq.model, 1, "model", f);
+    for (int i = 0; good && i < c->rq.n_adapters; i++) good = add_adapter(c, c->rq.adapters[i].name, c->rq.adapters[i].weight, "adapters", f);
+    return good && find_root(c, f);
 }
 
 /* What echo shows: the prompt as it was written, or as its ids decode. */
@@ -402,7 +442,7 @@ static bool start_choice(completion *c, choice *ch, ad_fault *f)
     const ad_prompt *p = &c->rq.prompts[ch->prompt];
     ad_err err;
     ad_gen_spec spec = {
-        .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = c->rq.sampling, .lowrank = c->adapter ? ad_adapter_lowrank(c->adapter) : NULL,
+        .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = c->rq.sampling, .mix = c->mix.n ? &c->mix : NULL, .root = c->root,
         .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_done = on_done, .user = ch,
     };
     spec.sampling.choice = ch->index % c->rq.n;

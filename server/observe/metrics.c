@@ -171,6 +171,9 @@ static void put_engine(const ad_worker_stats *s, ad_buf *out)
     put_seconds(out, "adapterd_engine_step_seconds_total", "counter", "Time spent in forward steps.", (double)atomic_load(&s->step_ns) / 1e9);
     put_number(out, "adapterd_engine_prompt_tokens_total", "counter", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
     put_number(out, "adapterd_engine_generated_tokens_total", "counter", "Tokens generated, those of unfinished and canceled requests too.", atomic_load(&s->generated_tokens));
+    put_number(out, "adapterd_cached_prompt_tokens_total", "counter", "Prompt tokens found in the prefix cache.", atomic_load(&s->cached_tokens));
+    put_number(out, "adapterd_preemptions_total", "counter", "Sequences that gave their KV pages to older ones and began again.", atomic_load(&s->preemptions));
+    put_number(out, "adapterd_queue_timeouts_total", "counter", "Sequences that waited too long.", atomic_load(&s->timeouts));
     put_number(out, "adapterd_kv_pages", "gauge", "Pages of the KV cache.", atomic_load(&s->kv_pages_total));
     put_number(out, "adapterd_kv_pages_used", "gauge", "Pages of the KV cache that sequences hold.", atomic_load(&s->kv_pages_used));
 }

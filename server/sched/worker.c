@@ -17,7 +17,11 @@ struct ad_gen {
     ad_worker *worker;
     ad_gen_spec spec;      /* prompt is not kept */
     ad_seq *seq;
+    uint64_t deadline_ns;  /* by which it must have begun; 0 = never */
     atomic_bool canceled;  /* set by the loop, read by the engine */
+    /* Engine thread only. */
+    bool begun;            /* was admitted once */
+    unsigned waited;       /* steps without a row */
     ad_gen *next;          /* in the inbox or the waiting list */
     /* Loop thread only. */
     bool prompt_reported;
@@ -61,7 +65,7 @@ struct ad_worker {
     ad_gen **running;      /* [max_running], oldest first */
     int n_running;
     ad_step_item *items;   /* [max_running] */
-    int *pending_rows, *rows;
+    ad_batch_seq *plan;    /* [max_running], parallel to running */
     event_list posted;     /* of this step; spliced under the lock at its end */
     bool stopping;         /* closing, as seen under the lock: everything counts as canceled */
 };
@@ -114,18 +118,27 @@ static bool take_inbox(ad_worker *w)
 
 static bool leaves(const ad_worker *w, const ad_gen *g) { return w->stopping || atomic_load(&g->canceled); }
 
-/* Canceled generations leave, wherever they wait. */
-static void drop_canceled(ad_worker *w)
+static ad_finish why_it_leaves(const ad_worker *w, const ad_gen *g, uint64_t now)
 {
+    if (leaves(w, g)) return AD_FINISH_CANCELED;
+    return g->deadline_ns && !g->begun && now > g->deadline_ns ? AD_FINISH_TIMEOUT : AD_FINISH_NONE;
+}
+
+/* Canceled generations leave, wherever they wait; those whose time is over leave the queue. */
+static void drop_leaving(ad_worker *w)
+{
+    uint64_t now = uv_hrtime();
     ad_gen **link = &w->waiting;
     while (*link) {
         ad_gen *g = *link;
-        if (!leaves(w, g)) {
+        ad_finish why = why_it_leaves(w, g, now);
+        if (why == AD_FINISH_NONE) {
             link = &g->next;
             continue;
         }
         *link = g->next;
-        post_end(w, g, AD_FINISH_CANCELED, NULL);
+        atomic_fetch_add(&w->stats.timeouts, why == AD_FINISH_TIMEOUT);
+        post_end(w, g, why, NULL);
     }
     w->waiting_tail = link;
     int kept = 0;
@@ -151,9 +164,26 @@ static void admit_waiting(ad_worker *w)
         if (st == AD_EBUSY) return;
         w->waiting = g->next;
         if (!w->waiting) w->waiting_tail = &w->waiting;
-        if (st == AD_OK) w->running[w->n_running++] = g;
-        else post_end(w, g, AD_FINISH_ERROR, err.msg);
+        if (st != AD_OK) {
+            post_end(w, g, AD_FINISH_ERROR, err.msg);
+            continue;
+        }
+        if (!g->begun) atomic_fetch_add(&w->stats.cached_tokens, (unsigned long long)ad_seq_cached_tokens(g->seq));
+        g->begun = true;
+        g->waited = 0;
+        w->running[w->n_running++] = g;
     }
+}
+
+/* The youngest goes back to the head of the queue: all who wait came after it. */
+static void preempt_youngest(ad_worker *w)
+{
+    ad_gen *g = w->running[--w->n_running];
+    ad_engine_remove(w->engine, g->seq);
+    g->next = w->waiting;
+    if (!w->waiting) w->waiting_tail = &g->next;
+    w->waiting = g;
+    atomic_fetch_add(&w->stats.preemptions, 1);
 }
 
 static int count_list(const ad_gen *g)
@@ -193,21 +223,44 @@ static void report_item(ad_worker *w, const ad_step_item *it)
     w->n_running = kept;
 }
 
+static int plan_step(ad_worker *w)
+{
+    for (int i = 0; i < w->n_running; i++) {
+        const ad_gen *g = w->running[i];
+        const ad_mix *mix = ad_seq_mix(g->seq);
+        w->plan[i] = (ad_batch_seq){.pending = ad_seq_pending_rows(g->seq), .waited = g->waited};
+        if (!mix) continue;
+        w->plan[i].group = mix->n == 1 ? (const void *)mix->sets[0] : mix; /* mixes of several are seldom alike */
+        for (int k = 0; k < mix->n; k++) w->plan[i].bytes += mix->sets[k]->bytes;
+    }
+    return ad_batcher_plan(w->plan, w->n_running, &(ad_batch_limits){w->opt.step_tokens, w->opt.adapter_bytes});
+}
+
+/* Pages for all rows of the plan, oldest first. Whoever is youngest gives way; the oldest alone always fits. */
+static void reserve_pages(ad_worker *w)
+{
+    for (int i = 0; i < w->n_running; i++)
+        while (i < w->n_running && !ad_engine_reserve(w->engine, w->running[i]->seq, w->plan[i].rows)) preempt_youngest(w);
+}
+
 static void run_step(ad_worker *w)
 {
-    int n = 0, decoding = 0;
-    for (int i = 0; i < w->n_running; i++) w->pending_rows[i] = ad_seq_pending_rows(w->running[i]->seq);
-    int total = ad_batcher_plan(w->pending_rows, w->n_running, w->opt.step_tokens, w->rows);
+    int n = 0, prompt_rows = 0;
+    plan_step(w);
+    reserve_pages(w);
     for (int i = 0; i < w->n_running; i++) {
-        if (!w->rows[i]) continue;
-        decoding += w->pending_rows[i] == 1;
-        w->items[n++] = (ad_step_item){.seq = w->running[i]->seq, .rows = w->rows[i]};
+        ad_gen *g = w->running[i];
+        g->waited = w->plan[i].rows ? 0 : g->waited + 1;
+        if (!w->plan[i].rows) continue;
+        if (w->plan[i].pending > 1) prompt_rows += w->plan[i].rows;
+        w->items[n++] = (ad_step_item){.seq = g->seq, .rows = w->plan[i].rows};
     }
+    if (!n) return;
     uint64_t start = uv_hrtime();
     ad_engine_step(w->engine, w->items, n);
     atomic_fetch_add(&w->stats.step_ns, uv_hrtime() - start);
     atomic_fetch_add(&w->stats.steps, 1);
-    atomic_fetch_add(&w->stats.prompt_tokens, (unsigned long long)(total - decoding));
+    atomic_fetch_add(&w->stats.prompt_tokens, (unsigned long long)prompt_rows);
     for (int i = 0; i < n; i++) report_item(w, &w->items[i]);
 }
 
@@ -215,7 +268,7 @@ static void *engine_main(void *arg)
 {
     ad_worker *w = arg;
     while (take_inbox(w)) {
-        drop_canceled(w);
+        drop_leaving(w);
         admit_waiting(w);
         publish_stats(w);
         if (w->n_running) run_step(w);
@@ -261,7 +314,7 @@ static void on_async_closed(uv_handle_t *h)
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->work);
     free(w->events.items), free(w->delivering.items), free(w->posted.items);
-    free(w->running), free(w->items), free(w->pending_rows), free(w->rows);
+    free(w->running), free(w->items), free(w->plan);
     free(w);
     if (closed) closed(user);
 }
@@ -296,7 +349,7 @@ static size_t available_memory(void)
  * nobody asked for shrinks to what fits; one that was asked for must fit. */
 static ad_status size_kv(ad_worker_options *opt, const ad_model *m, bool context_given, ad_err *err)
 {
-    size_t page = ad_engine_page_bytes(m), share = available_memory() / 4;
+    size_t page = ad_kv_page_bytes(m, opt->kv_type), share = available_memory() / 4;
     if (opt->kv_bytes) share = opt->kv_bytes;
     size_t one = page * (size_t)ad_engine_pages_for(opt->context), most = one * (size_t)opt->max_running;
     if (share < one && context_given)
@@ -312,12 +365,11 @@ static ad_status make_worker(ad_worker *w, ad_err *err)
     size_t n = (size_t)w->opt.max_running;
     w->running = ad_calloc(n, sizeof *w->running);
     w->items = ad_calloc(n, sizeof *w->items);
-    w->pending_rows = ad_calloc(n, sizeof *w->pending_rows);
-    w->rows = ad_calloc(n, sizeof *w->rows);
-    if (!w->running || !w->items || !w->pending_rows || !w->rows) return ad_fail(err, AD_ENOMEM, "engine: out of memory");
+    w->plan = ad_calloc(n, sizeof *w->plan);
+    if (!w->running || !w->items || !w->plan) return ad_fail(err, AD_ENOMEM, "engine: out of memory");
     ad_engine_options eo = {
         .max_running = w->opt.max_running, .step_tokens = w->opt.step_tokens, .context = w->opt.context,
-        .kv_bytes = w->opt.kv_bytes, .n_threads = w->opt.n_threads, .cpu = w->opt.cpu,
+        .kv_bytes = w->opt.kv_bytes, .kv_type = w->opt.kv_type, .n_threads = w->opt.n_threads, .cpu = w->opt.cpu,
     };
     return ad_engine_new(&w->engine, w->model, &eo, err);
 }
@@ -356,7 +408,7 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     return AD_OK;
 fail:
     ad_engine_free(&w->engine);
-    free(w->running), free(w->items), free(w->pending_rows), free(w->rows);
+    free(w->running), free(w->items), free(w->plan);
     free(w);
     return st;
 }
@@ -382,7 +434,8 @@ ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, 
     g->worker = w;
     g->spec = *spec;
     g->spec.prompt = NULL;
-    st = ad_seq_new(&g->seq, spec->prompt, spec->n_prompt, s, spec->lowrank, err);
+    if (w->opt.queue_timeout_s > 0) g->deadline_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
+    st = ad_seq_new(&g->seq, spec->prompt, spec->n_prompt, s, spec->mix, spec->root, err);
     if (st != AD_OK) {
         free(g);
         return st;
@@ -400,6 +453,7 @@ ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, 
 void ad_worker_cancel(ad_gen *g) { atomic_store(&g->canceled, true); }
 void *ad_gen_user(const ad_gen *g) { return g->spec.user; }
 int ad_worker_pending(const ad_worker *w) { return w->n_pending; }
+int ad_gen_cached_tokens(const ad_gen *g) { return ad_seq_cached_tokens(g->seq); }
 int ad_worker_context(const ad_worker *w) { return w->opt.context; }
 const ad_worker_stats *ad_worker_get_stats(const ad_worker *w) { return &w->stats; }
 const char *ad_worker_kernels(const ad_worker *w) { return ad_engine_kernels(w->engine); }

@@ -16,7 +16,8 @@ typedef struct {
     const int32_t *prompt;          /* [n_prompt], n_prompt >= 1; copied */
     int n_prompt;
     ad_sampling sampling;
-    const ad_lowrank_set *lowrank;  /* borrowed until on_done; NULL = the bare base model */
+    const ad_mix *mix;              /* borrowed until on_done, as its sets; NULL = the bare base model */
+    ad_prefix_root root;            /* whom it may share a prefix with: see engine.h */
     /* All callbacks run on the loop thread. `tokens` are borrowed for the call. An end-of-generation
      * token that ends the text is reported too, with `ends` set: it counts, but has no text. */
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
@@ -31,6 +32,9 @@ typedef struct {
     int step_tokens;      /* rows per step: decode rows first, the rest is prefill */
     int context;          /* tokens per sequence (prompt + generated) */
     size_t kv_bytes;      /* of the KV pool; 0 = enough for max_running sequences up to a share of memory */
+    ad_kv_type kv_type;
+    size_t adapter_bytes; /* of the adapters in one step together: see batcher.h; 0 = no limit */
+    int queue_timeout_s;  /* a generation that waits longer without having begun ends with AD_FINISH_TIMEOUT; 0 = never */
     int n_threads;        /* worker team size; 0 = usable cores */
     unsigned cpu;         /* AD_CPU_* mask */
 } ad_worker_options;
@@ -47,6 +51,7 @@ void ad_worker_cancel(ad_gen *g);
 void *ad_gen_user(const ad_gen *g);
 int ad_worker_pending(const ad_worker *w); /* submitted and not done */
 int ad_worker_context(const ad_worker *w);
+int ad_gen_cached_tokens(const ad_gen *g); /* prompt tokens found in the prefix cache; from the first token on */
 
 /* Read by /metrics while the engine computes. */
 typedef struct {
@@ -54,6 +59,7 @@ typedef struct {
     atomic_ullong steps, prompt_tokens, generated_tokens;
     atomic_ullong kv_pages_used, kv_pages_total;
     atomic_ullong step_ns; /* time spent in steps */
+    atomic_ullong preemptions, cached_tokens, timeouts;
 } ad_worker_stats;
 const ad_worker_stats *ad_worker_get_stats(const ad_worker *w);
 const char *ad_worker_kernels(const ad_worker *w); /* kernel table name */

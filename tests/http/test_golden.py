@@ -47,7 +47,7 @@ class Golden(unittest.TestCase):
 
     def run_all(self, model, cases, options):
         base = "the-base"
-        d = Daemon(model, "--served-name", base, *options)
+        d = Daemon(model, "--served-name", base, "--weights", "f32", "--kv-type", "f32", *options)
         try:
             with ThreadPoolExecutor(8) as pool:  # mixed adapters in one batch
                 list(pool.map(lambda c: self.check_case(d, base, c), cases))

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/tensor/dtype.h"
 #include "core/tensor/gemm.h"
 #include "tests/kernels/measure.h"
 
@@ -227,34 +228,65 @@ START_TEST(extreme_scores_neither_overflow_nor_vanish)
 }
 END_TEST
 
-static void check_attend(const ad_kernels *kn, int n_ctx, int group, int hd, int page_len, size_t stride)
+/* Values that a half holds exactly, so that both kinds of pages have the same answer. */
+static void *new_halves(const float *from, size_t n)
+{
+    uint16_t *h = calloc(n, sizeof *h);
+    for (size_t i = 0; i < n; i++) h[i] = ad_f32_to_f16(from[i]);
+    return h;
+}
+
+static void check_attend(const ad_kernels *kn, bool half, int n_ctx, int group, int hd, int page_len)
 {
     int n_pages = (n_ctx + page_len - 1) / page_len;
-    size_t page = (size_t)page_len * stride, row = ((size_t)n_ctx + 15) / 16 * 16;
-    float *kv = new_noise(2 * page * (size_t)n_pages), *q = new_noise((size_t)(group * hd)), *out = new_guarded((size_t)(group * hd)), *tmp = new_guarded((size_t)group * row);
-    const float **keys = calloc((size_t)n_pages, sizeof *keys), **vals = calloc((size_t)n_pages, sizeof *vals);
-    for (int p = 0; p < n_pages; p++) keys[p] = kv + (size_t)(2 * p) * page, vals[p] = kv + (size_t)(2 * p + 1) * page;
+    size_t page = (size_t)page_len * (size_t)hd, row = ((size_t)n_ctx + 15) / 16 * 16, n_tmp = (size_t)group * row + page;
+    float *kv = new_noise(2 * page * (size_t)n_pages), *q = new_noise((size_t)(group * hd)), *out = new_guarded((size_t)(group * hd)), *tmp = new_guarded(n_tmp);
+    for (size_t i = 0; i < 2 * page * (size_t)n_pages; i++) kv[i] = ad_f16_to_f32(ad_f32_to_f16(kv[i]));
+    const void **keys = calloc((size_t)n_pages, sizeof *keys), **vals = calloc((size_t)n_pages, sizeof *vals);
+    for (int p = 0; p < n_pages; p++) {
+        const float *k = kv + (size_t)(2 * p) * page;
+        keys[p] = half ? new_halves(k, page) : k;
+        vals[p] = half ? new_halves(k + page, page) : k + page;
+    }
     float scale = 1.0f / sqrtf((float)hd);
-    kn->attend(out, q, keys, vals, stride, page_len, n_ctx, group, hd, scale, tmp);
+    kn->attend(out, q, keys, vals, half, page_len, n_ctx, group, hd, scale, tmp);
     double *s = calloc((size_t)n_ctx, sizeof *s);
     for (int g = 0; g < group; g++) {
         double top = -INFINITY, sum = 0;
         for (int p = 0; p < n_ctx; p++) {
+            const float *k = kv + (size_t)(2 * (p / page_len)) * page + (size_t)(p % page_len) * (size_t)hd;
             s[p] = 0;
-            for (int d = 0; d < hd; d++) s[p] += (double)q[g * hd + d] * (double)keys[p / page_len][(size_t)(p % page_len) * stride + (size_t)d];
+            for (int d = 0; d < hd; d++) s[p] += (double)q[g * hd + d] * (double)k[d];
             s[p] *= (double)scale;
             top = fmax(top, s[p]);
         }
         for (int p = 0; p < n_ctx; p++) sum += s[p] = exp(s[p] - top);
         for (int d = 0; d < hd; d++) {
             double want = 0;
-            for (int p = 0; p < n_ctx; p++) want += s[p] / sum * (double)vals[p / page_len][(size_t)(p % page_len) * stride + (size_t)d];
-            ck_assert_msg(fabs((double)out[g * hd + d] - want) < 5e-6, "%s attend: %d positions, group %d, head %d", kn->name, n_ctx, group, hd);
+            for (int p = 0; p < n_ctx; p++) want += s[p] / sum * (double)kv[(size_t)(2 * (p / page_len) + 1) * page + (size_t)(p % page_len) * (size_t)hd + (size_t)d];
+            ck_assert_msg(fabs((double)out[g * hd + d] - want) < 5e-6, "%s attend: half %d, %d positions, group %d, head %d", kn->name, half, n_ctx, group, hd);
         }
     }
-    free_guarded(out, (size_t)(group * hd)), free_guarded(tmp, (size_t)group * row);
+    for (int p = 0; half && p < n_pages; p++) free((void *)keys[p]), free((void *)vals[p]);
+    free_guarded(out, (size_t)(group * hd)), free_guarded(tmp, n_tmp);
     free(kv), free(q), free(keys), free(vals), free(s);
 }
+
+START_TEST(halves_round_to_nearest_even)
+{
+    tables t = all_tables();
+    for (int a = 0; a < t.n; a++)
+        for (int n = 1; n < 70; n++) {
+            float *x = new_noise((size_t)n);
+            uint16_t h[72] = {0};
+            for (int i = 0; i < n; i++) x[i] = i % 9 == 0 ? 1e-7f * x[i] : i % 13 == 0 ? 70000 : 300 * x[i];
+            t.k[a].to_half(h, x, n);
+            for (int i = 0; i < n; i++) ck_assert_uint_eq(h[i], ad_f32_to_f16(x[i]));
+            ck_assert_uint_eq(h[n], 0);
+            free(x);
+        }
+}
+END_TEST
 
 START_TEST(attention_over_pages_is_softmax_of_scores_times_values)
 {
@@ -263,9 +295,11 @@ START_TEST(attention_over_pages_is_softmax_of_scores_times_values)
     for (int a = 0; a < t.n; a++)
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
             for (int group = 1; group <= 9; group += 2) {
-                check_attend(&t.k[a], lengths[i], group, 64, 16, 64);
-                check_attend(&t.k[a], lengths[i], group, 20, 16, 24);
-                check_attend(&t.k[a], lengths[i], group, 128, 32, 128);
+                for (int half = 0; half < 2; half++) {
+                    check_attend(&t.k[a], half, lengths[i], group, 64, 16);
+                    check_attend(&t.k[a], half, lengths[i], group, 20, 16);
+                    check_attend(&t.k[a], half, lengths[i], group, 128, 32);
+                }
             }
 }
 END_TEST
@@ -274,12 +308,12 @@ START_TEST(a_nan_score_makes_its_row_nan)
 {
     tables t = all_tables();
     for (int a = 0; a < t.n; a++) {
-        float kv[16 * 16], q[16], out[16], tmp[16];
+        float kv[16 * 16], q[16], out[16], tmp[16 + 256];
         for (int i = 0; i < 16 * 16; i++) kv[i] = noise();
         for (int i = 0; i < 16; i++) q[i] = noise();
         kv[5 * 16 + 2] = NAN;
-        const float *page = kv;
-        t.k[a].attend(out, q, &page, &page, 16, 16, 9, 1, 16, 0.25f, tmp);
+        const void *page = kv;
+        t.k[a].attend(out, q, &page, &page, false, 16, 9, 1, 16, 0.25f, tmp);
         for (int i = 0; i < 16; i++) ck_assert_msg(isnan(out[i]), "%s", t.k[a].name);
     }
 }
@@ -353,6 +387,7 @@ int main(int argc, char **argv)
     tcase_add_test(t, the_exponential_is_within_a_unit_in_the_last_place_and_two_among_denormals);
     tcase_add_test(t, extreme_scores_neither_overflow_nor_vanish);
     tcase_add_test(t, attention_over_pages_is_softmax_of_scores_times_values);
+    tcase_add_test(t, halves_round_to_nearest_even);
     tcase_add_test(t, a_nan_score_makes_its_row_nan);
     tcase_add_test(t, argmax_takes_the_first_of_equals_and_sees_every_nan);
     tcase_add_test(t, sum_exp_adds_in_double_precision);

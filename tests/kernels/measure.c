@@ -120,9 +120,10 @@ int bench_bandwidth(const char *path)
     ad_kernels_init(&r.kernels, ad_cpu_detect());
     ad_status st = ad_model_load(&m, path, &(ad_model_options){.n_threads = threads}, &err);
     if (st == AD_OK) st = ad_team_new(&r.team, threads, &err);
-    if (st == AD_OK) st = ad_scratch_new(&r.scratch, m, &r.kernels, r.team, 16, 16, 256, &err);
+    if (st == AD_OK) st = ad_scratch_new(&r.scratch, m, &r.kernels, r.team, 16, 16, 256, AD_KV_F32, &err);
     if (st != AD_OK) return fprintf(stderr, "%s\n", err.msg), 2;
-    float **pages = tu_pages_new(m, 256), *logits = calloc((size_t)ad_model_get_config(m)->vocab, sizeof *logits);
+    void **pages = tu_pages_new(m, 256);
+    float *logits = calloc((size_t)ad_model_get_config(m)->vocab, sizeof *logits);
     size_t bytes = (size_t)512 << 20;
     float *data = ad_arena_new(bytes);
     memset(data, 0, bytes);
@@ -136,9 +137,9 @@ int bench_bandwidth(const char *path)
         start = now();
         for (int t = 0; t < TOKENS; t++, position++) {
             int32_t token = 17 + position;
-            float *const *p = pages;
-            const ad_lowrank_set *none = NULL;
-            ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 1, .tokens = &token, .positions = &position, .pages = &p, .lowrank = &none,
+            void *const *p = pages;
+            const ad_mix *none = NULL;
+            ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 1, .tokens = &token, .positions = &position, .pages = &p, .mixes = &none,
                                                          .n_out = 1, .out_rows = &out, .logits = logits});
         }
         decode[i] = per_token * TOKENS / (now() - start);

@@ -47,7 +47,7 @@ static inline void tu_rig_open(tu_rig *r, const ad_model *m, unsigned cpu, int t
     r->scratch = NULL;
     ad_kernels_init(&r->kernels, cpu);
     ck_assert_msg(ad_team_new(&r->team, threads, &err) == AD_OK, "%s", err.msg);
-    ck_assert_msg(ad_scratch_new(&r->scratch, m, &r->kernels, r->team, max_rows, max_rows, context, &err) == AD_OK, "%s", err.msg);
+    ck_assert_msg(ad_scratch_new(&r->scratch, m, &r->kernels, r->team, max_rows, max_rows, context, AD_KV_F32, &err) == AD_OK, "%s", err.msg);
 }
 
 static inline void tu_rig_close(tu_rig *r)
@@ -57,17 +57,17 @@ static inline void tu_rig_close(tu_rig *r)
 }
 
 /* A sequence's own pages. */
-static inline float **tu_pages_new(const ad_model *m, int n_tokens)
+static inline void **tu_pages_new(const ad_model *m, int n_tokens)
 {
     int n = ad_engine_pages_for(n_tokens);
-    float **pages = calloc((size_t)n + 1, sizeof *pages);
-    for (int i = 0; i < n; i++) pages[i] = calloc(ad_kv_page_floats(m), sizeof(float));
+    void **pages = calloc((size_t)n + 1, sizeof *pages);
+    for (int i = 0; i < n; i++) pages[i] = calloc(1, ad_kv_page_bytes(m, AD_KV_F32));
     return pages;
 }
 
-static inline void tu_pages_free(float **pages)
+static inline void tu_pages_free(void **pages)
 {
-    for (float **p = pages; *p; p++) free(*p);
+    for (void **p = pages; *p; p++) free(*p);
     free(pages);
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 static ad_model *base;
+static ad_kv_type kv_type = AD_KV_F16;
 
 static void setup(void) { base = golden_model("models/llama-gqa"); }
 static void teardown(void) { ad_model_free(&base); }
@@ -13,7 +14,7 @@ static ad_engine *new_engine(int step_tokens, int threads, int pages)
 {
     ad_err err;
     ad_engine *e = NULL;
-    ad_engine_options opt = {.max_running = 8, .step_tokens = step_tokens, .context = 256, .kv_bytes = (size_t)pages * ad_engine_page_bytes(base),
+    ad_engine_options opt = {.max_running = 8, .step_tokens = step_tokens, .context = 256, .kv_bytes = (size_t)pages * ad_kv_page_bytes(base, kv_type), .kv_type = kv_type,
                              .n_threads = threads, .cpu = ad_cpu_detect()};
     ck_assert_msg(ad_engine_new(&e, base, &opt, &err) == AD_OK, "%s", err.msg);
     return e;
@@ -27,7 +28,7 @@ static ad_seq *new_seq(int first, int n, const ad_sampling *s)
     ad_err err;
     ad_seq *q = NULL;
     for (int i = 0; i < n; i++) prompt[i] = (first + 31 * i) % 1000;
-    ck_assert_msg(ad_seq_new(&q, prompt, n, s, NULL, &err) == AD_OK, "%s", err.msg);
+    ck_assert_msg(ad_seq_new(&q, prompt, n, s, NULL, (ad_prefix_root){7, 1}, &err) == AD_OK, "%s", err.msg);
     return q;
 }
 
@@ -50,6 +51,7 @@ static void run(ad_engine *e, ad_seq **seqs, int n, int chunk, result *out)
             if (out[i].finish != AD_FINISH_NONE) continue;
             int rows = ad_seq_pending_rows(seqs[i]);
             items[k++] = (ad_step_item){.seq = seqs[i], .rows = rows < chunk ? rows : chunk};
+            ck_assert(ad_engine_reserve(e, seqs[i], items[k - 1].rows));
         }
         ad_engine_step(e, items, k);
         for (int j = 0; j < k; j++) {
@@ -107,21 +109,20 @@ START_TEST(logprobs_are_sorted_and_hold_the_greedy_token_first)
 }
 END_TEST
 
-START_TEST(pages_are_reserved_at_admission_and_come_back)
+START_TEST(pages_are_taken_as_rows_come_and_given_back)
 {
     ad_err err;
     ad_engine *e = new_engine(64, 1, 10);
-    int total = ad_engine_pages_total(e);
-    ck_assert_int_eq(total, 10);
+    ck_assert_int_eq(ad_engine_pages_total(e), 10);
     ck_assert_int_eq(ad_engine_pages_for(1), 1);
     ck_assert_int_eq(ad_engine_pages_for(17), 2);
-    ad_sampling s = greedy;
-    s.max_tokens = 40;
-    ad_seq *a = new_seq(1, 60, &s), *b = new_seq(2, 60, &s); /* 100 tokens: 7 pages */
+    ad_seq *a = new_seq(1, 60, &greedy), *b = new_seq(2, 120, &greedy);
     ck_assert_int_eq(ad_engine_admit(e, a, &err), AD_OK);
-    ck_assert_int_eq(ad_engine_pages_free(e), 3);
-    ck_assert_int_eq(ad_engine_admit(e, b, &err), AD_EBUSY);
-    ck_assert_int_eq(ad_engine_pages_free(e), 3);
+    ck_assert_int_eq(ad_engine_pages_free(e), 10);
+    ck_assert(ad_engine_reserve(e, a, 40));
+    ck_assert_int_eq(ad_engine_pages_free(e), 7);
+    ck_assert_int_eq(ad_engine_admit(e, b, &err), AD_EBUSY); /* 8 pages and one to spare */
+    ck_assert(!ad_engine_reserve(e, a, 200) && ad_engine_pages_free(e) == 7);
     ad_engine_remove(e, a);
     ck_assert_int_eq(ad_engine_pages_free(e), 10);
     ad_engine_remove(e, a); /* twice is nothing */
@@ -129,6 +130,67 @@ START_TEST(pages_are_reserved_at_admission_and_come_back)
     ad_engine_remove(e, b);
     ad_seq_free(&a), ad_seq_free(&b);
     ad_engine_free(&e);
+}
+END_TEST
+
+START_TEST(a_known_prefix_is_not_computed_again_and_changes_nothing)
+{
+    ad_sampling s = greedy;
+    s.prompt_logprobs = -1;
+    ad_engine *e = new_engine(200, 2, 100);
+    result first, second, other;
+    ad_seq *a = new_seq(5, 100, &s), *b = new_seq(5, 100, &s);
+    run(e, &a, 1, 200, &first);
+    ck_assert_int_eq(ad_seq_cached_tokens(a), 0);
+    run(e, &b, 1, 7, &second);
+    ck_assert_int_eq(ad_seq_cached_tokens(b), 96);
+    ck_assert(!memcmp(first.tokens, second.tokens, sizeof first.tokens));
+    /* Another root knows nothing of it; asking for prompt logprobs computes every position. */
+    ad_err err;
+    ad_seq *c = NULL, *d = new_seq(5, 100, &greedy);
+    int32_t prompt[100];
+    for (int i = 0; i < 100; i++) prompt[i] = (5 + 31 * i) % 1000;
+    ck_assert_int_eq(ad_seq_new(&c, prompt, 100, &s, NULL, (ad_prefix_root){8, 1}, &err), AD_OK);
+    run(e, &c, 1, 200, &other);
+    ck_assert_int_eq(ad_seq_cached_tokens(c), 0);
+    ck_assert(!memcmp(first.tokens, other.tokens, sizeof first.tokens));
+    run(e, &d, 1, 200, &other);
+    ck_assert_int_eq(ad_seq_cached_tokens(d), 0);
+    ck_assert_int_eq(ad_engine_pages_free(e), 100);
+    ad_seq_free(&a), ad_seq_free(&b), ad_seq_free(&c), ad_seq_free(&d);
+    ad_engine_free(&e);
+}
+END_TEST
+
+START_TEST(a_sequence_that_is_thrown_out_begins_again_with_the_same_result)
+{
+    ad_err err;
+    ad_sampling s = greedy;
+    s.temperature = 1, s.seed = 9, s.repetition_penalty = 1.3f, s.prompt_logprobs = -1;
+    result want, got = {0};
+    ad_engine *e = new_engine(200, 1, 20), *f = new_engine(200, 1, 20);
+    ad_seq *a = new_seq(5, 50, &s), *b = new_seq(5, 50, &s);
+    run(e, &a, 1, 200, &want);
+    for (int i = 0; got.finish == AD_FINISH_NONE; i++) { /* thrown out after every second step, without its pages */
+        if (i % 2 == 0) {
+            ad_engine_remove(f, b);
+            ad_seq *thief = new_seq(i * 100 + 300, 180, &s);
+            result r;
+            run(f, &thief, 1, 200, &r);
+            ad_seq_free(&thief);
+            ck_assert_int_eq(ad_engine_admit(f, b, &err), AD_OK);
+        }
+        ad_step_item it = {.seq = b, .rows = ad_seq_pending_rows(b)};
+        ck_assert(ad_engine_reserve(f, b, it.rows));
+        ad_engine_step(f, &it, 1);
+        if (it.has_token) got.tokens[got.n++] = it.token;
+        got.finish = it.finish;
+    }
+    ad_engine_remove(f, b);
+    ck_assert_int_eq(got.n, want.n);
+    ck_assert(!memcmp(want.tokens, got.tokens, sizeof want.tokens));
+    ad_seq_free(&a), ad_seq_free(&b);
+    ad_engine_free(&e), ad_engine_free(&f);
 }
 END_TEST
 
@@ -205,7 +267,9 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, chunks_threads_and_company_do_not_change_a_bit);
     tcase_add_test(t, logprobs_are_sorted_and_hold_the_greedy_token_first);
-    tcase_add_test(t, pages_are_reserved_at_admission_and_come_back);
+    tcase_add_test(t, pages_are_taken_as_rows_come_and_given_back);
+    tcase_add_test(t, a_known_prefix_is_not_computed_again_and_changes_nothing);
+    tcase_add_test(t, a_sequence_that_is_thrown_out_begins_again_with_the_same_result);
     tcase_add_test(t, nothing_is_generated_for_max_tokens_0);
     tcase_add_test(t, end_tokens_end_a_text_unless_ignored_or_too_early);
     tcase_add_test(t, a_seed_and_a_choice_decide_every_draw);

@@ -54,18 +54,18 @@ static ad_model *load_base(const char *path)
 static const char *field(const json_t *c, const char *key) { return json_string_value(json_object_get(c, key)); }
 
 typedef struct {
-    float **pages;
+    void **pages;
     int cached;
 } stream;
 
 /* Feeds n tokens; logits[n, vocab] of each. */
-static void feed(tu_rig *r, stream *s, const int32_t *tokens, int n, const ad_lowrank_set *set, float *logits)
+static void feed(tu_rig *r, stream *s, const int32_t *tokens, int n, const ad_mix *set, float *logits)
 {
     int positions[MAX_STEPS], out[MAX_STEPS];
-    float *const *pages[MAX_STEPS];
-    const ad_lowrank_set *sets[MAX_STEPS];
+    void *const *pages[MAX_STEPS];
+    const ad_mix *sets[MAX_STEPS];
     for (int i = 0; i < n; i++) positions[i] = s->cached + i, out[i] = i, pages[i] = s->pages, sets[i] = set;
-    ad_model_step(r->model, r->scratch, &(ad_step_batch){.n_rows = n, .tokens = tokens, .positions = positions, .pages = pages, .lowrank = sets,
+    ad_model_step(r->model, r->scratch, &(ad_step_batch){.n_rows = n, .tokens = tokens, .positions = positions, .pages = pages, .mixes = sets,
                                                          .n_out = n, .out_rows = out, .logits = logits});
     s->cached += n;
 }
@@ -103,7 +103,7 @@ static void run_case(const json_t *c, unsigned cpu, int threads)
     char rest[256];
     snprintf(rest, sizeof rest, "adapters/%s", adapter ? adapter : "");
     if (adapter) ck_assert_msg(ad_adapter_load(&a, adapter, golden_path(rest), m, &err) == AD_OK, "%s: %s", name, err.msg);
-    const ad_lowrank_set *set = a ? ad_adapter_lowrank(a) : NULL;
+    const ad_mix *set = a ? ad_adapter_mix(a) : NULL;
 
     tu_rig r;
     stream s = {tu_pages_new(m, n + 32), 0};
@@ -111,7 +111,7 @@ static void run_case(const json_t *c, unsigned cpu, int threads)
     int32_t ids[MAX_STEPS];
     for (int i = 0; i < n; i++) ids[i] = (int32_t)json_integer_value(json_array_get(json_object_get(c, "ids"), (size_t)i));
     tu_rig_open(&r, m, cpu, threads, n, n + 32);
-    if (set) ck_assert_int_eq(ad_scratch_reserve_rank(r.scratch, set->max_rank, &err), AD_OK);
+    ck_assert_int_eq(ad_scratch_reserve(r.scratch, set, &err), AD_OK);
     feed(&r, &s, ids, n, set, logits);
     compare_logits(c, logits, n, vocab);
 
@@ -172,19 +172,19 @@ static void mixed_is_alone(unsigned cpu, int threads)
         char rest[64];
         snprintf(rest, sizeof rest, "adapters/%s", names[i]);
         ck_assert_msg(ad_adapter_load(&a[i], names[i], golden_path(rest), m, &err) == AD_OK, "%s", err.msg);
-        ck_assert_int_eq(ad_scratch_reserve_rank(r.scratch, ad_adapter_lowrank(a[i])->max_rank, &err), AD_OK);
+        ck_assert_int_eq(ad_scratch_reserve(r.scratch, ad_adapter_mix(a[i]), &err), AD_OK);
     }
     float *alone = calloc(16 * (size_t)vocab, sizeof *alone), *mixed = calloc(16 * (size_t)vocab, sizeof *mixed), *prompt = calloc(8 * (size_t)vocab, sizeof *prompt);
     stream s[16];
     int32_t last[16];
     int positions[16], out[16];
-    float *const *pages[16];
-    const ad_lowrank_set *sets[16];
+    void *const *pages[16];
+    const ad_mix *sets[16];
     for (int i = 0; i < 16; i++) {
         int32_t ids[8];
         int n = 1 + i % 8;
         for (int j = 0; j < n; j++) ids[j] = (i * 131 + j * 17) % vocab;
-        sets[i] = i < 5 ? NULL : ad_adapter_lowrank(a[i / 2 % 5]); /* runs of two, and base rows in front */
+        sets[i] = i < 5 ? NULL : ad_adapter_mix(a[i / 2 % 5]); /* runs of two, and base rows in front */
         s[i] = (stream){tu_pages_new(m, 64), 0};
         feed(&r, &s[i], ids, n, sets[i], prompt);
         last[i] = (i * 37 + 5) % vocab;
@@ -192,7 +192,7 @@ static void mixed_is_alone(unsigned cpu, int threads)
         feed(&r, &s[i], &last[i], 1, sets[i], alone + (size_t)i * (size_t)vocab);
         out[i] = i, pages[i] = s[i].pages;
     }
-    ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 16, .tokens = last, .positions = positions, .pages = pages, .lowrank = sets,
+    ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 16, .tokens = last, .positions = positions, .pages = pages, .mixes = sets,
                                                  .n_out = 16, .out_rows = out, .logits = mixed});
     for (int i = 0; i < 16; i++)
         ck_assert_msg(!memcmp(alone + (size_t)i * (size_t)vocab, mixed + (size_t)i * (size_t)vocab, (size_t)vocab * sizeof *mixed), "row %d differs", i);
