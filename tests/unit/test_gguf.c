@@ -349,6 +349,8 @@ START_TEST(strings_and_arrays_longer_than_the_file_are_refused)
         }
         head(&b, 3, 0, 1), str(&b, "k"), u32(&b, AD_GGUF_ARRAY), u32(&b, AD_GGUF_STRING), u64(&b, 2), str(&b, "in"), u64(&b, lengths[i]), refuse(&b, AD_EFORMAT, "a string of an array says it has");
     }
+    /* a string takes eight bytes at least, so that three do not fit into sixteen */
+    head(&b, 3, 0, 1), str(&b, "the.key"), u32(&b, AD_GGUF_ARRAY), u32(&b, AD_GGUF_STRING), u64(&b, 3), str(&b, ""), str(&b, ""), refuse(&b, AD_EFORMAT, "the.key: 3 elements do not fit");
 }
 END_TEST
 
