@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: MIT */
+/* A load generator for OpenAI-compatible servers and llama-server: streams over adapters, latencies, fairness.
+ * One thread, one loop. It stops by itself: after so many requests or seconds. */
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clients/adapterbench/client.h"
+#include "clients/adapterbench/stats.h"
+
+enum { MAX_MODELS = 4096 };
+
+typedef enum { CLOSED, POISSON, GAMMA } arrival_kind;
+typedef enum { IDENTICAL, UNIFORM, ZIPF, DISTINCT } popularity_kind;
+
+typedef struct {
+    const char *url, *json, *bearer, *api;
+    char *models[MAX_MODELS];   /* names in requests; of llama-server: adapter numbers, or "-" for the base */
+    int n_models;
+    int streams, requests, duration_s, timeout_s;
+    int prompt_min, prompt_max, output_min, output_max;
+    arrival_kind arrivals;
+    double rate, cv;
+    popularity_kind popularity;
+    double exponent, cut;       /* cut: the share of requests that hang up half-way */
+    unsigned long long seed;
+} options;
+
+typedef struct {
+    options o;
+    uv_loop_t loop;
+    uv_timer_t next_arrival, progress;
+    struct sockaddr_storage addr;
+    char host[300];
+    unsigned long long rng;
+    double *share;              /* [n_models] cumulated popularity */
+    uint64_t start_ns, end_ns;
+    int started, running, done, cut, errors;
+    long long prompt_tokens, output_tokens;
+    samples ttft, itl, e2e;
+    double *model_tokens;       /* [n_models] */
+    char first_error[200];
+} bench;
+
+/* ---- chance: splitmix64, the same run for the same seed ---- */
+
+static double uniform(bench *b)
+{
+    unsigned long long z = (b->rng += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+static double normal(bench *b)
+{
+    return sqrt(-2 * log(1 - uniform(b))) * cos(2 * M_PI * uniform(b));
+}
+
+/* Marsaglia and Tsang's method; shape > 0, scale 1. */
+static double gamma_draw(bench *b, double shape)
+{
+    if (shape < 1) return gamma_draw(b, shape + 1) * pow(1 - uniform(b), 1 / shape);
+    double d = shape - 1.0 / 3, c = 1 / sqrt(9 * d);
+    for (;;) {
+        double x = normal(b), v = 1 + c * x;
+        if (v <= 0) continue;
+        v = v * v * v;
+        if (log(1 - uniform(b)) < 0.5 * x * x + d - d * v + d * log(v)) return d * v;
+    }
+}
+
+static int between(bench *b, int min, int max)
+{
+    return min + (int)(uniform(b) * (max - min + 1));
+}
+
+static double next_gap_s(bench *b)
+{
+    if (b->o.arrivals == POISSON) return -log(1 - uniform(b)) / b->o.rate;
+    double shape = 1 / (b->o.cv * b->o.cv);
+    return gamma_draw(b, shape) / shape / b->o.rate;
+}
+
+/* ---- requests ---- */
+
+static void set_shares(bench *b)
+{
+    double sum = 0;
+    for (int i = 0; i < b->o.n_models; i++) {
+        double weight = b->o.popularity == IDENTICAL ? i == 0 : b->o.popularity == ZIPF ? pow(i + 1, -b->o.exponent) : 1;
+        b->share[i] = sum += weight;
+    }
+    for (int i = 0; i < b->o.n_models; i++) b->share[i] /= sum;
+}
+
+static int pick_model(bench *b)
+{
+    if (b->o.popularity == DISTINCT) return b->started % b->o.n_models;
+    double u = uniform(b);
+    int i = 0;
+    while (i < b->o.n_models - 1 && u >= b->share[i]) i++;
+    return i;
+}
+
+/* Common words that most vocabularies have as one token each. */
+static char *make_prompt(bench *b, int words)
+{
+    static const char *const list[] = {" the", " of", " and", " to", " in", " is", " that", " for", " it", " was", " on", " are", " as", " with", " his", " they", " at", " be",
+                                       " this", " from", " have", " or", " by", " one", " had", " not", " but", " what", " all", " were", " when", " we", " there", " can"};
+    char *p = calloc((size_t)words + 1, 6), *end = p;
+    if (!p) exit(1);
+    for (int i = 0; i < words; i++) end = stpcpy(end, list[between(b, 0, (int)(sizeof list / sizeof *list) - 1)]);
+    return p;
+}
+
+static char *make_body(bench *b, int model, int output)
+{
+    char *prompt = make_prompt(b, between(b, b->o.prompt_min, b->o.prompt_max));
+    bool llama = !strcmp(b->o.api, "llama-server");
+    json_t *v = json_pack("{s:s, s:s, s:i, s:i, s:b, s:{s:b}, s:b}", "model", llama ? "any" : b->o.models[model], "prompt", prompt, "max_tokens", output, "temperature", 0,
+                          "stream", 1, "stream_options", "include_usage", 1, "ignore_eos", 1);
+    if (llama && strcmp(b->o.models[model], "-")) json_object_set_new(v, "lora", json_pack("[{s:i, s:f}]", "id", atoi(b->o.models[model]), "scale", 1.0));
+    if (llama && !strcmp(b->o.models[model], "-")) json_object_set_new(v, "lora", json_array());
+    char *text = json_dumps(v, JSON_COMPACT);
+    json_decref(v);
+    free(prompt);
+    return text;
+}
+
+static bool more_to_start(const bench *b)
+{
+    if (b->o.requests && b->started >= b->o.requests) return false;
+    return !b->o.duration_s || uv_hrtime() - b->start_ns < (uint64_t)b->o.duration_s * 1000000000u;
+}
+
+typedef struct {
+    call c;
+    bench *b;
+    int model;
+} job;
+
+static void start_one(bench *b);
+
+static void maybe_end(bench *b)
+{
+    if (b->running || more_to_start(b)) return;
+    b->end_ns = uv_hrtime();
+    uv_timer_stop(&b->progress);
+    uv_timer_stop(&b->next_arrival);
+}
+
+static void count(bench *b, const job *j)
+{
+    const call *c = &j->c;
+    int tokens = c->output_tokens ? c->output_tokens : c->n_events;
+    b->prompt_tokens += c->prompt_tokens;
+    b->output_tokens += tokens;
+    b->model_tokens[j->model] += tokens;
+    if (c->first_ns) samples_add(&b->ttft, (double)(c->first_ns - c->start_ns) / 1e9);
+    for (int i = 0; i < c->n_gaps; i++) samples_add(&b->itl, (double)c->gaps_ns[i] / 1e9);
+    if (c->end == CALL_OK) samples_add(&b->e2e, (double)(c->end_ns - c->start_ns) / 1e9);
+}
+
+static void on_done(call *c)
+{
+    job *j = c->user;
+    bench *b = j->b;
+    b->running--;
+    if (c->end == CALL_OK) b->done++;
+    else if (c->end == CALL_CUT) b->cut++;
+    else if (!b->errors++) snprintf(b->first_error, sizeof b->first_error, "%s", c->error);
+    count(b, j);
+    call_free(c);
+    free(j);
+    if (b->o.arrivals == CLOSED && more_to_start(b)) start_one(b);
+    maybe_end(b);
+}
+
+static void start_one(bench *b)
+{
+    job *j = calloc(1, sizeof *j);
+    if (!j) exit(1);
+    int output = between(b, b->o.output_min, b->o.output_max);
+    j->b = b;
+    j->model = pick_model(b);
+    j->c = (call){.addr = b->addr, .host = b->host, .path = "/v1/completions", .body = make_body(b, j->model, output), .bearer = b->o.bearer,
+                  .timeout_ms = b->o.timeout_s * 1000, .on_done = on_done, .user = j};
+    if (uniform(b) < b->o.cut) j->c.cut_after = 1 + output / 2;
+    b->started++;
+    b->running++;
+    call_start(&b->loop, &j->c);
+}
+
+static void on_arrival(uv_timer_t *t)
+{
+    bench *b = t->data;
+    if (!more_to_start(b)) {
+        maybe_end(b);
+        return;
+    }
+    start_one(b);
+    uv_timer_start(t, on_arrival, (uint64_t)(next_gap_s(b) * 1000), 0);
+}
+
+static void on_progress(uv_timer_t *t)
+{
+    bench *b = t->data;
+    double s = (double)(uv_hrtime() - b->start_ns) / 1e9;
+    fprintf(stderr, "\r%6.0f s  %d running, %d done, %d errors, %lld tokens (%.1f/s)   ", s, b->running, b->done, b->errors, b->output_tokens, (double)b->output_tokens / s);
+    maybe_end(b);
+}
+
+/* ---- results ---- */
+
+static void put_latency(json_t *root, const char *name, samples *s)
+{
+    static const double ps[] = {0.5, 0.9, 0.99, 1};
+    static const char *const names[] = {"p50", "p90", "p99", "max"};
+    json_t *v = json_object();
+    printf("  %-6s", name);
+    for (int i = 0; i < 4; i++) {
+        double x = samples_percentile(s, ps[i]);
+        printf("  %s %8.1f ms", names[i], x * 1000);
+        json_object_set_new(v, names[i], json_real(x));
+    }
+    printf("\n");
+    json_object_set_new(root, name, v);
+}
+
+static void report(bench *b)
+{
+    double s = (double)(b->end_ns - b->start_ns) / 1e9, fairness = jain(b->model_tokens, b->o.n_models);
+    json_t *root = json_pack("{s:s, s:i, s:i, s:f, s:i, s:i, s:i, s:I, s:I, s:f, s:f}", "url", b->o.url, "streams", b->o.streams, "models", b->o.n_models, "seconds", s, "done", b->done, "cut", b->cut,
+                             "errors", b->errors, "prompt_tokens", (json_int_t)b->prompt_tokens, "output_tokens", (json_int_t)b->output_tokens, "output_tokens_per_second",
+                             (double)b->output_tokens / s, "fairness", fairness);
+    fprintf(stderr, "\n");
+    printf("%d streams over %d models: %d done, %d hung up, %d errors in %.1f s\n", b->o.streams, b->o.n_models, b->done, b->cut, b->errors, s);
+    if (b->errors) printf("  first error: %s\n", b->first_error);
+    printf("  %.1f output tokens/s (%lld), %.1f prompt tokens/s (%lld), fairness over models %.3f\n", (double)b->output_tokens / s, b->output_tokens, (double)b->prompt_tokens / s,
+           b->prompt_tokens, fairness);
+    put_latency(root, "ttft", &b->ttft);
+    put_latency(root, "itl", &b->itl);
+    put_latency(root, "e2e", &b->e2e);
+    json_t *per = json_object();
+    for (int i = 0; i < b->o.n_models; i++) json_object_set_new(per, b->o.models[i], json_real(b->model_tokens[i] / s));
+    json_object_set_new(root, "tokens_per_second_by_model", per);
+    if (b->o.json && json_dump_file(root, b->o.json, JSON_INDENT(1)) != 0) fprintf(stderr, "%s: cannot write\n", b->o.json);
+    json_decref(root);
+}
+
+/* ---- options ---- */
+
+static void usage(FILE *out)
+{
+    fprintf(out, "usage: adapterbench --models NAME[,NAME...] [options]\n\n"
+                 "Streams completions from an OpenAI-compatible server and prints throughput, latencies and fairness.\n\n"
+                 "  --url URL              http://HOST:PORT [http://127.0.0.1:8000]\n"
+                 "  --models LIST          names for the request's \"model\", or with --api llama-server adapter numbers (- is the base)\n"
+                 "  --api KIND             openai, or llama-server (adapters by its \"lora\" field) [openai]\n"
+                 "  --streams N            requests at once, in a closed loop [8]\n"
+                 "  --requests N           stop after N requests [64]\n"
+                 "  --duration SECONDS     stop after so long; with it --requests defaults to no limit\n"
+                 "  --arrivals KIND        closed, poisson:RATE or gamma:RATE:CV, RATE in requests per second [closed]\n"
+                 "  --popularity KIND      identical (the first), uniform, zipf:EXPONENT, or distinct (in turn) [distinct]\n"
+                 "  --prompt-tokens N[-M]  words of the prompt, about a token each [64]\n"
+                 "  --output-tokens N[-M]  tokens to generate [64]\n"
+                 "  --hang-up SHARE        part of the requests that close the connection half-way, 0..1 [0]\n"
+                 "  --key KEY              API key\n"
+                 "  --timeout SECONDS      for one request [300]\n"
+                 "  --seed N               the same seed makes the same requests [1]\n"
+                 "  --json FILE            write the results as JSON\n");
+}
+
+static void bad(const char *what, const char *value)
+{
+    fprintf(stderr, "adapterbench: %s: \"%s\" is not understood; --help lists the options\n", what, value);
+    exit(2);
+}
+
+static int read_int(const char *what, const char *s, int min)
+{
+    char *end;
+    long v = strtol(s, &end, 10);
+    if (end == s || *end || v < min || v > 1000000000) bad(what, s);
+    return (int)v;
+}
+
+static void read_range(const char *what, const char *s, int *min, int *max)
+{
+    char tail;
+    int n = sscanf(s, "%d-%d%c", min, max, &tail);
+    if (n == 1) *max = *min;
+    if (n < 1 || n > 2 || *min < 1 || *max < *min || *max > 1000000) bad(what, s);
+}
+
+static void read_models(options *o, char *list)
+{
+    for (char *save = NULL, *m = strtok_r(list, ",", &save); m; m = strtok_r(NULL, ",", &save)) {
+        if (o->n_models == MAX_MODELS) bad("--models", "too many names");
+        o->models[o->n_models++] = m;
+    }
+}
+
+static void read_arrivals(options *o, const char *s)
+{
+    char tail;
+    if (!strcmp(s, "closed")) o->arrivals = CLOSED;
+    else if (sscanf(s, "poisson:%lf%c", &o->rate, &tail) == 1 && o->rate > 0) o->arrivals = POISSON;
+    else if (sscanf(s, "gamma:%lf:%lf%c", &o->rate, &o->cv, &tail) == 2 && o->rate > 0 && o->cv > 0) o->arrivals = GAMMA;
+    else bad("--arrivals", s);
+}
+
+static void read_popularity(options *o, const char *s)
+{
+    char tail;
+    if (!strcmp(s, "identical")) o->popularity = IDENTICAL;
+    else if (!strcmp(s, "uniform")) o->popularity = UNIFORM;
+    else if (!strcmp(s, "distinct")) o->popularity = DISTINCT;
+    else if (sscanf(s, "zipf:%lf%c", &o->exponent, &tail) == 1) o->popularity = ZIPF;
+    else bad("--popularity", s);
+}
+
+static void read_options(options *o, int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"url", 1, 0, 'u'}, {"models", 1, 0, 'm'}, {"api", 1, 0, 'a'}, {"streams", 1, 0, 's'}, {"requests", 1, 0, 'n'}, {"duration", 1, 0, 'd'}, {"arrivals", 1, 0, 'r'},
+        {"popularity", 1, 0, 'p'}, {"prompt-tokens", 1, 0, 'i'}, {"output-tokens", 1, 0, 'o'}, {"hang-up", 1, 0, 'c'}, {"key", 1, 0, 'k'}, {"timeout", 1, 0, 't'},
+        {"seed", 1, 0, 'x'}, {"json", 1, 0, 'j'}, {"help", 0, 0, 'h'}, {0}};
+    *o = (options){.url = "http://127.0.0.1:8000", .api = "openai", .streams = 8, .requests = -1, .timeout_s = 300, .prompt_min = 64, .prompt_max = 64, .output_min = 64,
+                   .output_max = 64, .popularity = DISTINCT, .exponent = 1, .cv = 1, .seed = 1};
+    for (int k; (k = getopt_long(argc, argv, "h", longs, NULL)) != -1;) switch (k) {
+        case 'u': o->url = optarg; break;
+        case 'm': read_models(o, optarg); break;
+        case 'a': o->api = optarg; if (strcmp(optarg, "openai") && strcmp(optarg, "llama-server")) bad("--api", optarg); break;
+        case 's': o->streams = read_int("--streams", optarg, 1); break;
+        case 'n': o->requests = read_int("--requests", optarg, 1); break;
+        case 'd': o->duration_s = read_int("--duration", optarg, 1); break;
+        case 'r': read_arrivals(o, optarg); break;
+        case 'p': read_popularity(o, optarg); break;
+        case 'i': read_range("--prompt-tokens", optarg, &o->prompt_min, &o->prompt_max); break;
+        case 'o': read_range("--output-tokens", optarg, &o->output_min, &o->output_max); break;
+        case 'c': o->cut = atof(optarg); break;
+        case 'k': o->bearer = optarg; break;
+        case 't': o->timeout_s = read_int("--timeout", optarg, 1); break;
+        case 'x': o->seed = strtoull(optarg, NULL, 10); break;
+        case 'j': o->json = optarg; break;
+        case 'h': usage(stdout); exit(0);
+        default: exit(2);
+        }
+    if (optind < argc) bad("argument", argv[optind]);
+    if (!o->n_models) bad("--models", "");
+    if (o->requests < 0) o->requests = o->duration_s ? 0 : 64;
+}
+
+static void resolve(bench *b)
+{
+    char host[256], port[16] = "80";
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    if (sscanf(b->o.url, "http://%255[^:/]:%15[0-9]", host, port) < 1) bad("--url", b->o.url);
+    if (getaddrinfo(host, port, &hints, &list)) bad("--url", b->o.url);
+    memcpy(&b->addr, list->ai_addr, list->ai_addrlen);
+    freeaddrinfo(list);
+    snprintf(b->host, sizeof b->host, "%s:%s", host, port);
+}
+
+int main(int argc, char **argv)
+{
+    static bench b;
+    read_options(&b.o, argc, argv);
+    resolve(&b);
+    b.rng = b.o.seed;
+    b.share = calloc((size_t)b.o.n_models, sizeof *b.share);
+    b.model_tokens = calloc((size_t)b.o.n_models, sizeof *b.model_tokens);
+    if (!b.share || !b.model_tokens) return 1;
+    set_shares(&b);
+    uv_loop_init(&b.loop);
+    uv_timer_init(&b.loop, &b.next_arrival);
+    uv_timer_init(&b.loop, &b.progress);
+    b.next_arrival.data = b.progress.data = &b;
+    b.start_ns = uv_hrtime();
+    uv_timer_start(&b.progress, on_progress, 1000, 1000);
+    if (b.o.arrivals == CLOSED)
+        for (int i = 0; i < b.o.streams && more_to_start(&b); i++) start_one(&b);
+    else
+        on_arrival(&b.next_arrival);
+    uv_run(&b.loop, UV_RUN_DEFAULT);
+    report(&b);
+    uv_close((uv_handle_t *)&b.next_arrival, NULL);
+    uv_close((uv_handle_t *)&b.progress, NULL);
+    uv_run(&b.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&b.loop);
+    samples_free(&b.ttft), samples_free(&b.itl), samples_free(&b.e2e);
+    free(b.share), free(b.model_tokens);
+    return b.errors != 0;
+}
