@@ -10,6 +10,7 @@
 #include "core/model/model.h"
 #include "server/config.h"
 #include "server/http/http.h"
+#include "server/merger.h"
 #include "server/observe/metrics.h"
 #include "server/sched/worker.h"
 
@@ -21,6 +22,7 @@ typedef struct ad_app {
     ad_worker *worker;
     ad_http_server *http;
     ad_metrics *metrics;
+    ad_merger *merger;
     const char *served_name; /* the base model's id in the API */
     time_t started;
     bool draining;           /* SIGTERM came: /readyz is 503, new work is refused */

@@ -35,6 +35,7 @@ static const key keys[] = {
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
     {"weights", "TYPE", STRING, FIELD(weights), "f32", 0, 0, "f32", "type of the resident weights"},
     {"kv-type", "TYPE", STRING, FIELD(kv_type), "f16", 0, 0, "f16|f32", "type of the KV cache"},
+    {"merge", "MODE", STRING, FIELD(merge), "off", 0, 0, NULL, "off, auto, or an adapter whose weights are merged into a copy of the base's"},
     {"threads", "N", INTEGER, FIELD(threads), "0", 0, 1024, NULL, "threads that compute; 0: one per usable core"},
     {"context", "TOKENS", INTEGER, FIELD(context), "0", 0, 1 << 24, NULL, "longest prompt and answer together; 0: what the model was trained for"},
     {"max-running", "N", INTEGER, FIELD(max_running), "64", 1, 4096, NULL, "sequences in one batch"},
@@ -358,7 +359,7 @@ ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, 
 
 void ad_config_deinit(ad_config *c)
 {
-    char **strings[] = {&c->model, &c->served_name, &c->host, &c->weights, &c->kv_type, &c->log_level, &c->cpu_features};
+    char **strings[] = {&c->model, &c->served_name, &c->host, &c->weights, &c->kv_type, &c->merge, &c->log_level, &c->cpu_features};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
     for (int i = 0; i < c->n_adapters; i++) free(c->adapters[i].name), free(c->adapters[i].dir);
     for (int i = 0; i < c->n_adapter_dirs; i++) free(c->adapter_dirs[i]);

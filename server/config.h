@@ -26,6 +26,7 @@ typedef struct {
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
     char *kv_type;              /* "f16", "f32" */
+    char *merge;                /* "off", "auto" or an adapter's name */
     int threads;                /* 0 = usable physical cores */
     int context;                /* tokens per sequence; 0 = the model's, at most what memory allows */
     int max_running;            /* 64 */

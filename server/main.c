@@ -65,11 +65,16 @@ static ad_status start_worker(ad_app *app, ad_err *err)
 {
     const ad_config *c = app->config;
     unsigned cpu = 0;
+    int threads = c->threads, usable = ad_usable_cpus();
     if (!ad_cpu_parse(c->cpu_features, &cpu)) cpu = 0; /* checked with the configuration */
+    if (threads > usable) {
+        ad_log(AD_LOG_WARN, "threads: %d is more than the %d CPUs this process may use; using %d", threads, usable, usable);
+        threads = usable;
+    }
     ad_worker_options opt = {
         .max_running = c->max_running, .queue_limit = c->queue_limit, .step_tokens = c->step_tokens, .context = c->context,
         .kv_bytes = c->kv_memory_bytes, .kv_type = strcmp(c->kv_type, "f32") ? AD_KV_F16 : AD_KV_F32, .adapter_bytes = c->adapter_bytes,
-        .queue_timeout_s = c->queue_timeout_s, .n_threads = c->threads, .cpu = cpu,
+        .queue_timeout_s = c->queue_timeout_s, .n_threads = threads, .cpu = cpu,
     };
     ad_status st = ad_worker_new(&app->worker, app->loop, app->model, &opt, err);
     if (st == AD_OK)
@@ -163,9 +168,9 @@ static void watch_signals(daemon_state *d)
 
 static void unwatch_signals(daemon_state *d)
 {
-    uv_close((uv_handle_t *)&d->term, NULL);
-    uv_close((uv_handle_t *)&d->interrupt, NULL);
-    uv_close((uv_handle_t *)&d->deadline, NULL);
+    if (d->term.loop) uv_close((uv_handle_t *)&d->term, NULL);
+    if (d->interrupt.loop) uv_close((uv_handle_t *)&d->interrupt, NULL);
+    if (d->deadline.loop) uv_close((uv_handle_t *)&d->deadline, NULL);
     uv_run(&d->loop, UV_RUN_DEFAULT);
     signal(SIGTERM, SIG_IGN); /* we are leaving; one more must not change the exit code */
     signal(SIGINT, SIG_IGN);
@@ -177,7 +182,8 @@ static ad_status start(daemon_state *d, ad_err *err)
     ad_status st = ad_metrics_new(&app->metrics, err);
     if (st == AD_OK) st = load_model(app, err);
     if (st == AD_OK) st = load_adapters(app, err);
-    return st == AD_OK ? start_worker(app, err) : st;
+    if (st == AD_OK) st = start_worker(app, err);
+    return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
 }
 
 static int run(const ad_config *config)
@@ -191,10 +197,11 @@ static int run(const ad_config *config)
     if (st == AD_OK) {
         watch_signals(&d); /* before anybody is told that we listen */
         st = listen_http(&d.app, &err);
-        if (st != AD_OK) ad_worker_close(d.app.worker, NULL, NULL);
-        uv_run(&d.loop, UV_RUN_DEFAULT);
-        unwatch_signals(&d);
     }
+    if (st != AD_OK && d.app.worker) ad_worker_close(d.app.worker, NULL, NULL);
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    ad_merger_close(&d.app.merger);
+    unwatch_signals(&d);
     uv_loop_close(&d.loop);
     ad_registry_free(&d.app.registry);
     ad_model_free(&d.app.model);

@@ -13,7 +13,7 @@ struct ad_seq {
     int n_prompt, n_tokens;    /* n_tokens - n_prompt were generated */
     int n_cached;              /* positions already in the KV pages */
     ad_sampling sampling;
-    const ad_mix *mix;
+    ad_seq_weights weights;
     ad_history history;
     ad_token_info *prompt_infos; /* [n_prompt] or NULL */
     bool prompt_known;         /* prompt_infos is complete */
@@ -22,7 +22,7 @@ struct ad_seq {
     int n_pages;               /* held */
     bool admitted;
     int n_hit;                 /* prompt tokens found in the cache; -1 before the first admission */
-    ad_kv_parent root, parent; /* parent: of the next page to become known */
+    ad_kv_parent parent;       /* of the next page to become known */
     int n_known;               /* pages that are known or were looked up */
     bool failed;               /* a row was not finite */
 };
@@ -45,6 +45,7 @@ struct ad_engine {
     int *positions, *out_rows;
     void *const **pages;
     const ad_mix **mixes;
+    const ad_merged **merged;
     output *outputs;
     int n_out;
     float *logits;             /* [step_tokens, vocab]; untouched rows cost nothing */
@@ -60,14 +61,13 @@ const char *ad_engine_kernels(const ad_engine *e) { return e->kernels.name; }
 
 /* ---- sequences ---- */
 
-ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, const ad_mix *mix, ad_prefix_root root, ad_err *err)
+ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, ad_seq_weights weights, ad_err *err)
 {
     ad_seq *s = ad_calloc(1, sizeof *s);
     if (!s) return ad_fail(err, AD_ENOMEM, "sequence: out of memory");
     bool infos = sampling->prompt_logprobs >= 0;
     s->sampling = *sampling;
-    s->mix = mix;
-    s->root = root;
+    s->weights = weights;
     s->n_hit = -1;
     s->n_prompt = s->n_tokens = n_prompt;
     size_t most = (size_t)n_prompt + (size_t)sampling->max_tokens, pages = (most + AD_KV_PAGE - 1) / AD_KV_PAGE;
@@ -101,7 +101,7 @@ void ad_seq_free(ad_seq **sp)
 int ad_seq_max_tokens(const ad_seq *s) { return s->n_prompt + s->sampling.max_tokens; }
 int ad_seq_pending_rows(const ad_seq *s) { return s->n_tokens - s->n_cached; }
 bool ad_seq_decodes(const ad_seq *s) { return s->n_tokens - s->n_cached == 1; }
-const ad_mix *ad_seq_mix(const ad_seq *s) { return s->mix; }
+const ad_mix *ad_seq_mix(const ad_seq *s) { return s->weights.mix; }
 int ad_seq_cached_tokens(const ad_seq *s) { return s->n_hit > 0 ? s->n_hit : 0; }
 const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s) { return s->prompt_infos; }
 int ad_seq_prompt_tokens(const ad_seq *s) { return s->n_prompt; }
@@ -128,9 +128,10 @@ static ad_status make_buffers(ad_engine *e, ad_err *err)
     e->out_rows = ad_calloc(rows, sizeof *e->out_rows);
     e->pages = ad_calloc(rows, sizeof *e->pages);
     e->mixes = ad_calloc(rows, sizeof *e->mixes);
+    e->merged = ad_calloc(rows, sizeof *e->merged);
     e->outputs = ad_calloc(rows, sizeof *e->outputs);
     e->samplers = ad_calloc((size_t)ad_team_size(e->team), sizeof *e->samplers);
-    if (!e->logits || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->mixes || !e->outputs || !e->samplers)
+    if (!e->logits || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->mixes || !e->merged || !e->outputs || !e->samplers)
         return ad_fail(err, AD_ENOMEM, "engine: %zu step rows: out of memory", rows);
     ad_status st = AD_OK;
     for (int i = 0; st == AD_OK && i < ad_team_size(e->team); i++) st = ad_sampler_scratch_init(&e->samplers[i], c->vocab, err);
@@ -165,7 +166,7 @@ void ad_engine_free(ad_engine **ep)
     ad_kv_free(&e->kv);
     if (e->logits) ad_arena_free(e->logits, e->logits_bytes);
     free(e->tokens), free(e->positions), free(e->out_rows);
-    free(e->pages), free(e->mixes), free(e->outputs);
+    free(e->pages), free(e->mixes), free(e->merged), free(e->outputs);
     free(e);
     *ep = NULL;
 }
@@ -185,7 +186,7 @@ static void drop_pages(ad_engine *e, ad_seq *s)
 static void find_prefix(ad_engine *e, ad_seq *s)
 {
     s->n_cached = s->n_known = 0;
-    s->parent = s->root;
+    s->parent = s->weights.root;
     if (s->prompt_infos && !s->prompt_known) return; /* every prompt position must be computed */
     while (s->n_cached + AD_KV_PAGE < s->n_tokens) {
         int page = ad_kv_find(e->kv, s->parent, s->tokens + s->n_cached);
@@ -200,7 +201,7 @@ static void find_prefix(ad_engine *e, ad_seq *s)
 ad_status ad_engine_admit(ad_engine *e, ad_seq *s, ad_err *err)
 {
     if (e->n_running == e->opt.max_running) return ad_fail(err, AD_EBUSY, "no room in the batch now");
-    ad_status st = ad_scratch_reserve(e->scratch, s->mix, err);
+    ad_status st = ad_scratch_reserve(e->scratch, s->weights.mix, err);
     if (st == AD_OK && penalises(&s->sampling) && !s->history.seen) st = ad_history_init(&s->history, ad_model_get_config(e->model)->vocab, s->tokens, s->n_prompt, err);
     if (st != AD_OK) return st;
     find_prefix(e, s);
@@ -247,10 +248,12 @@ static int by_pointer(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Items with the same corrections side by side, so that they run once; the base first. */
-static int by_mix(const void *a, const void *b)
+/* Items with the same weights side by side, and among them those with the same corrections; the base first. */
+static int by_weights(const void *a, const void *b)
 {
-    const ad_mix *x = ((const ad_step_item *)a)->seq->mix, *y = ((const ad_step_item *)b)->seq->mix;
+    const ad_seq_weights *v = &((const ad_step_item *)a)->seq->weights, *w = &((const ad_step_item *)b)->seq->weights;
+    if (v->merged != w->merged) return by_pointer(v->merged, w->merged);
+    const ad_mix *x = v->mix, *y = w->mix;
     if (!x || !y) return (x != NULL) - (y != NULL);
     for (int i = 0; i < x->n && i < y->n; i++) {
         int order = by_pointer(x->sets[i], y->sets[i]);
@@ -268,7 +271,8 @@ static int add_rows(ad_engine *e, ad_step_item *it, int row)
         e->tokens[row] = s->tokens[pos];
         e->positions[row] = pos;
         e->pages[row] = s->pages;
-        e->mixes[row] = s->mix;
+        e->mixes[row] = s->weights.mix;
+        e->merged[row] = s->weights.merged;
         bool next_prompt = s->prompt_infos && !s->prompt_known && pos + 1 < s->n_prompt, last = pos + 1 == s->n_tokens;
         if (!next_prompt && !(last && s->sampling.max_tokens > 0)) continue;
         e->out_rows[e->n_out] = row;
@@ -324,14 +328,14 @@ void ad_engine_step(ad_engine *e, ad_step_item *items, int n)
 {
     int rows = 0;
     e->n_out = 0;
-    qsort(items, (size_t)n, sizeof *items, by_mix);
+    qsort(items, (size_t)n, sizeof *items, by_weights);
     for (int i = 0; i < n; i++) {
         items[i].has_token = false;
         memset(&items[i].token, 0, sizeof items[i].token);
         rows = add_rows(e, &items[i], rows);
     }
     ad_model_step(e->model, e->scratch, &(ad_step_batch){
-        .n_rows = rows, .tokens = e->tokens, .positions = e->positions, .pages = e->pages, .mixes = e->mixes,
+        .n_rows = rows, .tokens = e->tokens, .positions = e->positions, .pages = e->pages, .mixes = e->mixes, .merged = e->merged,
         .n_out = e->n_out, .out_rows = e->out_rows, .logits = e->logits});
     if (e->n_out) ad_team_run(e->team, read_outputs, e);
     for (int i = 0; i < n; i++) {

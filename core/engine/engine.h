@@ -66,10 +66,15 @@ int ad_engine_pages_for(int n_tokens); /* pages that hold n_tokens */
 /* What decides a sequence's KV beside its tokens, and may be shared by sequences that agree in it: see kv.h. */
 typedef ad_kv_parent ad_prefix_root;
 
-/* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied; mix (NULL: the base) is borrowed until the
- * sequence is freed. root: what mix, its mode and its tenant's salt are, as 128 bits of a digest. */
-AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling,
-                                const ad_mix *mix, ad_prefix_root root, ad_err *err);
+/* What a sequence runs on; all borrowed until it is freed. */
+typedef struct {
+    const ad_mix *mix;       /* corrections; NULL: none */
+    const ad_merged *merged; /* weights; NULL: the model's */
+    ad_prefix_root root;     /* what these are, and its tenant's salt, as 128 bits of a digest */
+} ad_seq_weights;
+
+/* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied. */
+AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, ad_seq_weights weights, ad_err *err);
 void ad_seq_free(ad_seq **s); /* NULL is fine */
 int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: what it can ever hold */
 int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: what is not in the KV yet */

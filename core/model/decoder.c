@@ -14,6 +14,11 @@ typedef struct {
     const ad_mix *mix;
 } run;
 
+typedef struct {
+    int begin, end;
+    const ad_merged *merged; /* NULL: the model's own weights */
+} span;
+
 struct ad_scratch {
     const ad_kernels *k;
     ad_team *team;
@@ -39,6 +44,8 @@ struct ad_scratch {
     size_t t_stride;
     run *runs, *out_runs;
     int n_runs, n_out_runs;
+    span *spans, *out_spans;  /* tile the rows, and the outputs */
+    int n_spans, n_out_spans;
 };
 
 enum { COLUMN_GRAIN = 16 };
@@ -76,7 +83,9 @@ ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *
     s->page_ptrs = ad_calloc(members * s->ptrs_stride, sizeof *s->page_ptrs);
     s->runs = ad_calloc(rows, sizeof *s->runs);
     s->out_runs = ad_calloc((size_t)max_out, sizeof *s->out_runs);
-    if (!s->block || !s->page_ptrs || !s->runs || !s->out_runs) {
+    s->spans = ad_calloc(rows, sizeof *s->spans);
+    s->out_spans = ad_calloc((size_t)max_out, sizeof *s->out_spans);
+    if (!s->block || !s->page_ptrs || !s->runs || !s->out_runs || !s->spans || !s->out_spans) {
         ad_scratch_free(&s);
         return ad_fail(err, AD_ENOMEM, "step buffers for %d rows: out of memory", max_rows);
     }
@@ -97,6 +106,8 @@ void ad_scratch_free(ad_scratch **sp)
     free(s->page_ptrs);
     free(s->runs);
     free(s->out_runs);
+    free(s->spans);
+    free(s->out_spans);
     free(s->t);
     free(s->out_t);
     free(s);
@@ -203,11 +214,25 @@ static void expand_rows(const ad_scratch *s, int module, const float *t, float *
 
 /* ---- phases; each is entered by every member ---- */
 
-static void gemm_slice(const ad_scratch *s, float *y, size_t ldy, const float *x, size_t ldx, const float *w, int rows, int out, int in, int index, int count)
+static const float *weight_of(const span *p, int module, const float *w)
+{
+    const float *merged = p->merged ? ad_merged_weight(p->merged, module) : NULL;
+    return merged ? merged : w;
+}
+
+/* y = x W^T of one module, this member's columns; rows of each span with their own weights. */
+static void gemm_spans(const ad_scratch *s, const span *spans, int n_spans, float *y, size_t ldy, const float *x, size_t ldx, int module, const float *w, int out, int in, int index, int count)
 {
     int begin, end;
     ad_team_slice(out, COLUMN_GRAIN, index, count, &begin, &end);
-    if (begin < end) s->k->gemm_nt(y + begin, ldy, x, ldx, w + (size_t)begin * (size_t)in, rows, end - begin, in);
+    for (const span *p = spans; begin < end && p < spans + n_spans; p++)
+        s->k->gemm_nt(y + (size_t)p->begin * ldy + begin, ldy, x + (size_t)p->begin * ldx, ldx, weight_of(p, module, w) + (size_t)begin * (size_t)in,
+                      p->end - p->begin, end - begin, in);
+}
+
+static void gemm_slice(const ad_scratch *s, float *y, size_t ldy, const float *x, size_t ldx, int module, const float *w, int out, int in, int index, int count)
+{
+    gemm_spans(s, s->spans, s->n_spans, y, ldy, x, ldx, module, w, out, in, index, count);
 }
 
 /* h += sum of scale * B a for the token's columns a of the embedding's A. */
@@ -227,7 +252,8 @@ static void embed_rows(const ad_model *m, ad_scratch *s, int begin, int end)
     int half = m->config.head_dim / 2, module = m->n_modules - 2;
     for (int r = begin; r < end; r++) {
         float *h = s->h + (size_t)r * d;
-        memcpy(h, m->embed + (size_t)b->tokens[r] * d, d * sizeof *h);
+        const float *merged = b->merged[r] ? ad_merged_weight(b->merged[r], module) : NULL;
+        memcpy(h, (merged ? merged : m->embed) + (size_t)b->tokens[r] * d, d * sizeof *h);
         if (b->mixes[r]) correct_embedding(s, b->mixes[r], module, b->tokens[r], h, (int)d, s->t + (size_t)r * s->t_stride);
         for (int i = 0; i < half; i++) {
             float angle = (float)b->positions[r] * m->inv_freq[i]; /* f32, as the models were trained */
@@ -350,9 +376,9 @@ static void layer_step(const ad_model *m, ad_scratch *s, int layer, int index, i
     size_t ld = (size_t)(q + 2 * kv);
     ad_team_slice(n, 1, index, count, &begin, &end);
 
-    gemm_slice(s, s->qkv, ld, s->x, (size_t)d, mod[AD_MOD_Q].w, n, q, d, index, count);
-    gemm_slice(s, s->qkv + q, ld, s->x, (size_t)d, mod[AD_MOD_K].w, n, kv, d, index, count);
-    gemm_slice(s, s->qkv + q + kv, ld, s->x, (size_t)d, mod[AD_MOD_V].w, n, kv, d, index, count);
+    gemm_slice(s, s->qkv, ld, s->x, (size_t)d, first + AD_MOD_Q, mod[AD_MOD_Q].w, q, d, index, count);
+    gemm_slice(s, s->qkv + q, ld, s->x, (size_t)d, first + AD_MOD_K, mod[AD_MOD_K].w, kv, d, index, count);
+    gemm_slice(s, s->qkv + q + kv, ld, s->x, (size_t)d, first + AD_MOD_V, mod[AD_MOD_V].w, kv, d, index, count);
     shrink(s, s->runs, s->n_runs, first + AD_MOD_Q, 3, s->x, (size_t)d, s->t, d, index, count);
     ad_team_barrier(s->team);
     if (s->n_runs) {
@@ -363,19 +389,19 @@ static void layer_step(const ad_model *m, ad_scratch *s, int layer, int index, i
     ad_team_barrier(s->team);
     attend_slice(m, s, layer, index, count);
     ad_team_barrier(s->team);
-    gemm_slice(s, s->y, (size_t)d, s->att, (size_t)q, mod[AD_MOD_O].w, n, d, q, index, count);
+    gemm_slice(s, s->y, (size_t)d, s->att, (size_t)q, first + AD_MOD_O, mod[AD_MOD_O].w, d, q, index, count);
     shrink(s, s->runs, s->n_runs, first + AD_MOD_O, 1, s->att, (size_t)q, s->t, q, index, count);
     ad_team_barrier(s->team);
     add_residual(m, s, layer, AD_MOD_O, begin, end);
     norm_rows(m, s, m->layers[layer].mlp_norm, begin, end);
     ad_team_barrier(s->team);
-    gemm_slice(s, s->gate, (size_t)f, s->x, (size_t)d, mod[AD_MOD_GATE].w, n, f, d, index, count);
-    gemm_slice(s, s->up, (size_t)f, s->x, (size_t)d, mod[AD_MOD_UP].w, n, f, d, index, count);
+    gemm_slice(s, s->gate, (size_t)f, s->x, (size_t)d, first + AD_MOD_GATE, mod[AD_MOD_GATE].w, f, d, index, count);
+    gemm_slice(s, s->up, (size_t)f, s->x, (size_t)d, first + AD_MOD_UP, mod[AD_MOD_UP].w, f, d, index, count);
     shrink(s, s->runs, s->n_runs, first + AD_MOD_GATE, 2, s->x, (size_t)d, s->t, d, index, count);
     if (s->n_runs) ad_team_barrier(s->team); /* without corrections each member reads only its own columns */
     finish_gate_up(m, s, layer, index, count);
     ad_team_barrier(s->team);
-    gemm_slice(s, s->y, (size_t)d, s->gate, (size_t)f, mod[AD_MOD_DOWN].w, n, d, f, index, count);
+    gemm_slice(s, s->y, (size_t)d, s->gate, (size_t)f, first + AD_MOD_DOWN, mod[AD_MOD_DOWN].w, d, f, index, count);
     shrink(s, s->runs, s->n_runs, first + AD_MOD_DOWN, 1, s->gate, (size_t)f, s->t, f, index, count);
     ad_team_barrier(s->team);
     add_residual(m, s, layer, AD_MOD_DOWN, begin, end);
@@ -388,7 +414,7 @@ static void head_step(const ad_model *m, ad_scratch *s, int index, int count)
     for (int i = begin; i < end; i++)
         s->k->rmsnorm(s->out_x + (size_t)i * (size_t)d, s->h + (size_t)s->b->out_rows[i] * (size_t)d, m->final_norm, d, m->config.norm_eps);
     ad_team_barrier(s->team);
-    gemm_slice(s, s->b->logits, (size_t)v, s->out_x, (size_t)d, m->head.w, n, v, d, index, count);
+    gemm_spans(s, s->out_spans, s->n_out_spans, s->b->logits, (size_t)v, s->out_x, (size_t)d, m->n_modules - 1, m->head.w, v, d, index, count);
     shrink(s, s->out_runs, s->n_out_runs, m->n_modules - 1, 1, s->out_x, (size_t)d, s->out_t, d, index, count);
     if (!s->n_out_runs) return;
     ad_team_barrier(s->team);
@@ -429,11 +455,25 @@ static int find_runs(run *runs, const ad_step_batch *b, const int *rows, int n)
     return n_runs;
 }
 
+/* Neighbours with the same weights. */
+static int find_spans(span *spans, const ad_step_batch *b, const int *rows, int n)
+{
+    int n_spans = 0;
+    for (int i = 0; i < n; i++) {
+        const ad_merged *merged = b->merged[rows ? rows[i] : i];
+        if (n_spans && spans[n_spans - 1].merged == merged) spans[n_spans - 1].end++;
+        else spans[n_spans++] = (span){i, i + 1, merged};
+    }
+    return n_spans;
+}
+
 void ad_model_step(const ad_model *m, ad_scratch *s, const ad_step_batch *batch)
 {
     (void)m;
     s->b = batch;
     s->n_runs = find_runs(s->runs, batch, NULL, batch->n_rows);
     s->n_out_runs = find_runs(s->out_runs, batch, batch->out_rows, batch->n_out);
+    s->n_spans = find_spans(s->spans, batch, NULL, batch->n_rows);
+    s->n_out_spans = find_spans(s->out_spans, batch, batch->out_rows, batch->n_out);
     ad_team_run(s->team, step_on_team, s);
 }

@@ -6,6 +6,7 @@
 
 #include "core/base/team.h"
 #include "core/model/lowrank.h"
+#include "core/model/merged.h"
 #include "core/model/model.h"
 #include "core/tensor/kernels.h"
 
@@ -23,6 +24,7 @@ typedef struct {
     const int *positions;               /* [n_rows]; rows of one sequence ascend */
     void *const *const *pages;          /* [n_rows]: the row's page table; holds its position and all before */
     const ad_mix *const *mixes;         /* [n_rows]; NULL = base. Equal ones side by side run together */
+    const ad_merged *const *merged;     /* [n_rows] weights instead of the model's; NULL = the model's. Equal ones side by side share GEMMs */
     int n_out;                          /* <= max_out */
     const int *out_rows;                /* [n_out] rows whose logits are wanted */
     float *logits;                      /* [n_out, vocab] result */

@@ -32,5 +32,6 @@ void ad_error_body(void *app, ad_buf *out, int status, const char *message);
 void ad_put_json(ad_buf *out, json_t *v);
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
+void ad_handle_merge(ad_http_exchange *x, void *app);
 
 #endif

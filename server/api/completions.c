@@ -35,7 +35,9 @@ struct completion {
     ad_app *app;
     ad_http_exchange *x;      /* NULL: the client is gone */
     ad_adapter *adapters[AD_MAX_MIX]; /* retained */
+    int n_adapters;
     ad_mix mix;               /* of them; n is 0 for the base */
+    ad_merge *merge;          /* retained; the only adapter's merged weights, or NULL: unmerged */
     ad_prefix_root root;
     ad_completion_request rq;
     choice *choices;          /* prompt-major [n_prompts * n] */
@@ -75,7 +77,8 @@ static void completion_free(completion *c)
     free(c->choices);
     free(c->body);
     ad_completion_request_deinit(&c->rq);
-    for (int i = 0; i < c->mix.n; i++) ad_adapter_release(&c->adapters[i]);
+    for (int i = 0; i < c->n_adapters; i++) ad_adapter_release(&c->adapters[i]);
+    ad_merge_release(&c->merge);
     free(c);
 }
 
@@ -146,7 +149,9 @@ static json_t *usage_json(const completion *c)
 /* The object of a reply or an event; takes choices. */
 static json_t *envelope(const completion *c, json_t *choices)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", (json_int_t)c->created, "model", c->rq.model, "choices", choices);
+    json_t *v = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", (json_int_t)c->created, "model", c->rq.model, "choices", choices);
+    if (c->n_adapters) json_object_set_new(v, "adapter_mode", json_string(c->merge ? "merged" : "unmerged"));
+    return v;
 }
 
 static void send_event(completion *c, json_t *v)
@@ -181,6 +186,7 @@ static void count_tokens(const completion *c)
     for (int i = 0; i < c->rq.n_prompts; i++) prompt += c->rq.prompts[i].ids.count;
     for (int i = 0; i < c->n_choices; i++) generated += c->choices[i].n_generated;
     ad_metrics_tokens(c->app->metrics, (int)prompt, generated);
+    ad_merger_count(c->app->merger, c->n_adapters == 1 ? c->adapters[0] : NULL, (int)prompt + generated);
 }
 
 static void finish_stream(completion *c)
@@ -388,7 +394,7 @@ static bool add_adapter(completion *c, const char *name, float weight, const cha
 {
     ad_adapter *a = ad_registry_find(c->app->registry, name);
     if (!a) return ad_fault_set(f, 404, "model_not_found", param, "The model `%.150s` does not exist.", name);
-    c->adapters[c->mix.n] = ad_adapter_retain(a);
+    c->adapters[c->n_adapters++] = ad_adapter_retain(a);
     c->mix.sets[c->mix.n] = ad_adapter_lowrank(a);
     c->mix.weights[c->mix.n++] = weight;
     return true;
@@ -407,6 +413,7 @@ static bool find_root(completion *c, ad_fault *f)
     }
     if (st == AD_OK) {
         ad_hasher_add(h, &c->mix.n, sizeof c->mix.n);
+        ad_hasher_add(h, c->merge ? "m" : "u", 1);
         ad_hasher_add(h, c->rq.cache_salt.ptr, c->rq.cache_salt.len);
         st = ad_hasher_finish(&h, &d, &err);
     }
@@ -423,6 +430,8 @@ static bool find_model(completion *c, ad_fault *f)
         return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` goes with the base model's name in `model`, which is \"%.150s\"", c->app->served_name);
     if (!is_base) good = add_adapter(c, c->rq.model, 1, "model", f);
     for (int i = 0; good && i < c->rq.n_adapters; i++) good = add_adapter(c, c->rq.adapters[i].name, c->rq.adapters[i].weight, "adapters", f);
+    ad_merge *merge = good && c->mix.n == 1 && c->mix.weights[0] == 1 ? ad_merger_find(c->app->merger, c->adapters[0]) : NULL;
+    if (merge) c->merge = ad_merge_retain(merge);
     return good && find_root(c, f);
 }
 
@@ -442,7 +451,7 @@ static bool start_choice(completion *c, choice *ch, ad_fault *f)
     const ad_prompt *p = &c->rq.prompts[ch->prompt];
     ad_err err;
     ad_gen_spec spec = {
-        .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = c->rq.sampling, .mix = c->mix.n ? &c->mix : NULL, .root = c->root,
+        .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = c->rq.sampling, .weights = {.mix = c->mix.n && !c->merge ? &c->mix : NULL, .merged = c->merge ? ad_merge_weights(c->merge) : NULL, .root = c->root},
         .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_done = on_done, .user = ch,
     };
     spec.sampling.choice = ch->index % c->rq.n;

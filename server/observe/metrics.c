@@ -160,6 +160,8 @@ static void put_process(const ad_app *app, ad_buf *out)
     put_number(out, "adapterd_model_bytes", "gauge", "Bytes of the base model's weights, mapped and converted.",
                ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model));
     put_number(out, "adapterd_adapters", "gauge", "Adapters that can be named in requests.", (unsigned long long)ad_registry_count(app->registry));
+    put_number(out, "adapterd_merged_adapters", "gauge", "Adapters with merged weights: 0 or 1.", ad_merger_current(app->merger) != NULL);
+    put_number(out, "adapterd_merge_switches_total", "counter", "Times that merged weights were published or given up.", ad_merger_switches(app->merger));
     put_number(out, "adapterd_connections", "gauge", "Open client connections.", (unsigned long long)ad_http_connections(app->http));
 }
 

@@ -435,7 +435,7 @@ ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, 
     g->spec = *spec;
     g->spec.prompt = NULL;
     if (w->opt.queue_timeout_s > 0) g->deadline_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
-    st = ad_seq_new(&g->seq, spec->prompt, spec->n_prompt, s, spec->mix, spec->root, err);
+    st = ad_seq_new(&g->seq, spec->prompt, spec->n_prompt, s, spec->weights, err);
     if (st != AD_OK) {
         free(g);
         return st;

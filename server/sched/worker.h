@@ -16,8 +16,7 @@ typedef struct {
     const int32_t *prompt;          /* [n_prompt], n_prompt >= 1; copied */
     int n_prompt;
     ad_sampling sampling;
-    const ad_mix *mix;              /* borrowed until on_done, as its sets; NULL = the bare base model */
-    ad_prefix_root root;            /* whom it may share a prefix with: see engine.h */
+    ad_seq_weights weights;         /* what it points to is borrowed until on_done */
     /* All callbacks run on the loop thread. `tokens` are borrowed for the call. An end-of-generation
      * token that ends the text is reported too, with `ends` set: it counts, but has no text. */
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */

@@ -139,7 +139,8 @@ int bench_bandwidth(const char *path)
             int32_t token = 17 + position;
             void *const *p = pages;
             const ad_mix *none = NULL;
-            ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 1, .tokens = &token, .positions = &position, .pages = &p, .mixes = &none,
+            const ad_merged *pristine = NULL;
+            ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 1, .tokens = &token, .positions = &position, .pages = &p, .mixes = &none, .merged = &pristine,
                                                          .n_out = 1, .out_rows = &out, .logits = logits});
         }
         decode[i] = per_token * TOKENS / (now() - start);

@@ -28,7 +28,7 @@ static ad_seq *new_seq(int first, int n, const ad_sampling *s)
     ad_err err;
     ad_seq *q = NULL;
     for (int i = 0; i < n; i++) prompt[i] = (first + 31 * i) % 1000;
-    ck_assert_msg(ad_seq_new(&q, prompt, n, s, NULL, (ad_prefix_root){7, 1}, &err) == AD_OK, "%s", err.msg);
+    ck_assert_msg(ad_seq_new(&q, prompt, n, s, (ad_seq_weights){.root = {7, 1}}, &err) == AD_OK, "%s", err.msg);
     return q;
 }
 
@@ -150,7 +150,7 @@ START_TEST(a_known_prefix_is_not_computed_again_and_changes_nothing)
     ad_seq *c = NULL, *d = new_seq(5, 100, &greedy);
     int32_t prompt[100];
     for (int i = 0; i < 100; i++) prompt[i] = (5 + 31 * i) % 1000;
-    ck_assert_int_eq(ad_seq_new(&c, prompt, 100, &s, NULL, (ad_prefix_root){8, 1}, &err), AD_OK);
+    ck_assert_int_eq(ad_seq_new(&c, prompt, 100, &s, (ad_seq_weights){.root = {8, 1}}, &err), AD_OK);
     run(e, &c, 1, 200, &other);
     ck_assert_int_eq(ad_seq_cached_tokens(c), 0);
     ck_assert(!memcmp(first.tokens, other.tokens, sizeof first.tokens));

@@ -43,6 +43,8 @@ static void teardown(void)
     json_decref(doc);
 }
 
+static const ad_merged *no_merged[MAX_STEPS];
+
 static ad_model *load_base(const char *path)
 {
     if (model && !strcmp(model_path, path)) return model;
@@ -65,7 +67,7 @@ static void feed(tu_rig *r, stream *s, const int32_t *tokens, int n, const ad_mi
     void *const *pages[MAX_STEPS];
     const ad_mix *sets[MAX_STEPS];
     for (int i = 0; i < n; i++) positions[i] = s->cached + i, out[i] = i, pages[i] = s->pages, sets[i] = set;
-    ad_model_step(r->model, r->scratch, &(ad_step_batch){.n_rows = n, .tokens = tokens, .positions = positions, .pages = pages, .mixes = sets,
+    ad_model_step(r->model, r->scratch, &(ad_step_batch){.n_rows = n, .tokens = tokens, .positions = positions, .pages = pages, .mixes = sets, .merged = no_merged,
                                                          .n_out = n, .out_rows = out, .logits = logits});
     s->cached += n;
 }
@@ -192,7 +194,7 @@ static void mixed_is_alone(unsigned cpu, int threads)
         feed(&r, &s[i], &last[i], 1, sets[i], alone + (size_t)i * (size_t)vocab);
         out[i] = i, pages[i] = s[i].pages;
     }
-    ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 16, .tokens = last, .positions = positions, .pages = pages, .mixes = sets,
+    ad_model_step(m, r.scratch, &(ad_step_batch){.n_rows = 16, .tokens = last, .positions = positions, .pages = pages, .mixes = sets, .merged = no_merged,
                                                  .n_out = 16, .out_rows = out, .logits = mixed});
     for (int i = 0; i < 16; i++)
         ck_assert_msg(!memcmp(alone + (size_t)i * (size_t)vocab, mixed + (size_t)i * (size_t)vocab, (size_t)vocab * sizeof *mixed), "row %d differs", i);
