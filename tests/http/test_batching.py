@@ -126,9 +126,9 @@ class Queues(unittest.TestCase):
     def test_who_waits_too_long_is_answered_503(self):
         d = Daemon(GQA, "--served-name", "base", "--max-running", "1", "--queue-timeout", "1", "--step-tokens", "1")
         try:
-            with ThreadPoolExecutor(24) as pool:
+            with ThreadPoolExecutor(150) as pool:
                 body = {"model": "base", "prompt": [(3 * i) % 1000 for i in range(400)], "max_tokens": 100, "ignore_eos": True}
-                statuses = [s for s, _ in pool.map(lambda i: d.post({**body, "cache_salt": str(i + 1)}), range(24))]
+                statuses = [s for s, _ in pool.map(lambda i: d.post({**body, "cache_salt": str(i + 1)}), range(150))]
             self.assertEqual(set(statuses), {200, 503})
             self.assertGreater(d.metric("adapterd_queue_timeouts_total"), 0)
             self.assertEqual(d.post({"model": "base", "prompt": "x", "max_tokens": 1})[0], 200)

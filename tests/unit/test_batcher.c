@@ -37,7 +37,7 @@ START_TEST(a_plan_never_exceeds_its_limits)
         ad_batch_limits limits = {64, rand() % 2 ? 300 : 0};
         for (int i = 0; i < n; i++) {
             int g = rand() % 6;
-            s[i] = (ad_batch_seq){.pending = rand() % 3 ? 1 : 1 + rand() % 300, .group = g ? "abcdef" + g : NULL, .bytes = (size_t)g * 50, .waited = (unsigned)(rand() % 4)};
+            s[i] = (ad_batch_seq){.pending = rand() % 3 ? 1 : 1 + rand() % 300, .group = g ? &"abcdef"[g] : NULL, .bytes = (size_t)g * 50, .waited = (unsigned)(rand() % 4)};
         }
         int total = ad_batcher_plan(s, n, &limits), groups = 0;
         for (int i = 0; i < n; i++) {
