@@ -291,7 +291,9 @@ START_TEST(the_error_bound_covers_half_a_step)
         ad_dequant_row(t, moved, other, (size_t)n);
         ck_assert_float_ne(moved[0], value[0]);
         ck_assert_msg(fabsf(moved[0] - value[0]) <= 2.0001f * bound[0], "%s: a step of %g, a bound of %g", ad_dtype_name(t), (double)(moved[0] - value[0]), (double)bound[0]);
-        ck_assert_msg(fabsf(moved[0] - value[0]) >= 0.9f * bound[0], "%s: the bound is far too wide", ad_dtype_name(t));
+        /* exactly half a step, but a whole one where codes may be clamped or scales are searched for */
+        float steps = t == AD_Q8_0 || t == AD_Q4_1 || t == AD_Q5_1 ? 2 : 1;
+        ck_assert_msg(fabsf(moved[0] - value[0]) >= 0.999f * steps * bound[0], "%s: a step of %g, too wide a bound of %g", ad_dtype_name(t), (double)(moved[0] - value[0]), (double)bound[0]);
     }
     float x[2] = {1.0f, 3e-5f}, bound[2];
     ad_dequant_error(AD_F32, bound, x, 2);
