@@ -308,6 +308,38 @@ START_TEST(the_error_bound_covers_half_a_step)
 }
 END_TEST
 
+/* What one more in the code of value i adds, without its sign. */
+static float step_at(ad_dtype t, const uint8_t *b, int i)
+{
+    unsigned scale, min;
+    if (t == AD_Q6_K) return fabsf(scale_at(b + 208) * (float)(int8_t)b[192 + i / 16]);
+    if (t != AD_Q4_K && t != AD_Q5_K) return fabsf(scale_at(b));
+    scale_min(b + 4, i / 32, &scale, &min);
+    return fabsf(scale_at(b) * (float)scale);
+}
+
+START_TEST(every_value_of_every_block_has_the_bound_of_its_own_step)
+{
+    for (size_t f = 0; f < sizeof blocks / sizeof *blocks; f++) {
+        ad_dtype t = blocks[f];
+        size_t bytes = ad_dtype_block_bytes(t);
+        int n = ad_dtype_block(t);
+        float part = t == AD_Q8_0 || t == AD_Q4_1 || t == AD_Q5_1 ? 0.5f : 1;
+        for (int round = 0; round < 20; round++) { /* scales of either sign */
+            uint8_t b[3 * 300];
+            float bound[3 * 256];
+            for (size_t i = 0; i < 3 * bytes; i++) b[i] = random_byte();
+            for (int k = 0; k < 3; k++) tame_scales(t, b + (size_t)k * bytes);
+            ad_dequant_error(t, bound, b, (size_t)(3 * n));
+            for (int i = 0; i < 3 * n; i++) {
+                float want = part * step_at(t, b + (size_t)(i / n) * bytes, i % n);
+                ck_assert_msg(bound[i] == want, "%s value %d: bound %g, not %g", ad_dtype_name(t), i, (double)bound[i], (double)want);
+            }
+        }
+    }
+}
+END_TEST
+
 /* Spacing of two floats of a half or bfloat16 is up to twice the bound of what they round to. */
 START_TEST(the_error_bound_covers_any_float_that_rounds_to_a_half_or_bfloat16)
 {
@@ -418,6 +450,7 @@ int main(void)
     tcase_add_test(t, plain_rows_convert_from_any_address);
     tcase_add_test(t, every_block_format_follows_its_layout_bit_for_bit);
     tcase_add_test(t, the_error_bound_covers_half_a_step);
+    tcase_add_test(t, every_value_of_every_block_has_the_bound_of_its_own_step);
     tcase_add_test(t, the_error_bound_covers_any_float_that_rounds_to_a_half_or_bfloat16);
     tcase_add_test(t, what_a_block_quantises_lies_within_its_error_bound);
     suite_add_tcase(suite, t);
