@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/completion_request.h"
+#include "server/sched/prefix.h"
 
 enum { INLINE_BYTES = 16 * 1024 }; /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
 
@@ -400,27 +401,15 @@ static bool add_adapter(completion *c, const char *name, float weight, const cha
     return true;
 }
 
-/* Prefixes are shared only where all of this is the same: the adapters' contents, their order and weights, the salt. */
 static bool find_root(completion *c, ad_fault *f)
 {
-    ad_hasher *h = NULL;
-    ad_digest d;
+    ad_prefix_identity id = {.n = c->mix.n, .merged = c->merge != NULL, .salt = c->rq.cache_salt};
     ad_err err;
-    ad_status st = ad_hasher_new(&h, &err);
-    for (int i = 0; st == AD_OK && i < c->mix.n; i++) {
-        ad_hasher_add(h, ad_adapter_digest(c->adapters[i]), sizeof d);
-        ad_hasher_add(h, &c->mix.weights[i], sizeof c->mix.weights[i]);
+    for (int i = 0; i < c->mix.n; i++) {
+        id.adapters[i] = ad_adapter_digest(c->adapters[i]);
+        id.weights[i] = c->mix.weights[i];
     }
-    if (st == AD_OK) {
-        ad_hasher_add(h, &c->mix.n, sizeof c->mix.n);
-        ad_hasher_add(h, c->merge ? "m" : "u", 1);
-        ad_hasher_add(h, c->rq.cache_salt.ptr, c->rq.cache_salt.len);
-        st = ad_hasher_finish(&h, &d, &err);
-    }
-    if (st != AD_OK) return ad_fault_from(f, &err, NULL);
-    memcpy(&c->root, d.bytes, sizeof c->root);
-    c->root.b |= 1; /* no page's own parent has that */
-    return true;
+    return ad_prefix_root_of(&c->root, &id, &err) == AD_OK || ad_fault_from(f, &err, NULL);
 }
 
 static bool find_model(completion *c, ad_fault *f)

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* Whose KV may be shared: never between things that differ, however the difference is dressed up. The cases are
+ * mistakes that other servers made. */
+#include "tests/unit/golden.h"
+
+#include <string.h>
+
+#include "adapters/registry.h"
+#include "server/sched/prefix.h"
+
+static const ad_digest one = {{1}}, two = {{2}};
+
+static ad_prefix_root root(ad_prefix_identity id)
+{
+    ad_prefix_root r;
+    ad_err err;
+    ck_assert_int_eq(ad_prefix_root_of(&r, &id, &err), AD_OK);
+    ck_assert(r.b & 1);
+    return r;
+}
+
+static bool same(ad_prefix_root a, ad_prefix_root b) { return a.a == b.a && a.b == b.b; }
+
+START_TEST(every_part_of_an_identity_counts_and_nothing_else)
+{
+    ad_prefix_identity ids[] = {
+        {.n = 0}, {.n = 0, .salt = {"a", 1}}, {.n = 0, .salt = {"b", 1}}, {.n = 0, .salt = {"\0", 1}},
+        {{&one}, {1}, 1, false, {NULL, 0}}, {{&two}, {1}, 1, false, {NULL, 0}}, {{&one}, {0.5f}, 1, false, {NULL, 0}}, {{&one}, {1}, 1, true, {NULL, 0}}, {{&one}, {1}, 1, false, {"a", 1}},
+        {{&one, &two}, {1, 1}, 2, false, {NULL, 0}}, {{&two, &one}, {1, 1}, 2, false, {NULL, 0}}, {{&one, &one}, {1, 1}, 2, false, {NULL, 0}}, {{&one, &two}, {1, 0.5f}, 2, false, {NULL, 0}}};
+    size_t n = sizeof ids / sizeof *ids;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < n; k++) ck_assert_msg(same(root(ids[i]), root(ids[k])) == (i == k), "%zu and %zu", i, k);
+}
+END_TEST
+
+/* A salt that looks like the bytes of an adapter's identity is still a salt. */
+START_TEST(a_salt_cannot_pretend_to_be_an_adapter)
+{
+    char forged[200];
+    float weight = 1;
+    uint64_t none = 0;
+    uint32_t head[2] = {1, 0};
+    memcpy(forged, head, 8), memcpy(forged + 8, one.bytes, 32), memcpy(forged + 40, &weight, 4), memcpy(forged + 44, &none, 8);
+    ad_prefix_root real = root((ad_prefix_identity){{&one}, {1}, 1, false, {NULL, 0}});
+    for (size_t from = 0; from < 52; from++)
+        for (size_t to = from; to <= 52; to++) ck_assert(!same(real, root((ad_prefix_identity){.n = 0, .salt = {forged + from, to - from}})));
+}
+END_TEST
+
+static ad_prefix_root root_of(const ad_registry *reg, const char *name)
+{
+    return root((ad_prefix_identity){{ad_adapter_digest(ad_registry_find(reg, name))}, {1}, 1, false, {NULL, 0}});
+}
+
+START_TEST(a_name_that_gets_new_content_never_meets_the_old_pages)
+{
+    ad_err err;
+    ad_model *base = golden_model("models/llama-gqa");
+    ad_registry *reg = NULL;
+    ad_adapter *a = NULL, *b = NULL, *c = NULL;
+    ck_assert_int_eq(ad_registry_new(&reg, base, &err), AD_OK);
+    ck_assert_int_eq(ad_adapter_load(&a, "x", golden_path("adapters/qv"), base, &err), AD_OK);
+    ck_assert_int_eq(ad_adapter_load(&b, "x", golden_path("adapters/layers"), base, &err), AD_OK);
+    ck_assert_int_eq(ad_adapter_load(&c, "other-name", golden_path("adapters/qv"), base, &err), AD_OK);
+    ck_assert_int_eq(ad_registry_publish(reg, a, false, &err), AD_OK);
+    ad_prefix_root before = root_of(reg, "x");
+    ck_assert_int_eq(ad_registry_publish(reg, c, false, &err), AD_OK);
+    ck_assert(same(before, root_of(reg, "other-name"))); /* the same content under another name is the same */
+    ck_assert_int_eq(ad_registry_publish(reg, b, true, &err), AD_OK);
+    ck_assert(!same(before, root_of(reg, "x")));
+    ad_registry_free(&reg);
+    ad_model_free(&base);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("prefix");
+    TCase *t = tcase_create("prefix");
+    tcase_add_test(t, every_part_of_an_identity_counts_and_nothing_else);
+    tcase_add_test(t, a_salt_cannot_pretend_to_be_an_adapter);
+    tcase_add_test(t, a_name_that_gets_new_content_never_meets_the_old_pages);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
