@@ -35,7 +35,7 @@ class Golden(unittest.TestCase):
             for token, logit in zip(ids, logits):
                 got = top.get(f"token_id:{token}")
                 if got is None:  # only a near tie for the fifth place may push it out
-                    self.assertLess(logit - lse - min(top.values()), bound, (name, i, token))
+                    self.assertLess(logit - lse - sorted(top.values())[-5], bound, (name, i, token))
                 else:
                     self.assertLess(abs(got - (logit - lse)), bound, (name, i, token))
 

@@ -15,7 +15,7 @@ GQA = os.path.join(TINY, "models", "llama-gqa")
 
 
 def long_request(stream):
-    body = json.dumps({"model": "base", "prompt": [1, 2, 3], "max_tokens": 500, "ignore_eos": True, "stream": stream, "n": 8}).encode()
+    body = json.dumps({"model": "base", "prompt": [1, 2, 3], "max_tokens": 500, "ignore_eos": True, "stream": stream, "n": 16}).encode()
     return b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -29,11 +29,11 @@ class Lifecycle(unittest.TestCase):
                 if stream:
                     s.recv(1000)
                 else:
-                    d.wait_for("adapterd_requests_running", 8)
+                    d.wait_for("adapterd_requests_running", 16)
                 s.close()
                 d.wait_for("adapterd_requests_running", 0, 2)
                 d.wait_for("adapterd_kv_pages_used", 0, 2)
-            self.assertLess(d.metric("adapterd_engine_generated_tokens_total"), 2 * 8 * 500)
+            self.assertLess(d.metric("adapterd_engine_generated_tokens_total"), 2 * 16 * 500)
             self.assertGreaterEqual(d.metric('adapterd_http_requests_total{route="/v1/completions",status="499"}'), 2)
         finally:
             d.stop()
@@ -63,13 +63,13 @@ class Lifecycle(unittest.TestCase):
     def test_sigterm_finishes_what_runs_and_refuses_the_rest(self):
         d = Daemon(GQA, "--served-name", "base")
         reply = []
-        t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 4, "ignore_eos": True})))
+        t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True})))
         t.start()
-        d.wait_for("adapterd_requests_running", 4)
+        d.wait_for("adapterd_requests_running", 16)
         d.process.send_signal(signal.SIGTERM)
         t.join()
         self.assertEqual(reply[0][0], 200)
-        self.assertEqual(reply[0][1]["usage"]["completion_tokens"], 2000)
+        self.assertEqual(reply[0][1]["usage"]["completion_tokens"], 8000)
         d.stop()
 
     def test_a_second_signal_stops_at_once(self):
