@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 for |r| <= ln 2 / 2. Weighted least squares, the weights moved until the
+/* exp(r) = 1 + r + c2 r^2 + ... + c6 r^6 for |r| <= ln 2 / 2. Weighted least squares, the weights moved until the
  * largest relative error stood still: 3.1e-9 before the coefficients were rounded, a twentieth of a unit in the
- * last place. Any thread. */
+ * last place. Included by the ISA files once vec, vset and vfma are defined. Any thread. */
 #ifndef AD_TENSOR_EXP_POLY_H
 #define AD_TENSOR_EXP_POLY_H
 
-#define EXP_C2 0.4999999403953552f
-#define EXP_C3 0.1666652113199234f
-#define EXP_C4 0.04166838899254799f
-#define EXP_C5 0.008368710055947304f
-#define EXP_C6 0.001381461275741458f
+static inline vec exp_poly(vec r)
+{
+    vec p = vset(0.001381461275741458f);
+    p = vfma(p, r, vset(0.008368710055947304f));
+    p = vfma(p, r, vset(0.04166838899254799f));
+    p = vfma(p, r, vset(0.1666652113199234f));
+    p = vfma(p, r, vset(0.4999999403953552f));
+    p = vfma(p, r, vset(1.0f));
+    return vfma(p, r, vset(1.0f));
+}
 
 #endif

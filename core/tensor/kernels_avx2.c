@@ -2,7 +2,6 @@
 /* AVX2 with FMA: 8 floats a register, 16 registers, mask vectors for the tails. Any thread. */
 #include <immintrin.h>
 
-#include "core/tensor/exp_poly.h"
 #include "core/tensor/kernels.h"
 
 #define LANES 8
@@ -55,6 +54,8 @@ static inline int vfind(vec v, float x)
     return m ? __builtin_ctz((unsigned)m) : -1;
 }
 
+#include "core/tensor/exp_poly.h"
+
 /* 2^n for the whole numbers -126 .. 127. */
 static inline vec power_of_two(__m256i n)
 {
@@ -69,13 +70,7 @@ static inline vec vexp(vec x)
     vec n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     vec r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.42860677e-6f), r);
-    vec p = _mm256_set1_ps(EXP_C6);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C5));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C2));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    vec p = exp_poly(r);
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
     return _mm256_mul_ps(_mm256_mul_ps(p, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/api.h"
+#include "server/observe/log.h"
 
 int ad_http_status_of(ad_status code)
 {
@@ -53,21 +54,9 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param)
     return ad_fault_set(f, ad_http_status_of(err->code), code, param, "%s", err->msg);
 }
 
-/* A message may quote a request, cut in the middle of a character. */
-static json_t *message_json(const char *s)
-{
-    json_t *v = json_string(s);
-    if (v) return v;
-    char clean[600];
-    size_t n = 0;
-    for (; s[n] && n < sizeof clean - 1; n++) clean[n] = (unsigned char)s[n] < 0x80 ? s[n] : '?';
-    clean[n] = '\0';
-    return json_string(clean);
-}
-
 json_t *ad_fault_json(const ad_fault *f)
 {
-    return json_pack("{s:{s:o, s:s, s:s?, s:s?}}", "error", "message", message_json(f->message), "type", type_of(f->http), "param", *f->param ? f->param : NULL,
+    return json_pack("{s:{s:o, s:s, s:s?, s:s?}}", "error", "message", ad_json_text(f->message), "type", type_of(f->http), "param", *f->param ? f->param : NULL,
                      "code", f->code);
 }
 

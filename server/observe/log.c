@@ -57,7 +57,7 @@ static void write_line(json_t *line)
     free(text);
 }
 
-static json_t *any_string(const char *s)
+json_t *ad_json_text(const char *s)
 {
     json_t *v = json_string(s);
     if (v) return v;
@@ -77,7 +77,7 @@ void ad_log(ad_log_level level, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     format_time(when, sizeof when);
-    write_line(json_pack("{s:s, s:s, s:o}", "time", when, "level", level_names[level], "msg", any_string(text)));
+    write_line(json_pack("{s:s, s:s, s:o}", "time", when, "level", level_names[level], "msg", ad_json_text(text)));
 }
 
 void ad_log_request(const char *request_id, const char *peer, const char *method, const char *route, int status,
@@ -87,6 +87,6 @@ void ad_log_request(const char *request_id, const char *peer, const char *method
     if (!ad_log_enabled(AD_LOG_INFO)) return;
     format_time(when, sizeof when);
     write_line(json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:i, s:f, s:I}", "time", when, "level", "info", "msg", "request",
-                         "request_id", any_string(request_id), "peer", any_string(peer), "method", any_string(method), "route", route,
+                         "request_id", ad_json_text(request_id), "peer", ad_json_text(peer), "method", ad_json_text(method), "route", route,
                          "status", status, "duration_ms", duration_ms, "bytes", (json_int_t)bytes));
 }

@@ -17,4 +17,8 @@ void ad_log(ad_log_level level, const char *fmt, ...) AD_PRINTF(2, 3);
 void ad_log_request(const char *request_id, const char *peer, const char *method, const char *route, int status,
                     double duration_ms, unsigned long long bytes);
 
+struct json_t;
+/* A JSON string of any bytes: where they are not UTF-8, what is not ASCII becomes '?'. Owned by the caller; NULL when out of memory. */
+struct json_t *ad_json_text(const char *s);
+
 #endif

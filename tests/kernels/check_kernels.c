@@ -9,6 +9,7 @@
 #include "core/tensor/dtype.h"
 #include "core/tensor/gemm.h"
 #include "tests/kernels/measure.h"
+#include "tests/unit/suite.h"
 
 enum { GUARD = 32 };
 static const float guard_value = -12345.5f;
@@ -393,9 +394,5 @@ int main(int argc, char **argv)
     tcase_add_test(t, sum_exp_adds_in_double_precision);
     tcase_add_test(t, feature_names_parse_and_unknown_ones_do_not);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -10,6 +10,7 @@
 
 #include "core/base/file.h"
 #include "core/base/team.h"
+#include "tests/unit/suite.h"
 
 START_TEST(a_failure_returns_its_code_and_cuts_long_messages)
 {
@@ -212,9 +213,5 @@ int main(void)
     tcase_add_test(t, a_team_of_nobody_is_refused);
     tcase_add_test(t, cores_respect_quotas_and_hyperthreads);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "server/sched/batcher.h"
+#include "tests/unit/suite.h"
 
 static const ad_batch_limits open_limits = {64, 0};
 
@@ -110,9 +111,5 @@ int main(void)
     tcase_add_test(t, adapters_with_more_sequences_go_first_while_nobody_has_waited);
     tcase_add_test(t, with_g_adapters_nobody_waits_longer_than_g_minus_1_steps);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "server/config.h"
+#include "tests/unit/suite.h"
 
 static char file_path[] = "/tmp/ad-config-XXXXXX";
 
@@ -180,9 +181,5 @@ int main(void)
     tcase_add_test(t, files_that_are_no_text_or_no_pairs_are_refused);
     tcase_add_test(t, help_lists_every_key_and_version_is_short);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

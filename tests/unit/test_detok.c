@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Streams of text: they add up to the whole, are valid UTF-8 at every moment, and no stop string shows. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <string.h>
 
@@ -205,9 +206,5 @@ int main(void)
     tcase_add_test(t, a_sentencepiece_space_is_dropped_only_at_the_start_of_a_text);
     tcase_add_test(t, an_empty_stop_string_is_refused);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

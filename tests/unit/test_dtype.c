@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/tensor/dtype.h"
+#include "tests/unit/suite.h"
 
 static unsigned rng_state = 12345;
 
@@ -454,9 +455,5 @@ int main(void)
     tcase_add_test(t, the_error_bound_covers_any_float_that_rounds_to_a_half_or_bfloat16);
     tcase_add_test(t, what_a_block_quantises_lies_within_its_error_bound);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Sequences in the engine: pages, limits, ends; and the promise that neither chunks nor threads nor company change a bit. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <string.h>
 
@@ -274,9 +275,5 @@ int main(void)
     tcase_add_test(t, end_tokens_end_a_text_unless_ignored_or_too_early);
     tcase_add_test(t, a_seed_and_a_choice_decide_every_draw);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

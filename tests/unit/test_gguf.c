@@ -9,6 +9,7 @@
 #include "core/base/mem.h"
 #include "core/formats/gguf.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 /* ---- a writer ---- */
 
@@ -577,9 +578,5 @@ int main(void)
     tcase_add_test(t, golden_files_open_with_every_tensor_and_token);
     tcase_add_test(t, any_one_changed_byte_is_survived);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Loading base models: both formats agree, and what does not fit is refused with its reason. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -164,9 +165,5 @@ int main(void)
     tcase_add_test(t, tensors_that_are_missing_or_have_another_shape_are_refused_by_name);
     tcase_add_test(t, shards_are_checked_against_their_index);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

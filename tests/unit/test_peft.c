@@ -2,6 +2,7 @@
 /* adapter_config.json: what selects which module at which rank; what is refused, and that the message names it.
  * Then whole adapter directories with one thing wrong each. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <math.h>
 #include <string.h>
@@ -547,9 +548,5 @@ int main(void)
     tcase_add_test(d, golden_adapters_beyond_plain_lora_are_refused_with_their_reason);
     suite_add_tcase(suite, t);
     suite_add_tcase(suite, d);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -2,6 +2,7 @@
 /* Whose KV may be shared: never between things that differ, however the difference is dressed up. The cases are
  * mistakes that other servers made. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <string.h>
 
@@ -81,9 +82,5 @@ int main(void)
     tcase_add_test(t, a_salt_cannot_pretend_to_be_an_adapter);
     tcase_add_test(t, a_name_that_gets_new_content_never_meets_the_old_pages);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Names and versions of adapters, and who keeps them alive. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -131,9 +132,5 @@ int main(void)
     tcase_add_test(t, hundreds_of_names_come_and_go);
     tcase_add_test(t, a_directory_of_adapters_loads_in_name_order_or_fails_by_name);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -11,6 +11,7 @@
 #include "core/formats/safetensors.h"
 #include "core/model/source.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 /* A file: length of the header, header, n bytes of data. */
 static ad_buf make(const char *header, size_t header_len, uint64_t claimed, size_t n_data)
@@ -645,9 +646,5 @@ int main(void)
     tcase_add_test(files, a_golden_model_in_shards_opens);
     suite_add_tcase(suite, t);
     suite_add_tcase(suite, files);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

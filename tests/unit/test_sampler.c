@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/engine/sampler.h"
+#include "tests/unit/suite.h"
 
 enum { V = 64 };
 static ad_kernels k;
@@ -194,9 +195,5 @@ int main(void)
     tcase_add_test(t, logprobs_are_those_of_the_raw_logits);
     tcase_add_test(t, padding_rows_of_the_head_are_never_drawn);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }

@@ -2,6 +2,7 @@
 /* Tokenizers against the golden cases of the tokenizers library and sentencepiece; hostile tokenizer files; and the
  * time that hostile text takes. */
 #include "tests/unit/golden.h"
+#include "tests/unit/suite.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -399,9 +400,5 @@ int main(void)
     tcase_add_test(t, deeply_nested_tokenizer_json_is_refused);
     tcase_add_test(t, gguf_metadata_that_is_not_understood_is_refused_by_key);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return tu_run(suite);
 }
