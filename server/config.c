@@ -33,7 +33,7 @@ static const key keys[] = {
     {"adapter-dir", "DIR", LIST, FIELD(adapter_dirs), NULL, 0, 0, NULL, "every sub-directory is an adapter of that name; repeatable"},
     {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
-    {"weights", "TYPE", STRING, FIELD(weights), "f32", 0, 0, "f32", "type of the resident weights"},
+    {"weights", "TYPE", STRING, FIELD(weights), "auto", 0, 0, "auto|f32|bf16|int8|int4", "resident weights; auto: int4 or int8 for quantised files, else bf16"},
     {"kv-type", "TYPE", STRING, FIELD(kv_type), "f16", 0, 0, "f16|f32", "type of the KV cache"},
     {"merge", "MODE", STRING, FIELD(merge), "off", 0, 0, NULL, "off, auto, or an adapter whose weights are merged into a copy of the base's"},
     {"threads", "N", INTEGER, FIELD(threads), "0", 0, 1024, NULL, "threads that compute; 0: one per usable core"},

@@ -53,11 +53,17 @@ static ad_status load_model(ad_app *app, ad_err *err)
 {
     uint64_t start = uv_hrtime();
     const ad_config *c = app->config;
-    ad_status st = ad_model_load(&app->model, c->model, &(ad_model_options){.n_threads = c->threads ? c->threads : ad_usable_cores()}, err);
+    ad_model_options opt = {.n_threads = c->threads ? c->threads : ad_usable_cores()};
+    if (!ad_weights_parse(c->weights, &opt.weights)) return ad_fail(err, AD_EINVAL, "weights: \"%s\" is unknown", c->weights);
+    ad_status st = ad_model_load(&app->model, c->model, &opt, err);
     if (st != AD_OK) return st;
     app->served_name = c->served_name ? c->served_name : ad_model_name(app->model);
-    ad_log(AD_LOG_INFO, "model %s: %s, %zu bytes resident, %zu mapped, loaded in %.1f s", app->served_name, ad_model_get_config(app->model)->family,
-           ad_model_resident_bytes(app->model), ad_model_mapped_bytes(app->model), (double)(uv_hrtime() - start) / 1e9);
+    char types[80];
+    ad_model_describe_weights(app->model, types, sizeof types);
+    ad_log(AD_LOG_INFO, "model %s: %s, weights %s, %zu bytes resident, loaded in %.2f s", app->served_name, ad_model_get_config(app->model)->family, types,
+           ad_model_resident_bytes(app->model), (double)(uv_hrtime() - start) / 1e9);
+    if (ad_model_packing_loss(app->model) > 0)
+        ad_log(AD_LOG_INFO, "model %s: packing rounded weights by up to %.2g %% of a module's root mean square", app->served_name, 100 * (double)ad_model_packing_loss(app->model));
     return AD_OK;
 }
 

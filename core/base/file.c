@@ -67,6 +67,11 @@ ad_status ad_file_read(ad_file *out, const char *path, size_t max_bytes, ad_err 
     return AD_OK;
 }
 
+void ad_file_release_pages(const ad_file *f)
+{
+    if (f->mapped && f->data) madvise((void *)f->data, f->len, MADV_DONTNEED);
+}
+
 void ad_file_close(ad_file *f)
 {
     if (f->mapped && f->data) munmap((void *)f->data, f->len);

@@ -19,6 +19,8 @@ typedef struct {
 AD_MUSTUSE ad_status ad_file_map(ad_file *out, const char *path, ad_err *err);
 /* AD_ELIMIT when the file is larger than max_bytes. data is followed by a NUL that len does not count. */
 AD_MUSTUSE ad_status ad_file_read(ad_file *out, const char *path, size_t max_bytes, ad_err *err);
+/* A mapped file's pages leave this process's memory; they come back from the page cache when read again. */
+void ad_file_release_pages(const ad_file *f);
 void ad_file_close(ad_file *f); /* zeroes *f; a zero *f is fine */
 
 #endif

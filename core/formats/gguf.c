@@ -320,6 +320,11 @@ ad_status ad_gguf_open(ad_gguf **out, const char *path, ad_err *err)
     return st;
 }
 
+void ad_gguf_release_pages(const ad_gguf *g)
+{
+    ad_file_release_pages(&g->file);
+}
+
 void ad_gguf_close(ad_gguf **gp)
 {
     ad_gguf *g = *gp;

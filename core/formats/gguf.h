@@ -19,6 +19,7 @@ typedef enum {
 AD_MUSTUSE ad_status ad_gguf_open(ad_gguf **out, const char *path, ad_err *err);
 /* The same over bytes the caller keeps alive and unchanged; label names them in messages. */
 AD_MUSTUSE ad_status ad_gguf_parse(ad_gguf **out, const void *data, size_t len, const char *label, ad_err *err);
+void ad_gguf_release_pages(const ad_gguf *g); /* see ad_file_release_pages */
 void ad_gguf_close(ad_gguf **g); /* NULL is fine */
 
 const char *ad_gguf_label(const ad_gguf *g); /* path or label */

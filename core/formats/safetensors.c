@@ -177,6 +177,11 @@ static ad_status open_with(ad_safetensors **out, const char *path, const size_t 
 ad_status ad_safetensors_open(ad_safetensors **out, const char *path, ad_err *err) { return open_with(out, path, NULL, err); }
 ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err) { return open_with(out, path, &max_bytes, err); }
 
+void ad_safetensors_release_pages(const ad_safetensors *s)
+{
+    ad_file_release_pages(&s->file);
+}
+
 void ad_safetensors_close(ad_safetensors **sp)
 {
     ad_safetensors *s = *sp;

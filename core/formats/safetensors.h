@@ -16,6 +16,7 @@ AD_MUSTUSE ad_status ad_safetensors_open(ad_safetensors **out, const char *path,
 AD_MUSTUSE ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err);
 /* Over bytes the caller keeps alive and unchanged; label names them in messages. */
 AD_MUSTUSE ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t len, const char *label, ad_err *err);
+void ad_safetensors_release_pages(const ad_safetensors *s); /* see ad_file_release_pages */
 void ad_safetensors_close(ad_safetensors **s); /* NULL is fine */
 
 const char *ad_safetensors_label(const ad_safetensors *s);

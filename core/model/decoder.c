@@ -1,11 +1,24 @@
 /* SPDX-License-Identifier: MIT */
-/* The forward step: rows of all sequences share each base GEMM; then every run of rows with one adapter gets
- * its low-rank correction, y += scale * B (A x). GEMMs are cut by output columns and the rest by rows or by
- * (row, kv head) over the team; each value is computed whole by one member, in an order fixed by its own row.
+/* The forward step. Rows of all sequences share each base GEMM; every run of rows with one adapter gets its low-rank
+ * correction, y += scale * B (A x), while the columns it belongs to are in the cache.
+ *
+ * A layer is five phases with a barrier behind each. In a phase every member works on its own columns (or heads), and it
+ * prepares them for the next phase on the way: RMS norm, quantising and the shrink by A are cut along the input just like the
+ * GEMM's output, so none of them needs a barrier of its own:
+ *
+ *   qkv       columns   y = W x, + B t
+ *   attention heads     RoPE, page write, attention; its part of t for o     (rows of one sequence side by side: pages first)
+ *   o         columns   h += W x + B t; x = norm weight * h; sum of h^2; its part of t for gate and up
+ *   gate, up  columns   SwiGLU; its part of t for down
+ *   down      columns   as o, for the next layer's q, k, v
+ *
+ * A norm's division by the root of the sum is a factor per row: it is applied to what the GEMM makes of x.
+ * Every value is computed in an order fixed by its own row and the number of members: neighbours never enter.
  * Engine thread and its helpers. */
 #include "core/model/decoder.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,36 +32,63 @@ typedef struct {
     const ad_merged *merged; /* NULL: the model's own weights */
 } span;
 
+/* Rows of one sequence at neighbouring positions: one unit of attention per kv head. */
+typedef struct {
+    int row, rows;
+} tile;
+
+/* Rows of activations in the forms that weights read; the others stay untouched and cost no memory. */
+typedef struct {
+    char *data[AD_ACT_KINDS];
+    size_t stride[AD_ACT_KINDS]; /* bytes */
+    int cols;
+} act;
+
+/* One member's own memory. */
+typedef struct {
+    float *y, *y2, *x;          /* [max_rows, COLUMNS] a block of columns: GEMM results, normed input */
+    float *q, *o;               /* [TILE_ROWS, group, head_dim] turned queries, results */
+    float *scores;
+    const void **pages;         /* keys then values, [2 * pages of the context] */
+    float *inverse;             /* [max_rows] of the RMS norm */
+    char *t;                    /* [max_rows, t_stride] summed and scaled t, in the adapters' type */
+    float *sum;                 /* [t_stride] one row of it in f32 */
+} member;
+
 struct ad_scratch {
     const ad_kernels *k;
     ad_team *team;
-    int max_rows, max_out, context, max_rank;
+    int max_rows, max_out, context, n_members;
     ad_kv_type kv;
     const ad_model *m;
     const ad_step_batch *b;
-    float *block;             /* everything below with fixed size, in one arena */
+    char *block;                /* everything below with fixed size, in one arena */
     size_t block_bytes;
-    float *h;                 /* [max_rows, hidden] residual stream */
-    float *x;                 /* [max_rows, hidden] normed input */
-    float *qkv;               /* [max_rows, q + 2 kv] */
-    float *att;               /* [max_rows, q] */
-    float *gate, *up;         /* [max_rows, intermediate] */
-    float *y;                 /* [max_rows, hidden] output of o and down */
-    float *cosines, *sines;   /* [max_rows, head_dim / 2] */
-    float *out_x;             /* [max_out, hidden] */
-    float *scores;            /* per member: [group, context rounded up], then one page of one head */
-    size_t scores_stride;
-    const void **page_ptrs;   /* per member: keys then values, [2 * pages of the context] */
-    size_t ptrs_stride;
-    float *t, *out_t;         /* [max_rows or max_out, 3 * max_rank] shrunk rows; a mix's parts side by side */
-    size_t t_stride;
+    float *h;                   /* [max_rows, hidden] residual stream */
+    float *squares;             /* [max_rows, n_blocks] sums of h^2 by block of 32 columns */
+    int n_blocks;
+    float *qkv;                 /* [max_rows, ld_qkv] */
+    size_t ld_qkv, ld_columns;  /* no multiples of 4 KiB: rows would share cache sets */
+    float *cosines, *sines;     /* [max_rows, head_dim / 2] */
+    act x, att, mlp, out;       /* inputs of q k v gate up; of o; of down; of the head (max_out rows) */
+    member *members;            /* [n_members] */
+    atomic_int *next_unit;      /* [layers] units of attention taken so far */
+    float *partial[2];          /* [parts, max_rows, t_stride] parts of t: one phase fills one while it reads the other */
+    size_t partial_bytes, t_bytes;
+    char *t_block;
+    int t_stride, n_parts;
+    unsigned forms;             /* of this step: what weights and adapters read */
     run *runs, *out_runs;
     int n_runs, n_out_runs;
-    span *spans, *out_spans;  /* tile the rows, and the outputs */
+    span *spans, *out_spans;    /* tile the rows, and the outputs */
     int n_spans, n_out_spans;
+    tile *tiles;
+    int n_tiles;
+    bool prompts;               /* two rows of this step belong to one sequence */
 };
 
-enum { COLUMN_GRAIN = 16 };
+/* Columns of a block (what a member's rows of it take stays in the second-level cache), rows of an attention tile. */
+enum { COLUMNS = 256, COLUMN_GRAIN = 32, TILE_ROWS = 8 };
 
 static size_t number_bytes(ad_kv_type type)
 {
@@ -61,78 +101,147 @@ size_t ad_kv_page_bytes(const ad_model *m, ad_kv_type type)
     return (size_t)c->layers * 2 * (size_t)c->kv_heads * AD_KV_PAGE * (size_t)c->head_dim * number_bytes(type);
 }
 
+/* ---- memory ---- */
+
+/* Hands out parts of the arena; with block NULL it only counts. */
+typedef struct {
+    char *block;
+    size_t used;
+} carver;
+
+static void *carve(carver *c, size_t bytes)
+{
+    void *at = c->block ? c->block + c->used : NULL;
+    c->used += (bytes + 63) & ~(size_t)63;
+    return at;
+}
+
+static void carve_act(carver *c, act *a, int rows, int cols)
+{
+    a->cols = cols;
+    for (int f = 0; f < AD_ACT_KINDS; f++) {
+        a->stride[f] = ad_act_stride((ad_act)f, cols);
+        a->data[f] = carve(c, (size_t)rows * a->stride[f]);
+    }
+}
+
+static size_t floats_apart(int n)
+{
+    size_t stride = ((size_t)n + 15) & ~(size_t)15;
+    return stride % 1024 ? stride : stride + 16;
+}
+
+static void carve_all(ad_scratch *s, carver *c)
+{
+    const ad_model_config *cfg = &s->m->config;
+    size_t rows = (size_t)s->max_rows, hd = (size_t)cfg->head_dim, group = (size_t)(cfg->heads / cfg->kv_heads);
+    size_t pages = ((size_t)s->context + AD_KV_PAGE - 1) / AD_KV_PAGE;
+    int q = cfg->heads * cfg->head_dim, kv = cfg->kv_heads * cfg->head_dim;
+    s->n_blocks = (cfg->hidden + AD_BLOCK - 1) / AD_BLOCK;
+    s->ld_qkv = floats_apart(q + 2 * kv);
+    s->ld_columns = floats_apart(COLUMNS);
+    s->h = carve(c, rows * (size_t)cfg->hidden * sizeof(float));
+    s->squares = carve(c, rows * (size_t)s->n_blocks * sizeof(float));
+    s->qkv = carve(c, rows * s->ld_qkv * sizeof(float));
+    s->cosines = carve(c, rows * hd / 2 * sizeof(float));
+    s->sines = carve(c, rows * hd / 2 * sizeof(float));
+    carve_act(c, &s->x, s->max_rows, cfg->hidden);
+    carve_act(c, &s->att, s->max_rows, q);
+    carve_act(c, &s->mlp, s->max_rows, cfg->intermediate);
+    carve_act(c, &s->out, s->max_out, cfg->hidden);
+    for (int i = 0; i < s->n_members; i++) {
+        member *me = &s->members[i];
+        me->y = carve(c, rows * s->ld_columns * sizeof(float));
+        me->y2 = carve(c, rows * s->ld_columns * sizeof(float));
+        me->x = carve(c, (COLUMNS > (size_t)cfg->hidden ? COLUMNS : (size_t)cfg->hidden) * sizeof(float));
+        me->q = carve(c, TILE_ROWS * group * hd * sizeof(float));
+        me->o = carve(c, TILE_ROWS * group * hd * sizeof(float));
+        me->scores = carve(c, TILE_ROWS * group * ((size_t)s->context + TILE_ROWS + 16) * sizeof(float));
+        me->pages = carve(c, 2 * pages * sizeof *me->pages);
+        me->inverse = carve(c, rows * sizeof(float));
+    }
+}
+
 ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *k, ad_team *team, int max_rows, int max_out,
                          int context, ad_kv_type kv_type, ad_err *err)
 {
-    const ad_model_config *c = &m->config;
     ad_scratch *s = ad_calloc(1, sizeof *s);
     if (!s) return ad_fail(err, AD_ENOMEM, "step buffers: out of memory");
-    *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context, .kv = kv_type};
-    size_t rows = (size_t)max_rows, members = (size_t)ad_team_size(team), d = (size_t)c->hidden, hd = (size_t)c->head_dim;
-    size_t q = (size_t)c->heads * hd, kv = (size_t)c->kv_heads * hd, f = (size_t)c->intermediate;
-    size_t pages = ((size_t)context + AD_KV_PAGE - 1) / AD_KV_PAGE;
-    s->scores_stride = (size_t)(c->heads / c->kv_heads) * (((size_t)context + 15) & ~(size_t)15) + AD_KV_PAGE * hd;
-    s->ptrs_stride = 2 * pages;
-    struct { float **at; size_t n; } parts[] = {
-        {&s->h, rows * d}, {&s->x, rows * d}, {&s->y, rows * d}, {&s->qkv, rows * (q + 2 * kv)}, {&s->att, rows * q},
-        {&s->gate, rows * f}, {&s->up, rows * f}, {&s->cosines, rows * hd / 2}, {&s->sines, rows * hd / 2},
-        {&s->out_x, (size_t)max_out * d}, {&s->scores, members * s->scores_stride},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) s->block_bytes += (parts[i].n * sizeof(float) + 63) & ~(size_t)63;
-    s->block = ad_arena_new(s->block_bytes);
-    s->page_ptrs = ad_calloc(members * s->ptrs_stride, sizeof *s->page_ptrs);
-    s->runs = ad_calloc(rows, sizeof *s->runs);
+    *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context, .kv = kv_type, .n_members = ad_team_size(team)};
+    s->n_parts = s->n_members > m->config.kv_heads ? s->n_members : m->config.kv_heads;
+    s->members = ad_calloc((size_t)s->n_members, sizeof *s->members);
+    s->next_unit = ad_calloc((size_t)m->config.layers, sizeof *s->next_unit);
+    s->runs = ad_calloc((size_t)max_rows, sizeof *s->runs);
     s->out_runs = ad_calloc((size_t)max_out, sizeof *s->out_runs);
-    s->spans = ad_calloc(rows, sizeof *s->spans);
+    s->spans = ad_calloc((size_t)max_rows, sizeof *s->spans);
     s->out_spans = ad_calloc((size_t)max_out, sizeof *s->out_spans);
-    if (!s->block || !s->page_ptrs || !s->runs || !s->out_runs || !s->spans || !s->out_spans) {
+    s->tiles = ad_calloc((size_t)max_rows, sizeof *s->tiles);
+    bool good = s->members && s->next_unit && s->runs && s->out_runs && s->spans && s->out_spans && s->tiles;
+    carver c = {0};
+    if (good) {
+        carve_all(s, &c);
+        s->block_bytes = c.used;
+        s->block = ad_arena_new(s->block_bytes);
+    }
+    if (!good || !s->block) {
         ad_scratch_free(&s);
         return ad_fail(err, AD_ENOMEM, "step buffers for %d rows: out of memory", max_rows);
     }
-    char *at = (char *)s->block;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        *parts[i].at = (float *)at;
-        at += (parts[i].n * sizeof(float) + 63) & ~(size_t)63;
-    }
+    c = (carver){s->block, 0};
+    carve_all(s, &c);
     *out = s;
     return AD_OK;
+}
+
+static void free_t(ad_scratch *s)
+{
+    for (int i = 0; i < 2; i++)
+        if (s->partial[i]) ad_arena_free(s->partial[i], s->partial_bytes);
+    if (s->t_block) ad_arena_free(s->t_block, s->t_bytes);
+    s->partial[0] = s->partial[1] = NULL;
+    s->t_block = NULL;
+    s->t_stride = 0;
 }
 
 void ad_scratch_free(ad_scratch **sp)
 {
     ad_scratch *s = *sp;
     if (!s) return;
+    free_t(s);
     if (s->block) ad_arena_free(s->block, s->block_bytes);
-    free(s->page_ptrs);
+    free(s->members);
+    free(s->next_unit);
     free(s->runs);
     free(s->out_runs);
     free(s->spans);
     free(s->out_spans);
-    free(s->t);
-    free(s->out_t);
+    free(s->tiles);
     free(s);
     *sp = NULL;
 }
 
-static int rank_of(const ad_mix *mix)
-{
-    int rank = 0;
-    for (int i = 0; i < mix->n; i++) rank += mix->sets[i]->max_rank;
-    return rank;
-}
-
 ad_status ad_scratch_reserve(ad_scratch *s, const ad_mix *mix, ad_err *err)
 {
-    int rank = mix ? rank_of(mix) : 0;
-    if (rank <= s->max_rank) return AD_OK;
-    size_t stride = 3 * (size_t)rank; /* q, k and v are shrunk side by side */
-    float *t = ad_calloc((size_t)s->max_rows, stride * sizeof *t), *out_t = ad_calloc((size_t)s->max_out, stride * sizeof *out_t);
-    if (!t || !out_t) {
-        free(t), free(out_t);
-        return ad_fail(err, AD_ENOMEM, "step buffers for adapters of rank %d: out of memory", rank);
+    int stride = 0;
+    for (int i = 0; mix && i < mix->n; i++) stride += mix->sets[i]->max_stack;
+    if (stride <= s->t_stride) return AD_OK;
+    size_t rows = (size_t)(s->max_rows > s->max_out ? s->max_rows : s->max_out), row = (size_t)stride * sizeof(float);
+    size_t partial_bytes = (size_t)s->n_parts * rows * row, t_bytes = (size_t)s->n_members * (rows + 1) * row;
+    float *one = ad_arena_new(partial_bytes), *two = ad_arena_new(partial_bytes);
+    char *t = ad_arena_new(t_bytes);
+    if (!one || !two || !t) {
+        if (one) ad_arena_free(one, partial_bytes);
+        if (two) ad_arena_free(two, partial_bytes);
+        if (t) ad_arena_free(t, t_bytes);
+        return ad_fail(err, AD_ENOMEM, "step buffers for adapters of %d ranks: out of memory", stride);
     }
-    free(s->t), free(s->out_t);
-    s->t = t, s->out_t = out_t, s->t_stride = stride, s->max_rank = rank;
+    free_t(s);
+    s->partial[0] = one, s->partial[1] = two, s->t_block = t;
+    s->partial_bytes = partial_bytes, s->t_bytes = t_bytes, s->t_stride = stride;
+    for (int i = 0; i < s->n_members; i++) {
+        s->members[i].t = t + (size_t)i * (rows + 1) * row;
+        s->members[i].sum = (float *)(void *)(s->members[i].t + rows * row);
+    }
     return AD_OK;
 }
 
@@ -145,296 +254,377 @@ bool ad_mix_equal(const ad_mix *a, const ad_mix *b)
     return true;
 }
 
+/* ---- activations ---- */
+
+static char *act_row(const act *a, ad_act form, int row)
+{
+    return a->data[form] + (size_t)row * a->stride[form];
+}
+
+/* Columns [begin, end) of a row into every form this step reads. begin: a multiple of 32 for the INT8 form. */
+static void put_act(const ad_scratch *s, const act *a, unsigned forms, int row, const float *x, int begin, int end)
+{
+    if (forms & 1u << AD_ACT_F32) memcpy((float *)(void *)act_row(a, AD_ACT_F32, row) + begin, x, (size_t)(end - begin) * sizeof *x);
+    if (forms & 1u << AD_ACT_BF16) s->k->to_bf16((uint16_t *)(void *)act_row(a, AD_ACT_BF16, row) + begin, x, end - begin);
+    if (forms & 1u << AD_ACT_INT8) s->k->quantise(act_row(a, AD_ACT_INT8, row), x, begin, end, a->cols);
+}
+
+static size_t form_bytes(ad_pack type)
+{
+    return type == AD_PACK_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
 /* ---- low-rank corrections ---- */
 
-/* The stacked rank of modules first .. first + n - 1, and where their contiguous A begins. */
-static int stacked_rank(const ad_lowrank *mods, int n, const float **a)
-{
-    int rank = 0;
-    for (int i = 0; i < n; i++) {
-        if (mods[i].rank && !rank) *a = mods[i].a;
-        rank += mods[i].rank;
-    }
-    return rank;
-}
-
-/* t = scale * (x A^T) of modules [module, module + n), which share the input x, for part `part` of a run's mix, whose
- * columns of t begin at `at`. They are cut over the team. */
-static void shrink_part(const ad_scratch *s, const run *r, int part, size_t at, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
-{
-    const ad_lowrank *mods = r->mix->sets[part]->modules + module;
-    float weight = r->mix->weights[part];
-    const float *a = NULL;
-    int total = stacked_rank(mods, n, &a), begin, end;
-    ad_team_slice(total, 4, index, count, &begin, &end);
-    if (begin == end) return;
-    s->k->gemm_nt(t + (size_t)r->begin * s->t_stride + at + (size_t)begin, s->t_stride, x + (size_t)r->begin * ldx, ldx,
-                  a + (size_t)begin * (size_t)in, r->end - r->begin, end - begin, in);
-    for (int row = r->begin; row < r->end; row++) {
-        float *tr = t + (size_t)row * s->t_stride + at;
-        for (int i = 0, first = 0; i < n; first += mods[i++].rank)
-            for (int j = begin > first ? begin : first; j < end && j < first + mods[i].rank; j++) tr[j] *= mods[i].scale * weight;
-    }
-}
-
-static void shrink(const ad_scratch *s, const run *runs, int n_runs, int module, int n, const float *x, size_t ldx, float *t, int in, int index, int count)
+/* part = A x over the inputs [begin, end), for all rows of the runs. */
+static void shrink(const ad_scratch *s, const run *runs, int n_runs, int group, const act *x, float *partial, int part, int begin, int end)
 {
     for (const run *r = runs; r < runs + n_runs; r++) {
         size_t at = 0;
-        for (int p = 0; p < r->mix->n; at += 3 * (size_t)r->mix->sets[p++]->max_rank) shrink_part(s, r, p, at, module, n, x, ldx, t, in, index, count);
+        for (int p = 0; p < r->mix->n; at += (size_t)r->mix->sets[p++]->max_stack) {
+            const ad_lowrank_set *set = r->mix->sets[p];
+            const ad_matrix *a = &set->a[group];
+            ad_act form = ad_act_of(set->type);
+            size_t row = (size_t)part * (size_t)s->max_rows + (size_t)r->begin, number = form_bytes(set->type);
+            if (!a->rows) continue;
+            s->k->gemm[set->type](partial + row * (size_t)s->t_stride + at, (size_t)s->t_stride, act_row(x, form, r->begin) + (size_t)begin * number, x->stride[form],
+                                  (const char *)a->data + (size_t)begin * number * AD_PANEL, a->panel_bytes, r->end - r->begin, a->rows, end - begin, false);
+        }
     }
 }
 
-/* y[rows, begin..end) += t B^T for module `which` of the n stacked ones; y and t begin at row 0. */
-static void expand_run(const ad_scratch *s, const run *r, int row_begin, int row_end, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+/* t = scale * weight * sum of the parts, for the modules [module, module + n) of one group. */
+static void gather(const ad_scratch *s, const member *me, const run *runs, int n_runs, int module, int n, const float *partial, int parts)
 {
-    size_t at = 0;
-    if (begin >= end || row_begin >= row_end) return;
-    for (int p = 0; p < r->mix->n; at += 3 * (size_t)r->mix->sets[p++]->max_rank) {
-        const ad_lowrank *mods = r->mix->sets[p]->modules + module;
-        size_t column = at;
-        for (int i = 0; i < which; i++) column += (size_t)mods[i].rank;
-        if (!mods[which].rank) continue;
-        s->k->expand_add(y + (size_t)row_begin * ldy + begin, ldy, t + (size_t)row_begin * s->t_stride + column, s->t_stride, mods[which].bt + begin, (size_t)out,
-                         row_end - row_begin, end - begin, mods[which].rank);
+    size_t ld = (size_t)s->t_stride, part = (size_t)s->max_rows * ld;
+    for (const run *r = runs; r < runs + n_runs; r++) {
+        size_t at = 0;
+        for (int p = 0; p < r->mix->n; at += (size_t)r->mix->sets[p++]->max_stack) {
+            const ad_lowrank_set *set = r->mix->sets[p];
+            for (const ad_lowrank *low = set->modules + module; low < set->modules + module + n; low++) {
+                if (!low->rank) continue;
+                int width = low->b.cols;
+                float by = low->scale * r->mix->weights[p];
+                for (int row = r->begin; row < r->end; row++) {
+                    const float *from = partial + (size_t)row * ld + at + (size_t)low->at;
+                    float *sum = me->sum;
+                    char *to = me->t + (size_t)row * ld * sizeof(float) + (at + (size_t)low->at) * form_bytes(set->type);
+                    for (int j = 0; j < width; j++) {
+                        float v = from[j];
+                        for (int i = 1; i < parts; i++) v += from[(size_t)i * part + (size_t)j];
+                        sum[j] = by * v;
+                    }
+                    if (set->type == AD_PACK_F32) memcpy(to, sum, (size_t)width * sizeof *sum);
+                    else s->k->to_bf16((uint16_t *)(void *)to, sum, width);
+                }
+            }
+        }
     }
 }
 
-static void expand(const ad_scratch *s, const run *runs, int n_runs, int module, int which, const float *t, float *y, size_t ldy, int out, int begin, int end)
+/* y[rows, begin..end) += t B^T; y and t begin at row 0, y at column `begin`. */
+static void expand(const ad_scratch *s, const member *me, const run *runs, int n_runs, int module, float *y, size_t ldy, int begin, int end)
 {
-    for (const run *r = runs; r < runs + n_runs; r++) expand_run(s, r, r->begin, r->end, module, which, t, y, ldy, out, begin, end);
-}
-
-/* The same for rows [begin, end) only, all columns: where the next phase is cut by rows. */
-static void expand_rows(const ad_scratch *s, int module, const float *t, float *y, int out, int begin, int end)
-{
-    for (const run *r = s->runs; r < s->runs + s->n_runs; r++)
-        expand_run(s, r, r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, module, 0, t, y, (size_t)out, out, 0, out);
+    size_t ld = (size_t)s->t_stride * sizeof(float);
+    for (const run *r = runs; r < runs + n_runs; r++) {
+        size_t at = 0;
+        for (int p = 0; p < r->mix->n; at += (size_t)r->mix->sets[p++]->max_stack) {
+            const ad_lowrank_set *set = r->mix->sets[p];
+            const ad_lowrank *low = &set->modules[module];
+            if (!low->rank) continue;
+            s->k->gemm[set->type](y + (size_t)r->begin * ldy, ldy, me->t + (size_t)r->begin * ld + (at + (size_t)low->at) * form_bytes(set->type), ld,
+                                  (const char *)low->b.data + (size_t)(begin / AD_PANEL) * low->b.panel_bytes, low->b.panel_bytes, r->end - r->begin, end - begin, low->b.cols, true);
+        }
+    }
 }
 
 /* ---- phases; each is entered by every member ---- */
 
-static const float *weight_of(const span *p, int module, const float *w)
+static const ad_matrix *weight_of(const span *p, int module, const ad_matrix *w)
 {
-    const float *merged = p->merged ? ad_merged_weight(p->merged, module) : NULL;
+    const ad_matrix *merged = p->merged ? ad_merged_weight(p->merged, module) : NULL;
     return merged ? merged : w;
 }
 
-/* y = x W^T of one module, this member's columns; rows of each span with their own weights. */
-static void gemm_spans(const ad_scratch *s, const span *spans, int n_spans, float *y, size_t ldy, const float *x, size_t ldx, int module, const float *w, int out, int in, int index, int count)
+/* y = x W^T for columns [begin, end) (begin a multiple of 16); y begins at column `begin`; rows of each span with their own weights. */
+static void multiply(const ad_scratch *s, const span *spans, int n_spans, float *y, size_t ldy, const act *x, int module, const ad_matrix *w, int begin, int end)
 {
-    int begin, end;
-    ad_team_slice(out, COLUMN_GRAIN, index, count, &begin, &end);
-    for (const span *p = spans; begin < end && p < spans + n_spans; p++)
-        s->k->gemm_nt(y + (size_t)p->begin * ldy + begin, ldy, x + (size_t)p->begin * ldx, ldx, weight_of(p, module, w) + (size_t)begin * (size_t)in,
-                      p->end - p->begin, end - begin, in);
-}
-
-static void gemm_slice(const ad_scratch *s, float *y, size_t ldy, const float *x, size_t ldx, int module, const float *w, int out, int in, int index, int count)
-{
-    gemm_spans(s, s->spans, s->n_spans, y, ldy, x, ldx, module, w, out, in, index, count);
-}
-
-/* h += sum of scale * B a for the token's columns a of the embedding's A. */
-static void correct_embedding(const ad_scratch *s, const ad_mix *mix, int module, int32_t token, float *h, int d, float *t)
-{
-    for (int p = 0; p < mix->n; p++) {
-        const ad_lowrank *lr = mix->sets[p]->modules + module;
-        for (int i = 0; i < lr->rank; i++) t[i] = lr->scale * mix->weights[p] * lr->a[(size_t)token * (size_t)lr->rank + (size_t)i];
-        if (lr->rank) s->k->expand_add(h, (size_t)d, t, s->t_stride, lr->bt, (size_t)d, 1, d, lr->rank);
+    for (const span *p = spans; p < spans + n_spans; p++) {
+        const ad_matrix *own = weight_of(p, module, w);
+        ad_act form = ad_act_of(own->type);
+        s->k->gemm[own->type](y + (size_t)p->begin * ldy, ldy, act_row(x, form, p->begin), x->stride[form], (const char *)own->data + (size_t)(begin / AD_PANEL) * own->panel_bytes,
+                              own->panel_bytes, p->end - p->begin, end - begin, own->cols, false);
     }
 }
 
-static void embed_rows(const ad_model *m, ad_scratch *s, int begin, int end)
+static void linear(const ad_scratch *s, const member *me, float *y, size_t ldy, const act *x, int module, const ad_matrix *w, int begin, int end)
+{
+    multiply(s, s->spans, s->n_spans, y, ldy, x, module, w, begin, end);
+    expand(s, me, s->runs, s->n_runs, module, y, ldy, begin, end);
+}
+
+/* 1 / sqrt(mean of h^2 + eps) from the sums by block: four chains, then their sum. */
+static float inverse_rms(const ad_scratch *s, int row)
+{
+    const float *q = s->squares + (size_t)row * (size_t)s->n_blocks;
+    float sum[4] = {0};
+    for (int i = 0; i < s->n_blocks; i++) sum[i & 3] += q[i];
+    return 1.0f / sqrtf((sum[0] + sum[1] + (sum[2] + sum[3])) / (float)s->m->config.hidden + s->m->config.norm_eps);
+}
+
+static void embed_row(const ad_model *m, const ad_scratch *s, const member *me, int row, int begin, int end)
 {
     const ad_step_batch *b = s->b;
-    size_t d = (size_t)m->config.hidden;
-    int half = m->config.head_dim / 2, module = m->n_modules - 2;
-    for (int r = begin; r < end; r++) {
-        float *h = s->h + (size_t)r * d;
-        const float *merged = b->merged[r] ? ad_merged_weight(b->merged[r], module) : NULL;
-        memcpy(h, (merged ? merged : m->embed) + (size_t)b->tokens[r] * d, d * sizeof *h);
-        if (b->mixes[r]) correct_embedding(s, b->mixes[r], module, b->tokens[r], h, (int)d, s->t + (size_t)r * s->t_stride);
+    int module = m->n_modules - 2;
+    const ad_matrix *merged = b->merged[row] ? ad_merged_weight(b->merged[row], module) : NULL;
+    float *h = s->h + (size_t)row * (size_t)m->config.hidden + begin;
+    int32_t token = b->tokens[row];
+    ad_matrix_read(merged ? merged : &m->embed, token, begin, end, h);
+    for (int p = 0; b->mixes[row] && p < b->mixes[row]->n; p++) {
+        const ad_lowrank_set *set = b->mixes[row]->sets[p];
+        const ad_lowrank *low = &set->modules[module];
+        if (!low->rank) continue;
+        memset(me->sum, 0, (size_t)low->b.cols * sizeof *me->sum);
+        for (int i = 0; i < low->rank; i++) {
+            ad_matrix_read(&set->a[ad_model_group_of(m, module)], i, token, token + 1, &me->sum[i]);
+            me->sum[i] *= low->scale * b->mixes[row]->weights[p];
+        }
+        char *t = me->t;
+        if (set->type == AD_PACK_F32) memcpy(t, me->sum, (size_t)low->b.cols * sizeof *me->sum);
+        else s->k->to_bf16((uint16_t *)(void *)t, me->sum, low->b.cols);
+        s->k->gemm[set->type](h, 0, t, 0, (const char *)low->b.data + (size_t)(begin / AD_PANEL) * low->b.panel_bytes, low->b.panel_bytes, 1, end - begin, low->b.cols, true);
+    }
+}
+
+/* Columns [begin, end) of h are complete: norm them for the next phase. y (row stride ld_columns) is added first unless NULL. */
+static void norm_columns(const ad_scratch *s, const member *me, const float *y, const float *bias, const float *w, int begin, int end)
+{
+    size_t d = (size_t)s->m->config.hidden;
+    for (int r = 0; r < s->b->n_rows; r++) {
+        float *h = s->h + (size_t)r * d + begin;
+        if (bias) s->k->scale_add(h, h, 1, bias + begin, end - begin);
+        s->k->add_norm(me->x, h, y ? y + (size_t)r * s->ld_columns : NULL, w + begin, s->squares + (size_t)r * (size_t)s->n_blocks + begin / AD_BLOCK, end - begin);
+        put_act(s, &s->x, s->forms, r, me->x, begin, end);
+    }
+}
+
+/* h += W x + B t + bias for this member's columns; then what the next phase reads of them. group: of the modules that read h next, -1
+ * for none. */
+static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, const act *x, const float *in, int parts, float *out, const float *norm, int next_group, int index, int count)
+{
+    const member *me = &s->members[index];
+    const ad_linear *lin = &m->layers[layer].mod[kind];
+    int module = layer * AD_MOD_PER_LAYER + kind, begin, end;
+    ad_team_slice(m->config.hidden, COLUMN_GRAIN, index, count, &begin, &end);
+    gather(s, me, s->runs, s->n_runs, module, 1, in, parts);
+    for (int c = begin; c < end; c += COLUMNS) {
+        int stop = c + COLUMNS < end ? c + COLUMNS : end;
+        linear(s, me, me->y, s->ld_columns, x, module, &lin->w, c, stop);
+        norm_columns(s, me, me->y, lin->bias, norm, c, stop);
+    }
+    if (next_group >= 0) shrink(s, s->runs, s->n_runs, next_group, &s->x, out, index, begin, end);
+}
+
+static void embed(const ad_model *m, ad_scratch *s, int index, int count)
+{
+    const ad_step_batch *b = s->b;
+    const member *me = &s->members[index];
+    int half = m->config.head_dim / 2, begin, end;
+    ad_team_slice(b->n_rows, 1, index, count, &begin, &end);
+    for (int r = begin; r < end; r++)
         for (int i = 0; i < half; i++) {
             float angle = (float)b->positions[r] * m->inv_freq[i]; /* f32, as the models were trained */
             s->cosines[(size_t)r * (size_t)half + (size_t)i] = cosf(angle) * m->rope_magnitude;
             s->sines[(size_t)r * (size_t)half + (size_t)i] = sinf(angle) * m->rope_magnitude;
         }
+    ad_team_slice(m->config.hidden, COLUMN_GRAIN, index, count, &begin, &end);
+    for (int r = 0; r < b->n_rows; r++) embed_row(m, s, me, r, begin, end);
+    for (int c = begin; c < end; c += COLUMNS) norm_columns(s, me, NULL, NULL, m->layers[0].attn_norm, c, c + COLUMNS < end ? c + COLUMNS : end);
+    shrink(s, s->runs, s->n_runs, 0, &s->x, s->partial[0], index, begin, end);
+}
+
+static void qkv(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+{
+    const ad_model_config *c = &m->config;
+    const member *me = &s->members[index];
+    int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, at[] = {0, q, q + kv}, out[] = {q, kv, kv}, module = layer * AD_MOD_PER_LAYER;
+    gather(s, me, s->runs, s->n_runs, module, 3, s->partial[0], count);
+    for (int i = 0; i < 3; i++) {
+        int begin, end;
+        ad_team_slice(out[i], AD_PANEL, index, count, &begin, &end);
+        linear(s, me, s->qkv + at[i] + begin, s->ld_qkv, &s->x, module + i, &m->layers[layer].mod[i].w, begin, end);
     }
 }
 
-static void norm_rows(const ad_model *m, ad_scratch *s, const float *w, int begin, int end)
-{
-    size_t d = (size_t)m->config.hidden;
-    for (int r = begin; r < end; r++) s->k->rmsnorm(s->x + (size_t)r * d, s->h + (size_t)r * d, w, (int)d, m->config.norm_eps);
-}
+/* ---- attention ---- */
 
-static void *page_slot(const ad_model *m, ad_kv_type kv, void *page, int layer, int value, int head, int slot)
+static char *page_block(const ad_model *m, const ad_scratch *s, void *page, int layer, int value, int head)
 {
     const ad_model_config *c = &m->config;
     size_t block = ((size_t)layer * 2 + (size_t)value) * (size_t)c->kv_heads + (size_t)head;
-    return (char *)page + (block * AD_KV_PAGE + (size_t)slot) * (size_t)c->head_dim * number_bytes(kv);
+    return (char *)page + block * AD_KV_PAGE * (size_t)c->head_dim * number_bytes(s->kv);
 }
 
-static void store_kv(const ad_scratch *s, void *dst, const float *src, int hd)
+/* One head of a projection: scaled by the norm, its bias added, turned by RoPE when `turn`. */
+static void finish_head(const ad_model *m, const ad_scratch *s, float *dst, const float *src, const float *bias, float inverse, int row, bool turn)
 {
-    if (s->kv == AD_KV_F16) s->k->to_half(dst, src, hd);
-    else memcpy(dst, src, (size_t)hd * sizeof *src);
+    int hd = m->config.head_dim, half = hd / 2;
+    if (!turn || bias) s->k->scale_add(dst, src, inverse, bias, hd);
+    if (turn) s->k->rope(dst, bias ? dst : src, bias ? 1 : inverse, s->cosines + (size_t)row * (size_t)half, s->sines + (size_t)row * (size_t)half, half);
 }
 
-/* Corrections, biases, RoPE and the cache write of rows [begin, end). */
-static void finish_qkv(const ad_model *m, ad_scratch *s, int layer, int begin, int end)
+/* The row's key and value of one kv head into its page; keys lie transposed there. */
+static void store_kv(const ad_model *m, const ad_scratch *s, const member *me, int layer, int row, int head)
 {
     const ad_model_config *c = &m->config;
-    int hd = c->head_dim, half = hd / 2, q = c->heads * hd, kv = c->kv_heads * hd;
-    size_t ld = (size_t)(q + 2 * kv);
     const ad_linear *mod = m->layers[layer].mod;
-    for (int r = begin; r < end; r++) {
-        float *row = s->qkv + (size_t)r * ld;
-        const float *cosines = s->cosines + (size_t)r * (size_t)half, *sines = s->sines + (size_t)r * (size_t)half;
-        if (mod[AD_MOD_Q].bias) s->k->add(row, mod[AD_MOD_Q].bias, q);
-        if (mod[AD_MOD_K].bias) s->k->add(row + q, mod[AD_MOD_K].bias, kv);
-        if (mod[AD_MOD_V].bias) s->k->add(row + q + kv, mod[AD_MOD_V].bias, kv);
-        for (int h = 0; h < c->heads + c->kv_heads; h++) s->k->rope(row + (size_t)h * (size_t)hd, cosines, sines, half);
-        int pos = s->b->positions[r];
-        void *page = s->b->pages[r][pos / AD_KV_PAGE];
-        for (int h = 0; h < c->kv_heads; h++) {
-            store_kv(s, page_slot(m, s->kv, page, layer, 0, h, pos % AD_KV_PAGE), row + q + (size_t)h * (size_t)hd, hd);
-            store_kv(s, page_slot(m, s->kv, page, layer, 1, h, pos % AD_KV_PAGE), row + q + kv + (size_t)h * (size_t)hd, hd);
+    int hd = c->head_dim, q = c->heads * hd, kv = c->kv_heads * hd, pos = s->b->positions[row], slot = pos % AD_KV_PAGE;
+    void *page = s->b->pages[row][pos / AD_KV_PAGE];
+    const float *k = s->qkv + (size_t)row * s->ld_qkv + q + head * hd, *v = k + kv, inverse = inverse_rms(s, row);
+    const float *k_bias = mod[AD_MOD_K].bias, *v_bias = mod[AD_MOD_V].bias;
+    char *keys = page_block(m, s, page, layer, 0, head), *values = page_block(m, s, page, layer, 1, head) + (size_t)slot * (size_t)hd * number_bytes(s->kv);
+    uint16_t *halves = (uint16_t *)(void *)me->o;
+    finish_head(m, s, me->q, k, k_bias ? k_bias + head * hd : NULL, inverse, row, true);
+    if (s->kv == AD_KV_F16) s->k->to_half(halves, me->q, hd);
+    for (int d = 0; d < hd; d++) {
+        if (s->kv == AD_KV_F16) ((uint16_t *)(void *)keys)[d * AD_KV_PAGE + slot] = halves[d];
+        else ((float *)(void *)keys)[d * AD_KV_PAGE + slot] = me->q[d];
+    }
+    finish_head(m, s, me->q, v, v_bias ? v_bias + head * hd : NULL, inverse, row, false);
+    if (s->kv == AD_KV_F16) s->k->to_half((uint16_t *)(void *)values, me->q, hd);
+    else memcpy(values, me->q, (size_t)hd * sizeof *me->q);
+}
+
+/* Whether the columns of one kv head's queries are whole blocks, so that each can be quantised by itself. */
+static bool heads_are_blocks(const ad_model *m)
+{
+    return m->config.heads / m->config.kv_heads * m->config.head_dim % AD_BLOCK == 0;
+}
+
+/* One tile for one kv head: its queries turned, its pages found, the result in place, and its part of t for o. */
+static void attend(const ad_model *m, ad_scratch *s, const member *me, int layer, const tile *t, int head)
+{
+    const ad_model_config *c = &m->config;
+    int hd = c->head_dim, group = c->heads / c->kv_heads, width = group * hd, first = head * width, n_ctx = s->b->positions[t->row] + 1;
+    const float *bias = m->layers[layer].mod[AD_MOD_Q].bias;
+    const void **keys = me->pages, **vals = keys + (s->context + AD_KV_PAGE - 1) / AD_KV_PAGE;
+    unsigned forms = heads_are_blocks(m) ? s->forms : (s->forms & ~(1u << AD_ACT_INT8)) | 1u << AD_ACT_F32;
+    for (int r = t->row; r < t->row + t->rows && !s->prompts; r++) store_kv(m, s, me, layer, r, head);
+    for (int i = 0; i < t->rows; i++) {
+        float inverse = inverse_rms(s, t->row + i);
+        for (int g = 0; g < group; g++) {
+            int at = first + g * hd;
+            finish_head(m, s, me->q + i * width + g * hd, s->qkv + (size_t)(t->row + i) * s->ld_qkv + at, bias ? bias + at : NULL, inverse, t->row + i, true);
         }
     }
-}
-
-static void expand_qkv(const ad_model *m, ad_scratch *s, int layer, int index, int count)
-{
-    const ad_model_config *c = &m->config;
-    int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, at[] = {0, q, q + kv}, out[] = {q, kv, kv};
-    for (int i = 0; i < 3; i++) {
-        int begin, end;
-        ad_team_slice(out[i], COLUMN_GRAIN, index, count, &begin, &end);
-        expand(s, s->runs, s->n_runs, layer * AD_MOD_PER_LAYER, i, s->t, s->qkv + at[i], (size_t)(q + 2 * kv), out[i], begin, end);
+    for (int p = 0; p * AD_KV_PAGE < n_ctx + t->rows - 1; p++) {
+        keys[p] = page_block(m, s, s->b->pages[t->row][p], layer, 0, head);
+        vals[p] = page_block(m, s, s->b->pages[t->row][p], layer, 1, head);
     }
+    s->k->attend(me->o, me->q, (size_t)width, keys, vals, s->kv == AD_KV_F16, t->rows, n_ctx, group, hd, 1.0f / sqrtf((float)hd), me->scores);
+    for (int i = 0; i < t->rows; i++) put_act(s, &s->att, forms, t->row + i, me->o + i * width, first, first + width);
+    run own = {t->row, t->row + t->rows, s->b->mixes[t->row]};
+    if (own.mix) shrink(s, &own, 1, 4 * layer + 1, &s->att, s->partial[1], head, first, first + width);
 }
 
-/* One (row, kv head) at a time: its pages, then the query heads that share them. */
-static void attend_slice(const ad_model *m, ad_scratch *s, int layer, int index, int count)
+static void attention(const ad_model *m, ad_scratch *s, int layer, int index, int count)
 {
-    const ad_model_config *c = &m->config;
-    int hd = c->head_dim, group = c->heads / c->kv_heads, begin, end;
-    size_t ld = (size_t)(c->heads + 2 * c->kv_heads) * (size_t)hd, q = (size_t)c->heads * (size_t)hd;
-    float scale = 1.0f / sqrtf((float)hd);
-    const void **keys = s->page_ptrs + (size_t)index * s->ptrs_stride, **vals = keys + s->ptrs_stride / 2;
-    float *scores = s->scores + (size_t)index * s->scores_stride;
-    ad_team_slice(s->b->n_rows * c->kv_heads, 1, index, count, &begin, &end);
-    for (int u = begin; u < end; u++) {
-        int r = u / c->kv_heads, h = u % c->kv_heads, n_ctx = s->b->positions[r] + 1;
-        for (int p = 0; p * AD_KV_PAGE < n_ctx; p++) {
-            keys[p] = page_slot(m, s->kv, s->b->pages[r][p], layer, 0, h, 0);
-            vals[p] = page_slot(m, s->kv, s->b->pages[r][p], layer, 1, h, 0);
-        }
-        size_t at = (size_t)h * (size_t)group * (size_t)hd;
-        s->k->attend(s->att + (size_t)r * q + at, s->qkv + (size_t)r * ld + at, keys, vals, s->kv == AD_KV_F16, AD_KV_PAGE, n_ctx, group, hd, scale, scores);
-    }
-}
-
-/* h += y + bias + correction, for the rows of this member. */
-static void add_residual(const ad_model *m, ad_scratch *s, int layer, int kind, int begin, int end)
-{
-    size_t d = (size_t)m->config.hidden;
-    const float *bias = m->layers[layer].mod[kind].bias;
-    expand_rows(s, layer * AD_MOD_PER_LAYER + kind, s->t, s->y, (int)d, begin, end);
-    for (int r = begin; r < end; r++) {
-        float *y = s->y + (size_t)r * d;
-        if (bias) s->k->add(y, bias, (int)d);
-        s->k->add(s->h + (size_t)r * d, y, (int)d);
-    }
-}
-
-/* Corrections, biases and SwiGLU of this member's columns. */
-static void finish_gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int count)
-{
-    int f = m->config.intermediate, begin, end, module = layer * AD_MOD_PER_LAYER + AD_MOD_GATE;
-    ad_team_slice(f, COLUMN_GRAIN, index, count, &begin, &end);
-    if (begin == end) return;
-    const ad_linear *mod = m->layers[layer].mod;
-    expand(s, s->runs, s->n_runs, module, 0, s->t, s->gate, (size_t)f, f, begin, end);
-    expand(s, s->runs, s->n_runs, module, 1, s->t, s->up, (size_t)f, f, begin, end);
-    for (int r = 0; r < s->b->n_rows; r++) {
-        float *gate = s->gate + (size_t)r * (size_t)f + begin, *up = s->up + (size_t)r * (size_t)f + begin;
-        if (mod[AD_MOD_GATE].bias) s->k->add(gate, mod[AD_MOD_GATE].bias + begin, end - begin);
-        if (mod[AD_MOD_UP].bias) s->k->add(up, mod[AD_MOD_UP].bias + begin, end - begin);
-        s->k->swiglu(gate, up, end - begin);
-    }
-}
-
-static void layer_step(const ad_model *m, ad_scratch *s, int layer, int index, int count)
-{
-    const ad_model_config *c = &m->config;
-    const ad_linear *mod = m->layers[layer].mod;
-    int n = s->b->n_rows, d = c->hidden, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, f = c->intermediate;
-    int first = layer * AD_MOD_PER_LAYER, begin, end;
-    size_t ld = (size_t)(q + 2 * kv);
-    ad_team_slice(n, 1, index, count, &begin, &end);
-
-    gemm_slice(s, s->qkv, ld, s->x, (size_t)d, first + AD_MOD_Q, mod[AD_MOD_Q].w, q, d, index, count);
-    gemm_slice(s, s->qkv + q, ld, s->x, (size_t)d, first + AD_MOD_K, mod[AD_MOD_K].w, kv, d, index, count);
-    gemm_slice(s, s->qkv + q + kv, ld, s->x, (size_t)d, first + AD_MOD_V, mod[AD_MOD_V].w, kv, d, index, count);
-    shrink(s, s->runs, s->n_runs, first + AD_MOD_Q, 3, s->x, (size_t)d, s->t, d, index, count);
-    ad_team_barrier(s->team);
-    if (s->n_runs) {
-        expand_qkv(m, s, layer, index, count);
+    const member *me = &s->members[index];
+    int kv_heads = m->config.kv_heads, units = s->n_tiles * kv_heads, begin, end;
+    ad_team_slice(s->b->n_rows, 1, index, count, &begin, &end);
+    if (s->prompts) {
+        for (int r = begin; r < end; r++)
+            for (int h = 0; h < kv_heads; h++) store_kv(m, s, me, layer, r, h);
         ad_team_barrier(s->team);
     }
-    finish_qkv(m, s, layer, begin, end);
+    for (int u; (u = atomic_fetch_add_explicit(&s->next_unit[layer], 1, memory_order_relaxed)) < units;) attend(m, s, me, layer, &s->tiles[u / kv_heads], u % kv_heads);
+    if (heads_are_blocks(m) || !(s->forms & 1u << AD_ACT_INT8)) return;
     ad_team_barrier(s->team);
-    attend_slice(m, s, layer, index, count);
-    ad_team_barrier(s->team);
-    gemm_slice(s, s->y, (size_t)d, s->att, (size_t)q, first + AD_MOD_O, mod[AD_MOD_O].w, d, q, index, count);
-    shrink(s, s->runs, s->n_runs, first + AD_MOD_O, 1, s->att, (size_t)q, s->t, q, index, count);
-    ad_team_barrier(s->team);
-    add_residual(m, s, layer, AD_MOD_O, begin, end);
-    norm_rows(m, s, m->layers[layer].mlp_norm, begin, end);
-    ad_team_barrier(s->team);
-    gemm_slice(s, s->gate, (size_t)f, s->x, (size_t)d, first + AD_MOD_GATE, mod[AD_MOD_GATE].w, f, d, index, count);
-    gemm_slice(s, s->up, (size_t)f, s->x, (size_t)d, first + AD_MOD_UP, mod[AD_MOD_UP].w, f, d, index, count);
-    shrink(s, s->runs, s->n_runs, first + AD_MOD_GATE, 2, s->x, (size_t)d, s->t, d, index, count);
-    if (s->n_runs) ad_team_barrier(s->team); /* without corrections each member reads only its own columns */
-    finish_gate_up(m, s, layer, index, count);
-    ad_team_barrier(s->team);
-    gemm_slice(s, s->y, (size_t)d, s->gate, (size_t)f, first + AD_MOD_DOWN, mod[AD_MOD_DOWN].w, d, f, index, count);
-    shrink(s, s->runs, s->n_runs, first + AD_MOD_DOWN, 1, s->gate, (size_t)f, s->t, f, index, count);
-    ad_team_barrier(s->team);
-    add_residual(m, s, layer, AD_MOD_DOWN, begin, end);
+    for (int r = begin; r < end; r++) s->k->quantise(act_row(&s->att, AD_ACT_INT8, r), (const float *)(const void *)act_row(&s->att, AD_ACT_F32, r), 0, s->att.cols, s->att.cols);
 }
 
-static void head_step(const ad_model *m, ad_scratch *s, int index, int count)
+static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int count)
 {
-    int d = m->config.hidden, v = m->config.vocab, n = s->b->n_out, begin, end;
-    ad_team_slice(n, 1, index, count, &begin, &end);
-    for (int i = begin; i < end; i++)
-        s->k->rmsnorm(s->out_x + (size_t)i * (size_t)d, s->h + (size_t)s->b->out_rows[i] * (size_t)d, m->final_norm, d, m->config.norm_eps);
-    ad_team_barrier(s->team);
-    gemm_spans(s, s->out_spans, s->n_out_spans, s->b->logits, (size_t)v, s->out_x, (size_t)d, m->n_modules - 1, m->head.w, v, d, index, count);
-    shrink(s, s->out_runs, s->n_out_runs, m->n_modules - 1, 1, s->out_x, (size_t)d, s->out_t, d, index, count);
-    if (!s->n_out_runs) return;
+    const member *me = &s->members[index];
+    const ad_linear *gate = &m->layers[layer].mod[AD_MOD_GATE], *up = &m->layers[layer].mod[AD_MOD_UP];
+    int module = layer * AD_MOD_PER_LAYER + AD_MOD_GATE, begin, end;
+    ad_team_slice(m->config.intermediate, COLUMN_GRAIN, index, count, &begin, &end);
+    gather(s, me, s->runs, s->n_runs, module, 2, s->partial[0], count);
+    for (int r = 0; r < s->b->n_rows; r++) me->inverse[r] = inverse_rms(s, r);
+    for (int c = begin; c < end; c += COLUMNS) {
+        int stop = c + COLUMNS < end ? c + COLUMNS : end, n = stop - c;
+        linear(s, me, me->y, s->ld_columns, &s->x, module, &gate->w, c, stop);
+        linear(s, me, me->y2, s->ld_columns, &s->x, module + 1, &up->w, c, stop);
+        for (int r = 0; r < s->b->n_rows; r++) {
+            float *g = me->y + (size_t)r * s->ld_columns, *u = me->y2 + (size_t)r * s->ld_columns, by = me->inverse[r];
+            if (gate->bias || up->bias) {
+                s->k->scale_add(g, g, by, gate->bias ? gate->bias + c : NULL, n);
+                s->k->scale_add(u, u, by, up->bias ? up->bias + c : NULL, n);
+                by = 1;
+            }
+            s->k->swiglu(g, g, u, by, n);
+            put_act(s, &s->mlp, s->forms, r, g, c, stop);
+        }
+    }
+    shrink(s, s->runs, s->n_runs, 4 * layer + 3, &s->mlp, s->partial[1], index, begin, end);
+}
+
+/* ---- the head ---- */
+
+/* Final norm of this member's outputs, and their t for an adapted head. */
+static void norm_outputs(const ad_model *m, ad_scratch *s, int index, int count)
+{
+    const member *me = &s->members[index];
+    int d = m->config.hidden, begin, end;
+    ad_team_slice(s->b->n_out, 1, index, count, &begin, &end);
+    for (int i = begin; i < end; i++) {
+        int row = s->b->out_rows[i];
+        float *x = me->x;
+        s->k->add_norm(x, s->h + (size_t)row * (size_t)d, NULL, m->final_norm, s->squares + (size_t)row * (size_t)s->n_blocks, d);
+        s->k->scale_add(x, x, inverse_rms(s, row), NULL, d);
+        put_act(s, &s->out, s->forms, i, x, 0, d);
+    }
+    for (const run *r = s->out_runs; r < s->out_runs + s->n_out_runs; r++) {
+        run own = {r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, r->mix};
+        if (own.begin < own.end) shrink(s, &own, 1, ad_model_group_of(m, m->n_modules - 1), &s->out, s->partial[0], 0, 0, d);
+    }
+}
+
+static void head(const ad_model *m, ad_scratch *s, int index, int count)
+{
+    const member *me = &s->members[index];
+    int v = m->config.vocab, module = m->n_modules - 1, begin, end;
+    norm_outputs(m, s, index, count);
     ad_team_barrier(s->team);
     ad_team_slice(v, COLUMN_GRAIN, index, count, &begin, &end);
-    expand(s, s->out_runs, s->n_out_runs, m->n_modules - 1, 0, s->out_t, s->b->logits, (size_t)v, v, begin, end);
+    gather(s, me, s->out_runs, s->n_out_runs, module, 1, s->partial[0], 1);
+    if (begin == end) return;
+    multiply(s, s->out_spans, s->n_out_spans, s->b->logits + begin, (size_t)v, &s->out, module, &m->head.w, begin, end);
+    expand(s, me, s->out_runs, s->n_out_runs, module, s->b->logits + begin, (size_t)v, begin, end);
 }
 
 void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
 {
-    int begin, end;
-    ad_team_slice(s->b->n_rows, 1, index, count, &begin, &end);
-    embed_rows(m, s, begin, end);
-    for (int l = 0; l < m->config.layers; l++) {
-        norm_rows(m, s, m->layers[l].attn_norm, begin, end);
-        ad_team_barrier(s->team);
-        layer_step(m, s, l, index, count);
-    }
+    int layers = m->config.layers;
+    embed(m, s, index, count);
     ad_team_barrier(s->team);
-    if (s->b->n_out) head_step(m, s, index, count);
+    for (int l = 0; l < layers; l++) {
+        bool last = l + 1 == layers;
+        qkv(m, s, l, index, count);
+        ad_team_barrier(s->team);
+        attention(m, s, l, index, count);
+        ad_team_barrier(s->team);
+        residual(m, s, l, AD_MOD_O, &s->att, s->partial[1], m->config.kv_heads, s->partial[0], m->layers[l].mlp_norm, 4 * l + 2, index, count);
+        ad_team_barrier(s->team);
+        gate_up(m, s, l, index, count);
+        ad_team_barrier(s->team);
+        residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], count, s->partial[0], last ? m->final_norm : m->layers[l + 1].attn_norm, last ? -1 : 4 * (l + 1), index, count);
+        ad_team_barrier(s->team);
+    }
+    if (s->b->n_out) head(m, s, index, count);
 }
+
+/* ---- what a step consists of ---- */
 
 static void step_on_team(void *arg, int index, int count)
 {
@@ -467,13 +657,29 @@ static int find_spans(span *spans, const ad_step_batch *b, const int *rows, int 
     return n_spans;
 }
 
+/* A sequence's rows stand side by side and share one page table. */
+static void find_tiles(ad_scratch *s, const ad_step_batch *b)
+{
+    s->n_tiles = 0;
+    s->prompts = false;
+    for (int i = 0; i < b->n_rows; i++) {
+        tile *last = s->n_tiles ? &s->tiles[s->n_tiles - 1] : NULL;
+        bool same = last && b->pages[i] == b->pages[i - 1] && b->positions[i] == b->positions[i - 1] + 1;
+        s->prompts |= same;
+        if (same && last->rows < TILE_ROWS) last->rows++;
+        else s->tiles[s->n_tiles++] = (tile){i, 1};
+    }
+}
+
 void ad_model_step(const ad_model *m, ad_scratch *s, const ad_step_batch *batch)
 {
-    (void)m;
     s->b = batch;
     s->n_runs = find_runs(s->runs, batch, NULL, batch->n_rows);
     s->n_out_runs = find_runs(s->out_runs, batch, batch->out_rows, batch->n_out);
     s->n_spans = find_spans(s->spans, batch, NULL, batch->n_rows);
     s->n_out_spans = find_spans(s->out_spans, batch, batch->out_rows, batch->n_out);
+    find_tiles(s, batch);
+    s->forms = m->forms | (s->n_runs ? 1u << ad_act_of(ad_model_adapter_type(m)) : 0);
+    for (int l = 0; l < m->config.layers; l++) atomic_store_explicit(&s->next_unit[l], 0, memory_order_relaxed);
     ad_team_run(s->team, step_on_team, s);
 }

@@ -10,7 +10,7 @@
 #include "core/model/step.h"
 
 typedef struct {
-    const float *w;    /* [out, in] */
+    ad_matrix w;       /* [out, in] */
     const float *bias; /* [out] or NULL */
 } ad_linear;
 
@@ -33,11 +33,15 @@ typedef struct ad_family {
 
 extern const ad_family ad_family_llama;
 
-/* A tensor the model needs, and where its f32 values go. */
+/* A tensor the model needs, and where it goes: a matrix is packed, a vector becomes f32. */
 typedef struct {
     const ad_tensor *src;
-    const float **slot;
+    ad_matrix *matrix;
+    const float **vector;
     int rows, cols;     /* a vector has one row */
+    ad_pack type;       /* of a matrix */
+    bool exact;         /* by its codes, without rounding */
+    size_t at, bytes;   /* in the arena */
     int permuted_heads; /* GGUF's interleaved Q/K rows: the number of heads; 0 = rows are in order */
     int module;         /* module index or -1 */
 } ad_want;
@@ -52,8 +56,8 @@ struct ad_model {
     ad_tokenizer *tokenizer;
 
     ad_layer *layers;         /* [config.layers] */
-    const float *embed;       /* [vocab, hidden] */
-    ad_linear head;           /* [vocab, hidden]; w == embed when tied */
+    ad_matrix embed;          /* [vocab, hidden] */
+    ad_linear head;           /* [vocab, hidden]; the embedding when tied */
     const float *final_norm;  /* [hidden] */
     float *inv_freq;          /* [head_dim / 2] */
     float rope_magnitude;
@@ -63,13 +67,18 @@ struct ad_model {
     ad_module *modules;
     int n_modules;
     int *module_want;         /* [n_modules] index in wants of the weight */
-    float *arena;             /* converted weights */
+    ad_weights weights;       /* as asked for */
+    unsigned forms;           /* of activations that the weights read: 1 << ad_act */
+    float loss;
+    char *arena;              /* packed weights */
     size_t arena_bytes;
 };
 
-/* Asks for tensor `name` of [rows, cols] (cols 0: a vector of `rows` values). An absent one is an error, or,
- * when optional, leaves *slot NULL. module (or -1) makes it that module's weight. */
-AD_MUSTUSE ad_status ad_model_want(ad_model *m, const char *name, const float **slot, int rows, int cols, int permuted_heads,
-                                   int module, bool optional, ad_err *err);
+/* Asks for tensor `name` of [rows, cols] as a packed matrix: the weight of module `module`. */
+AD_MUSTUSE ad_status ad_model_want_matrix(ad_model *m, const char *name, ad_matrix *slot, int rows, int cols, int permuted_heads, int module, ad_err *err);
+/* Asks for tensor `name` of n values as f32. An absent one is an error, or, when optional, leaves *slot NULL. */
+AD_MUSTUSE ad_status ad_model_want_vector(ad_model *m, const char *name, const float **slot, int n, int permuted_heads, bool optional, ad_err *err);
+/* What a module's weights are packed as when they have to be packed from floats: after a merge. */
+ad_pack ad_model_merged_type(const ad_model *m, int module);
 
 #endif

@@ -173,10 +173,10 @@ static ad_status bind_module(ad_model *m, int layer, int kind, ad_err *err)
     if (gguf) snprintf(base, sizeof base, "blk.%d.%s", layer, gguf_names[kind]);
     else snprintf(base, sizeof base, "%s", mod->name);
     snprintf(name, sizeof name, "%s.weight", base);
-    ad_status st = ad_model_want(m, name, &lin->w, mod->out, mod->in, heads, index, false, err);
+    ad_status st = ad_model_want_matrix(m, name, &lin->w, mod->out, mod->in, heads, index, err);
     if (st != AD_OK || (!gguf && !(kind <= AD_MOD_O ? m->attention_bias : m->mlp_bias))) return st;
     snprintf(name, sizeof name, "%s.bias", base);
-    return ad_model_want(m, name, &lin->bias, mod->out, 0, heads, -1, gguf, err);
+    return ad_model_want_vector(m, name, &lin->bias, mod->out, heads, gguf, err);
 }
 
 static ad_status bind_norms(ad_model *m, int layer, ad_err *err)
@@ -184,10 +184,10 @@ static ad_status bind_norms(ad_model *m, int layer, ad_err *err)
     bool gguf = ad_source_gguf(m->src) != NULL;
     char name[96];
     snprintf(name, sizeof name, gguf ? "blk.%d.attn_norm.weight" : "model.layers.%d.input_layernorm.weight", layer);
-    ad_status st = ad_model_want(m, name, &m->layers[layer].attn_norm, m->config.hidden, 0, 0, -1, false, err);
+    ad_status st = ad_model_want_vector(m, name, &m->layers[layer].attn_norm, m->config.hidden, 0, false, err);
     if (st != AD_OK) return st;
     snprintf(name, sizeof name, gguf ? "blk.%d.ffn_norm.weight" : "model.layers.%d.post_attention_layernorm.weight", layer);
-    return ad_model_want(m, name, &m->layers[layer].mlp_norm, m->config.hidden, 0, 0, -1, false, err);
+    return ad_model_want_vector(m, name, &m->layers[layer].mlp_norm, m->config.hidden, 0, false, err);
 }
 
 static ad_status bind(ad_model *m, ad_err *err)
@@ -195,10 +195,10 @@ static ad_status bind(ad_model *m, ad_err *err)
     const ad_model_config *c = &m->config;
     bool gguf = ad_source_gguf(m->src) != NULL;
     int embed = m->n_modules - 2, head = m->n_modules - 1;
-    ad_status st = ad_model_want(m, gguf ? "token_embd.weight" : "model.embed_tokens.weight", &m->embed, c->vocab, c->hidden, 0, embed, false, err);
-    if (st == AD_OK) st = ad_model_want(m, gguf ? "output_norm.weight" : "model.norm.weight", &m->final_norm, c->hidden, 0, 0, -1, false, err);
+    ad_status st = ad_model_want_matrix(m, gguf ? "token_embd.weight" : "model.embed_tokens.weight", &m->embed, c->vocab, c->hidden, 0, embed, err);
+    if (st == AD_OK) st = ad_model_want_vector(m, gguf ? "output_norm.weight" : "model.norm.weight", &m->final_norm, c->hidden, 0, false, err);
     if (st == AD_OK && !c->tied_head)
-        st = ad_model_want(m, gguf ? "output.weight" : "lm_head.weight", &m->head.w, c->vocab, c->hidden, 0, head, false, err);
+        st = ad_model_want_matrix(m, gguf ? "output.weight" : "lm_head.weight", &m->head.w, c->vocab, c->hidden, 0, head, err);
     for (int l = 0; st == AD_OK && l < c->layers; l++) {
         st = bind_norms(m, l, err);
         for (int k = 0; st == AD_OK && k < AD_MOD_PER_LAYER; k++) st = bind_module(m, l, k, err);

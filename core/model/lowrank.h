@@ -4,27 +4,29 @@
 #ifndef AD_MODEL_LOWRANK_H
 #define AD_MODEL_LOWRANK_H
 
-#include <stddef.h>
+#include "core/tensor/pack.h"
 
-/* One module's pair. rank 0 = the module is not adapted (the rest is zero).
- * Linear:    a[rank, in] row-major; bt[rank, out] = B transposed.
- * Embedding: a[vocab, rank] = A transposed (a row per token); bt[rank, hidden] = B transposed. */
+/* One module's pair. rank 0 = the module is not adapted (the rest is zero). */
 typedef struct {
     int rank;
-    float scale; /* alpha / r, or alpha / sqrt(r) with rsLoRA; not folded into a or bt */
-    const float *a;
-    const float *bt;
+    int at;      /* even: where its rows begin in the stacked A of its group */
+    float scale; /* alpha / r, or alpha / sqrt(r) with rsLoRA; not folded into A or B */
+    ad_matrix b; /* [out, rank rounded up to even]; an embedding's out is the hidden size */
 } ad_lowrank;
 
 /* All modules of an adapter; modules[ad_model_module_count()], indexed as ad_model_module.
- * The data lies in one block in execution order: per layer a(q) a(k) a(v) bt(q) bt(k) bt(v) a(o) bt(o)
- * a(gate) a(up) bt(gate) bt(up) a(down) bt(down). So the A matrices of modules that share their input
- * (q, k, v; gate, up) are contiguous and can be shrunk as one [sum of ranks, in] matrix. */
+ * Modules that share their input form a group (ad_model_group_of): q k v; o; gate up; down; embedding; head. Their A stand
+ * one below the other in one matrix, each filled up to an even number of rows, and are shrunk as one.
+ * The data lies in one block in execution order: per layer A(qkv) B(q) B(k) B(v) A(o) B(o) A(gate, up) B(gate) B(up) A(down)
+ * B(down), then embedding and head. */
 typedef struct {
     int n_modules;
-    int max_rank;           /* largest single rank */
-    size_t bytes;           /* of the block */
+    int max_rank;               /* largest single rank */
+    int max_stack;              /* most rows of a stacked A, a multiple of 16 */
+    size_t bytes;               /* of the block */
+    ad_pack type;               /* of all matrices: AD_PACK_F32 or AD_PACK_BF16, as ad_model_adapter_type asks */
     const ad_lowrank *modules;
+    const ad_matrix *a;         /* [ad_model_group_count()]: [stacked rows, in]; rows 0 = none of the group is adapted */
 } ad_lowrank_set;
 
 /* The corrections of one row: y += sum over i of weights[i] * scale_i * B_i (A_i x). One adapter is a mix of one with

@@ -1,93 +1,140 @@
 /* SPDX-License-Identifier: MIT */
-/* Merging by the plain order of the formula: each row of W gets its rank corrections one after another. */
+/* Merging a panel of 16 rows at a time: the file's values, plus B A in f32, packed like the weight they replace. */
 #include "core/model/merged.h"
 
 #include <stdlib.h>
-#include <string.h>
 
+#include "core/base/mem.h"
 #include "core/model/family.h"
+#include "core/tensor/kernels.h"
 
 struct ad_merged {
-    const float **weights; /* [n_modules] */
-    float *arena;
+    ad_matrix *weights; /* [n_modules]; data NULL: not adapted */
+    char *arena;
     size_t bytes;
 };
 
 /* Rows and columns of the module's weight as it lies in memory: an embedding has a row per token. */
-static void shape_of(const ad_module *mod, size_t *rows, size_t *cols)
+static void shape_of(const ad_module *mod, int *rows, int *cols)
 {
     bool embedding = mod->kind == AD_MOD_EMBED;
-    *rows = (size_t)(embedding ? mod->in : mod->out);
-    *cols = (size_t)(embedding ? mod->out : mod->in);
+    *rows = embedding ? mod->in : mod->out;
+    *cols = embedding ? mod->out : mod->in;
 }
 
-static size_t padded(size_t floats)
+static size_t bytes_of(const ad_model *m, const ad_lowrank_set *set, int module)
 {
-    return (floats + 15) / 16 * 16; /* each weight begins at a cache line */
+    int rows, cols;
+    if (!set->modules[module].rank) return 0;
+    shape_of(&m->modules[module], &rows, &cols);
+    return ad_pack_bytes(ad_model_merged_type(m, module), rows, cols);
 }
 
 size_t ad_merged_bytes(const ad_model *m, const ad_lowrank_set *set)
 {
-    size_t floats = 0, rows, cols;
+    size_t bytes = 0;
+    for (int i = 0; i < m->n_modules; i++) bytes += bytes_of(m, set, i);
+    return bytes;
+}
+
+/* Everything one module's merge reads and fills; [..] in floats. */
+typedef struct {
+    ad_kernels k;
+    float *rows;    /* [16, cols] W, then W' */
+    float *left;    /* [16, rank] scale * B, of an embedding scale * A^T */
+    float *column;  /* [rank, 16] */
+    char *right;    /* the other factor as panels over cols */
+} workspace;
+
+/* The factor whose rows are W's columns: value r of column c is A[r, c], of an embedding B[c, r]. */
+static void pack_right(workspace *w, const ad_lowrank *low, const ad_matrix *a, bool embedding, int cols)
+{
+    size_t rank = (size_t)low->rank, panel = ad_pack_panel_bytes(AD_PACK_F32, low->rank);
+    for (int c = 0; c < cols; c += AD_PANEL) {
+        int n = cols - c < AD_PANEL ? cols - c : AD_PANEL;
+        for (int r = 0; r < low->rank; r++)
+            for (int i = 0; i < n; i++) ad_matrix_read(embedding ? &low->b : a, embedding ? c + i : low->at + r, embedding ? r : c + i, embedding ? r + 1 : c + i + 1, &w->column[(size_t)i * rank + (size_t)r]);
+        (void)!ad_pack_panel(AD_PACK_F32, w->right + (size_t)(c / AD_PANEL) * panel, w->column, n, low->rank); /* adapters are finite */
+    }
+}
+
+static void read_left(workspace *w, const ad_lowrank *low, const ad_matrix *a, bool embedding, int row, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float *dst = w->left + (size_t)i * (size_t)low->rank;
+        if (!embedding) ad_matrix_read(&low->b, row + i, 0, low->rank, dst);
+        for (int r = 0; r < low->rank; r++) {
+            if (embedding) ad_matrix_read(a, low->at + r, row + i, row + i + 1, &dst[r]);
+            dst[r] *= low->scale;
+        }
+    }
+}
+
+static bool merge_module(char *dst, const ad_model *m, const ad_lowrank_set *set, int module, workspace *w)
+{
+    const ad_module *mod = &m->modules[module];
+    const ad_lowrank *low = &set->modules[module];
+    const ad_matrix *a = &set->a[ad_model_group_of(m, module)];
+    bool embedding = mod->kind == AD_MOD_EMBED;
+    ad_pack type = ad_model_merged_type(m, module);
+    int rows, cols;
+    shape_of(mod, &rows, &cols);
+    size_t panel = ad_pack_panel_bytes(type, cols), right_panel = ad_pack_panel_bytes(AD_PACK_F32, low->rank);
+    pack_right(w, low, a, embedding, cols);
+    for (int row = 0; row < rows; row += AD_PANEL, dst += panel) {
+        int n = rows - row < AD_PANEL ? rows - row : AD_PANEL;
+        ad_model_read_rows(m, module, row, n, w->rows, NULL);
+        read_left(w, low, a, embedding, row, n);
+        w->k.gemm[AD_PACK_F32](w->rows, (size_t)cols, w->left, (size_t)low->rank * sizeof(float), w->right, right_panel, n, cols, low->rank, true);
+        if (!ad_pack_panel(type, dst, w->rows, n, cols)) return false;
+    }
+    return true;
+}
+
+static bool workspace_init(workspace *w, const ad_model *m, const ad_lowrank_set *set)
+{
+    int rows, cols, widest = 0;
     for (int i = 0; i < m->n_modules; i++) {
         shape_of(&m->modules[i], &rows, &cols);
-        if (set->modules[i].rank) floats += padded(rows * cols);
+        if (set->modules[i].rank && cols > widest) widest = cols;
     }
-    return floats * sizeof(float);
+    size_t rank = (size_t)set->max_rank;
+    ad_kernels_init(&w->k, ad_cpu_detect());
+    w->rows = ad_calloc((size_t)AD_PANEL * (size_t)widest, sizeof(float));
+    w->left = ad_calloc(AD_PANEL * rank, sizeof(float));
+    w->column = ad_calloc(AD_PANEL * rank, sizeof(float));
+    w->right = ad_calloc(ad_pack_bytes(AD_PACK_F32, widest, set->max_rank), 1);
+    return w->rows && w->left && w->column && w->right;
 }
 
-static const float *pristine(const ad_model *m, int module)
+static void workspace_deinit(workspace *w)
 {
-    const ad_module *mod = &m->modules[module];
-    if (mod->kind == AD_MOD_EMBED) return m->embed;
-    return mod->kind == AD_MOD_HEAD ? m->head.w : m->layers[mod->layer].mod[mod->kind].w;
-}
-
-/* The kernel's expand is y += t * bt: with the rows of one factor as t and the other factor as bt it adds B A, a block of
- * rows at a time. A linear module gives scale * B[row, :] and A, an embedding scale * A[:, token] and B transposed. */
-static void merge_module(float *dst, const ad_model *m, const ad_kernels *k, int module, const ad_lowrank *low, float *t)
-{
-    enum { BLOCK = 64 };
-    const ad_module *mod = &m->modules[module];
-    bool embedding = mod->kind == AD_MOD_EMBED;
-    size_t rows, cols, rank = (size_t)low->rank;
-    shape_of(mod, &rows, &cols);
-    memcpy(dst, pristine(m, module), rows * cols * sizeof *dst);
-    for (size_t row = 0, n; row < rows; row += n) {
-        n = rows - row < BLOCK ? rows - row : BLOCK;
-        for (size_t i = 0; i < n; i++)
-            for (size_t r = 0; r < rank; r++) t[i * rank + r] = low->scale * (embedding ? low->a[(row + i) * rank + r] : low->bt[r * rows + row + i]);
-        k->expand_add(dst + row * cols, cols, t, rank, embedding ? low->bt : low->a, cols, (int)n, (int)cols, low->rank);
-    }
+    free(w->rows), free(w->left), free(w->column), free(w->right);
 }
 
 ad_status ad_merged_new(ad_merged **out, const ad_model *m, const ad_lowrank_set *set, ad_err *err)
 {
-    ad_kernels k;
+    workspace work = {0};
+    ad_status st = AD_OK;
     ad_merged *w = ad_calloc(1, sizeof *w);
-    float *t = ad_calloc(64 * (size_t)set->max_rank, sizeof *t);
     if (w) {
         w->bytes = ad_merged_bytes(m, set);
         w->weights = ad_calloc((size_t)m->n_modules, sizeof *w->weights);
         w->arena = ad_arena_new(w->bytes);
     }
-    if (!w || !t || !w->weights || !w->arena) {
-        free(t);
-        ad_merged_free(&w);
-        return ad_fail(err, AD_ENOMEM, "merged weights: out of memory");
-    }
-    ad_kernels_init(&k, ad_cpu_detect());
-    size_t at = 0, rows, cols;
-    for (int i = 0; i < m->n_modules; i++) {
+    if (!w || !w->weights || !w->arena || !workspace_init(&work, m, set)) st = ad_fail(err, AD_ENOMEM, "merged weights: out of memory");
+    char *at = st == AD_OK ? w->arena : NULL;
+    for (int i = 0, rows, cols; i < m->n_modules && st == AD_OK; i++) {
         if (!set->modules[i].rank) continue;
         shape_of(&m->modules[i], &rows, &cols);
-        merge_module(w->arena + at, m, &k, i, &set->modules[i], t);
-        w->weights[i] = w->arena + at;
-        at += padded(rows * cols);
+        if (!merge_module(at, m, set, i, &work)) st = ad_fail(err, AD_EMISMATCH, "merged weights of %s hold a value that is not finite or too large", m->modules[i].name);
+        w->weights[i] = ad_matrix_at(ad_model_merged_type(m, i), rows, cols, at);
+        at += bytes_of(m, set, i);
     }
-    free(t);
-    *out = w;
-    return AD_OK;
+    workspace_deinit(&work);
+    if (st == AD_OK) *out = w;
+    else ad_merged_free(&w);
+    return st;
 }
 
 void ad_merged_free(ad_merged **wp)
@@ -100,7 +147,7 @@ void ad_merged_free(ad_merged **wp)
     free(w);
 }
 
-const float *ad_merged_weight(const ad_merged *w, int module)
+const ad_matrix *ad_merged_weight(const ad_merged *w, int module)
 {
-    return w->weights[module];
+    return w->weights[module].data ? &w->weights[module] : NULL;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Loads a base model: picks its family, finds and checks every tensor, converts to f32 what cannot be used
- * in place. Loading runs on one thread; the loaded model is immutable. */
+/* Loads a base model: picks its family, finds and checks every tensor, packs the weights for the kernels and lets
+ * the file go. Loading runs on one thread and its team; the loaded model is immutable. */
 #include "core/model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,11 +43,46 @@ static ad_status pick_family(ad_model *m, ad_err *err)
                    (int)(type.len > 60 ? 60 : type.len), type.ptr);
 }
 
-ad_status ad_model_want(ad_model *m, const char *name, const float **slot, int rows, int cols, int permuted_heads, int module,
-                        bool optional, ad_err *err)
+/* ---- what is wanted ---- */
+
+static const struct { const char *name; ad_weights weights; } weights_names[] = {
+    {"auto", AD_WEIGHTS_AUTO}, {"f32", AD_WEIGHTS_F32}, {"bf16", AD_WEIGHTS_BF16}, {"int8", AD_WEIGHTS_INT8}, {"int4", AD_WEIGHTS_INT4},
+};
+
+bool ad_weights_parse(const char *name, ad_weights *out)
+{
+    for (size_t i = 0; i < sizeof weights_names / sizeof *weights_names; i++)
+        if (!strcmp(weights_names[i].name, name)) return *out = weights_names[i].weights, true;
+    return false;
+}
+
+static ad_pack type_for(const ad_model *m, ad_dtype from, int module)
+{
+    bool linear = module < m->n_modules - 2, floats = from == AD_F32 || from == AD_F16 || from == AD_BF16;
+    ad_pack exact;
+    bool four = ad_pack_exact(from, &exact) && exact != AD_PACK_INT8;
+    switch (m->weights) {
+    case AD_WEIGHTS_F32: return AD_PACK_F32;
+    case AD_WEIGHTS_BF16: return AD_PACK_BF16;
+    case AD_WEIGHTS_INT8: return AD_PACK_INT8;
+    case AD_WEIGHTS_INT4: return four ? exact : linear ? AD_PACK_INT4 : AD_PACK_INT8;
+    default: return floats ? AD_PACK_BF16 : four ? exact : AD_PACK_INT8;
+    }
+}
+
+ad_pack ad_model_merged_type(const ad_model *m, int module)
+{
+    const ad_want *w = &m->wants[m->module_want[module]];
+    return w->type == AD_PACK_INT4 || w->type == AD_PACK_INT4W ? AD_PACK_INT8 : w->type;
+}
+
+ad_pack ad_model_adapter_type(const ad_model *m) { return m->weights == AD_WEIGHTS_F32 ? AD_PACK_F32 : AD_PACK_BF16; }
+
+/* Adds the tensor `name` of [rows, cols] (cols 0: of `rows` values); *out is NULL for an absent optional one. */
+static ad_status add_want(ad_model *m, ad_want **out, const char *name, int rows, int cols, int permuted_heads, bool optional, ad_err *err)
 {
     const ad_tensor *t = ad_source_tensor(m->src, name);
-    *slot = NULL;
+    *out = NULL;
     if (!t && optional) return AD_OK;
     if (!t) return ad_fail(err, AD_EFORMAT, "%s: tensor %s is missing", m->path, name);
     if (!ad_dtype_is_weight(t->dtype))
@@ -67,8 +103,34 @@ ad_status ad_model_want(ad_model *m, const char *name, const float **slot, int r
         return ad_fail(err, AD_EUNSUPPORTED, "%s: tensor %s: a quantised bias", m->path, name);
     ad_status st = ad_grow(&m->wants, &m->cap_wants, m->n_wants + 1, sizeof *m->wants);
     if (st != AD_OK) return ad_fail(err, st, "%s: out of memory", m->path);
-    if (module >= 0) m->module_want[module] = (int)m->n_wants;
-    m->wants[m->n_wants++] = (ad_want){t, slot, cols ? rows : 1, cols ? cols : rows, permuted_heads, module};
+    *out = &m->wants[m->n_wants++];
+    **out = (ad_want){.src = t, .rows = cols ? rows : 1, .cols = cols ? cols : rows, .permuted_heads = permuted_heads, .module = -1};
+    return AD_OK;
+}
+
+ad_status ad_model_want_matrix(ad_model *m, const char *name, ad_matrix *slot, int rows, int cols, int permuted_heads, int module, ad_err *err)
+{
+    ad_want *w;
+    ad_pack exact;
+    ad_status st = add_want(m, &w, name, rows, cols, permuted_heads, false, err);
+    if (st != AD_OK) return st;
+    m->module_want[module] = (int)m->n_wants - 1;
+    w->matrix = slot;
+    w->module = module;
+    w->type = type_for(m, w->src->dtype, module);
+    w->exact = ad_pack_exact(w->src->dtype, &exact) && exact == w->type;
+    w->bytes = ad_pack_bytes(w->type, rows, cols);
+    return AD_OK;
+}
+
+ad_status ad_model_want_vector(ad_model *m, const char *name, const float **slot, int n, int permuted_heads, bool optional, ad_err *err)
+{
+    ad_want *w;
+    *slot = NULL;
+    ad_status st = add_want(m, &w, name, n, 0, permuted_heads, optional, err);
+    if (st != AD_OK || !w) return st;
+    w->vector = slot;
+    w->bytes = ((size_t)n * sizeof(float) + 63) & ~(size_t)63;
     return AD_OK;
 }
 
@@ -84,11 +146,6 @@ static ad_status check_unused(ad_model *m, ad_err *err)
         return ad_fail(err, AD_EUNSUPPORTED, "%s: tensor %.100s is not part of a %s model", m->path, t->name, m->family->name);
     }
     return AD_OK;
-}
-
-static bool usable_in_place(const ad_want *w)
-{
-    return w->src->dtype == AD_F32 && !w->permuted_heads && (uintptr_t)w->src->data % sizeof(float) == 0;
 }
 
 static size_t read_size(const char *path)
@@ -112,19 +169,16 @@ static size_t machine_memory(void)
 
 static ad_status make_arena(ad_model *m, const ad_model_options *opt, ad_err *err)
 {
-    size_t in_place = 0, bytes = 0;
+    size_t bytes = 0;
     for (size_t i = 0; i < m->n_wants; i++) {
-        size_t n = ((size_t)m->wants[i].rows * (size_t)m->wants[i].cols * sizeof(float) + 63) & ~(size_t)63;
-        if (usable_in_place(&m->wants[i])) in_place += n;
-        else bytes += n;
+        m->wants[i].at = bytes;
+        bytes += m->wants[i].bytes;
     }
     size_t limit = opt->memory_bytes ? opt->memory_bytes : machine_memory();
-    if (bytes + in_place > limit)
-        return ad_fail(err, AD_ENOMEM, "%s: needs %zu MiB of memory as f32, this machine has %zu MiB", m->path,
-                       (bytes + in_place) >> 20, limit >> 20);
-    if (!bytes) return AD_OK;
+    if (bytes > limit)
+        return ad_fail(err, AD_ENOMEM, "%s: needs %zu MiB of memory as %s, this machine has %zu MiB", m->path, bytes >> 20, weights_names[m->weights].name, limit >> 20);
     m->arena = ad_arena_new(bytes);
-    if (!m->arena) return ad_fail(err, AD_ENOMEM, "%s: %zu MiB for converted weights are not available", m->path, bytes >> 20);
+    if (!m->arena) return ad_fail(err, AD_ENOMEM, "%s: %zu MiB for packed weights are not available", m->path, bytes >> 20);
     m->arena_bytes = bytes;
     return AD_OK;
 }
@@ -142,57 +196,120 @@ static size_t row_bytes(const ad_want *w)
     return (size_t)w->cols / (size_t)ad_dtype_block(w->src->dtype) * ad_dtype_block_bytes(w->src->dtype);
 }
 
-static void convert(const ad_want *w, float *dst, int begin, int end)
+static const void *file_row_at(const ad_want *w, int row)
 {
-    const char *src = w->src->data;
-    for (int r = begin; r < end; r++)
-        ad_dequant_row(w->src->dtype, dst + (size_t)r * (size_t)w->cols, src + (size_t)file_row(w, r, w->rows) * row_bytes(w), (size_t)w->cols);
+    return (const char *)w->src->data + (size_t)file_row(w, row, w->rows) * row_bytes(w);
 }
 
-/* A bias is one row whose values are permuted instead. */
-static void convert_permuted_vector(const ad_want *w, float *dst)
+/* A permuted bias is one row whose values are permuted instead. */
+static void convert_vector(const ad_want *w, float *dst)
 {
     const char *src = w->src->data;
     size_t one = ad_dtype_block_bytes(w->src->dtype);
-    for (int i = 0; i < w->cols; i++) ad_dequant_row(w->src->dtype, dst + i, src + (size_t)file_row(w, i, w->cols) * one, 1);
+    if (!w->permuted_heads) ad_dequant_row(w->src->dtype, dst, src, (size_t)w->cols);
+    for (int i = 0; w->permuted_heads && i < w->cols; i++) ad_dequant_row(w->src->dtype, dst + i, src + (size_t)file_row(w, i, w->cols) * one, 1);
 }
 
-static void convert_on_team(void *arg, int index, int count)
+/* What one member of the team finds while packing. */
+typedef struct {
+    float *rows, *back;     /* [AD_PANEL, widest row] */
+    double *lost, *total;   /* [n_wants] sums of squares: of changes, of values; of every 16th panel */
+    const ad_want *bad;     /* holds a value its type does not */
+} packer;
+
+typedef struct {
+    ad_model *m;
+    packer *packers;
+} packing;
+
+static void measure_loss(packer *p, const ad_want *w, size_t i, const void *panel, int n)
 {
-    ad_model *m = arg;
-    char *at = (char *)m->arena;
-    for (size_t i = 0; i < m->n_wants; i++) {
-        const ad_want *w = &m->wants[i];
-        if (usable_in_place(w)) continue;
-        int begin, end;
-        ad_team_slice(w->rows, 1, index, count, &begin, &end);
-        if (w->rows == 1 && w->permuted_heads) {
-            if (begin < end) convert_permuted_vector(w, (float *)at);
-        } else {
-            convert(w, (float *)at, begin, end);
+    ad_matrix one = ad_matrix_at(w->type, AD_PANEL, w->cols, panel);
+    for (int r = 0; r < n; r++) {
+        const float *was = p->rows + (size_t)r * (size_t)w->cols;
+        ad_matrix_read(&one, r, 0, w->cols, p->back);
+        for (int c = 0; c < w->cols; c++) {
+            double d = (double)(p->back[c] - was[c]);
+            p->lost[i] += d * d, p->total[i] += (double)was[c] * (double)was[c];
         }
-        at += ((size_t)w->rows * (size_t)w->cols * sizeof(float) + 63) & ~(size_t)63;
     }
 }
 
-static ad_status convert_weights(ad_model *m, const ad_model_options *opt, ad_err *err)
+static void pack_panel(packer *p, const ad_want *w, size_t i, int panel, char *dst)
 {
-    ad_team *team = NULL;
-    ad_status st = ad_team_new(&team, opt->n_threads > 0 ? opt->n_threads : 1, err);
-    if (st != AD_OK) return st;
-    ad_team_run(team, convert_on_team, m);
-    ad_team_free(&team);
-    char *at = (char *)m->arena;
+    const void *rows[AD_PANEL];
+    int first = panel * AD_PANEL, n = w->rows - first < AD_PANEL ? w->rows - first : AD_PANEL;
+    for (int r = 0; r < n; r++) rows[r] = file_row_at(w, first + r);
+    if (w->exact && ad_pack_panel_exact(w->type, dst, w->src->dtype, rows, n, w->cols)) return;
+    for (int r = 0; r < n; r++) ad_dequant_row(w->src->dtype, p->rows + (size_t)r * (size_t)w->cols, rows[r], (size_t)w->cols);
+    if (!ad_pack_panel(w->type, dst, p->rows, n, w->cols)) p->bad = w;
+    else if (w->type != AD_PACK_F32 && panel % 16 == 0) measure_loss(p, w, i, dst, n);
+}
+
+static void pack_on_team(void *arg, int index, int count)
+{
+    packing *job = arg;
+    ad_model *m = job->m;
+    packer *p = &job->packers[index];
     for (size_t i = 0; i < m->n_wants; i++) {
         const ad_want *w = &m->wants[i];
-        if (usable_in_place(w)) {
-            *w->slot = w->src->data;
+        char *dst = m->arena + w->at;
+        int begin, end;
+        if (w->vector) {
+            if (index == 0) convert_vector(w, (float *)(void *)dst);
             continue;
         }
-        *w->slot = (const float *)at;
-        at += ((size_t)w->rows * (size_t)w->cols * sizeof(float) + 63) & ~(size_t)63;
+        ad_team_slice((w->rows + AD_PANEL - 1) / AD_PANEL, 1, index, count, &begin, &end);
+        for (int panel = begin; panel < end; panel++) pack_panel(p, w, i, panel, dst + (size_t)panel * ad_pack_panel_bytes(w->type, w->cols));
     }
+}
+
+static ad_status finish_packing(ad_model *m, const packing *job, int count, ad_err *err)
+{
+    for (int t = 0; t < count; t++)
+        if (job->packers[t].bad)
+            return ad_fail(err, AD_EFORMAT, "%s: tensor %s holds a value that is not finite or too large for %s", m->path, job->packers[t].bad->src->name, ad_pack_name(job->packers[t].bad->type));
+    for (size_t i = 0; i < m->n_wants; i++) {
+        const ad_want *w = &m->wants[i];
+        if (w->vector) {
+            *w->vector = (const float *)(const void *)(m->arena + w->at);
+            continue;
+        }
+        double lost = 0, total = 0;
+        *w->matrix = ad_matrix_at(w->type, w->rows, w->cols, m->arena + w->at);
+        m->forms |= 1u << ad_act_of(w->type);
+        for (int t = 0; t < count; t++) lost += job->packers[t].lost[i], total += job->packers[t].total[i];
+        float loss = total > 0 ? (float)sqrt(lost / total) : 0;
+        m->loss = loss > m->loss ? loss : m->loss;
+    }
+    ad_source_release_pages(m->src);
     return AD_OK;
+}
+
+static ad_status pack_weights(ad_model *m, const ad_model_options *opt, ad_err *err)
+{
+    int count = opt->n_threads > 0 ? opt->n_threads : 1, widest = 0;
+    ad_team *team = NULL;
+    for (size_t i = 0; i < m->n_wants; i++) widest = m->wants[i].cols > widest ? m->wants[i].cols : widest;
+    packing job = {m, ad_calloc((size_t)count, sizeof(packer))};
+    ad_status st = job.packers ? AD_OK : AD_ENOMEM;
+    for (int t = 0; t < count && st == AD_OK; t++) {
+        packer *p = &job.packers[t];
+        p->rows = ad_calloc((AD_PANEL + 1) * (size_t)widest, sizeof *p->rows);
+        p->lost = ad_calloc(2 * m->n_wants, sizeof *p->lost);
+        if (!p->rows || !p->lost) st = AD_ENOMEM;
+        else p->back = p->rows + AD_PANEL * (size_t)widest, p->total = p->lost + m->n_wants;
+    }
+    if (st != AD_OK) ad_fail(err, st, "%s: out of memory", m->path);
+    if (st == AD_OK) st = ad_team_new(&team, count, err);
+    if (st == AD_OK) {
+        ad_team_run(team, pack_on_team, &job);
+        st = finish_packing(m, &job, count, err);
+    }
+    ad_team_free(&team);
+    for (int t = 0; job.packers && t < count; t++) free(job.packers[t].rows), free(job.packers[t].lost);
+    free(job.packers);
+    return st;
 }
 
 static const char *const module_suffix[AD_MOD_PER_LAYER] = {
@@ -255,6 +372,7 @@ static ad_status load_tokenizer(ad_model *m, ad_err *err)
 
 static ad_status load(ad_model *m, const char *path, const ad_model_options *opt, ad_err *err)
 {
+    m->weights = opt->weights;
     m->path = strdup(path);
     if (!m->path) return ad_fail(err, AD_ENOMEM, "%s: out of memory", path);
     ad_status st = ad_source_open(&m->src, path, err);
@@ -265,7 +383,7 @@ static ad_status load(ad_model *m, const char *path, const ad_model_options *opt
     if (st == AD_OK) st = check_unused(m, err);
     if (st == AD_OK) st = load_tokenizer(m, err);
     if (st == AD_OK) st = make_arena(m, opt, err);
-    if (st == AD_OK) st = convert_weights(m, opt, err);
+    if (st == AD_OK) st = pack_weights(m, opt, err);
     if (st == AD_OK) st = set_name(m, err);
     if (st != AD_OK) return st;
     if (m->config.tied_head) m->head.w = m->embed;
@@ -309,8 +427,33 @@ const char *ad_model_name(const ad_model *m) { return m->name; }
 const ad_tokenizer *ad_model_tokenizer(const ad_model *m) { return m->tokenizer; }
 size_t ad_model_resident_bytes(const ad_model *m) { return m->arena_bytes; }
 size_t ad_model_mapped_bytes(const ad_model *m) { return ad_source_bytes(m->src); }
+float ad_model_packing_loss(const ad_model *m) { return m->loss; }
+int ad_model_group_count(const ad_model *m) { return 4 * m->config.layers + 2; }
 int ad_model_module_count(const ad_model *m) { return m->n_modules; }
 const ad_module *ad_model_module(const ad_model *m, int index) { return &m->modules[index]; }
+
+int ad_model_group_of(const ad_model *m, int module)
+{
+    static const int groups[AD_MOD_PER_LAYER] = {0, 0, 0, 1, 2, 2, 3};
+    int layer = module / AD_MOD_PER_LAYER;
+    if (layer >= m->config.layers) return 4 * m->config.layers + module - AD_MOD_PER_LAYER * m->config.layers;
+    return 4 * layer + groups[module % AD_MOD_PER_LAYER];
+}
+
+void ad_model_describe_weights(const ad_model *m, char *text, size_t size)
+{
+    int counts[AD_PACK_KINDS] = {0};
+    size_t at = 0;
+    for (size_t i = 0; i < m->n_wants; i++)
+        if (m->wants[i].matrix) counts[m->wants[i].type]++;
+    counts[AD_PACK_INT4] += counts[AD_PACK_INT4W];
+    if (size) *text = '\0';
+    for (int t = 0; t < AD_PACK_INT4W; t++) {
+        if (!counts[t] || at >= size) continue;
+        int n = snprintf(text + at, size - at, "%s%d %s", at ? ", " : "", counts[t], ad_pack_name((ad_pack)t));
+        at += n > 0 ? (size_t)n : 0;
+    }
+}
 
 int ad_model_find_module(const ad_model *m, const char *name)
 {
@@ -330,7 +473,7 @@ void ad_model_read_rows(const ad_model *m, int module, int row, int n, float *ds
     if (m->modules[module].kind == AD_MOD_HEAD && m->config.tied_head) module = m->n_modules - 2;
     const ad_want *w = &m->wants[m->module_want[module]];
     for (int i = 0; i < n; i++) {
-        const char *src = (const char *)w->src->data + (size_t)file_row(w, row + i, w->rows) * row_bytes(w);
+        const void *src = file_row_at(w, row + i);
         size_t at = (size_t)i * (size_t)w->cols;
         ad_dequant_row(w->src->dtype, dst + at, src, (size_t)w->cols);
         if (bound) ad_dequant_error(w->src->dtype, bound + at, src, (size_t)w->cols);

@@ -5,7 +5,7 @@
 #define AD_MODEL_MODEL_H
 
 #include "core/base/mem.h"
-#include "core/tensor/dtype.h"
+#include "core/tensor/pack.h"
 #include "core/text/tokenizer.h"
 
 typedef struct ad_model ad_model;
@@ -40,7 +40,14 @@ typedef struct {
     bool has_bias;
 } ad_module;
 
+/* Types of the resident weights. AUTO: 4 bits for tensors of 4-bit formats, 8 for other quantised ones, bf16 for the rest.
+ * 4-bit tensors are repacked, not rounded again, with AUTO and INT4; INT4 leaves embedding and head at 8 bits. */
+typedef enum { AD_WEIGHTS_AUTO, AD_WEIGHTS_F32, AD_WEIGHTS_BF16, AD_WEIGHTS_INT8, AD_WEIGHTS_INT4 } ad_weights;
+/* "auto", "f32", ...; false: unknown. */
+bool ad_weights_parse(const char *name, ad_weights *out);
+
 typedef struct {
+    ad_weights weights;
     size_t memory_bytes; /* refuse a model whose resident weights would need more; 0 = what the machine has */
     int n_threads;       /* used while loading; 0 = 1 */
 } ad_model_options;
@@ -54,7 +61,12 @@ const ad_model_config *ad_model_get_config(const ad_model *m);
 const char *ad_model_path(const ad_model *m);
 const char *ad_model_name(const ad_model *m); /* general.name, or the last part of the path */
 const ad_tokenizer *ad_model_tokenizer(const ad_model *m);
-size_t ad_model_resident_bytes(const ad_model *m); /* converted weights in memory of our own */
+size_t ad_model_resident_bytes(const ad_model *m); /* packed weights in memory of our own */
+/* What the modules' weights are packed as, with counts: "210 int4, 1 int8". */
+void ad_model_describe_weights(const ad_model *m, char *text, size_t size);
+/* Largest root mean square of what packing changed in a module, relative to the module's own; 0: every value is as in the file. */
+float ad_model_packing_loss(const ad_model *m);
+ad_pack ad_model_adapter_type(const ad_model *m); /* what adapters of this model are packed as */
 size_t ad_model_mapped_bytes(const ad_model *m);
 
 /* Modules: index = layer * AD_MOD_PER_LAYER + kind, then embed, then head. */
@@ -62,6 +74,10 @@ int ad_model_module_count(const ad_model *m);
 const ad_module *ad_model_module(const ad_model *m, int index);
 /* Exact name without prefixes such as "base_model.model."; -1 when there is none. O(1). */
 int ad_model_find_module(const ad_model *m, const char *name);
+
+/* Modules with the same input: index = 4 * layer + (q k v, o, gate up, down), then embedding, then head. */
+int ad_model_group_count(const ad_model *m);
+int ad_model_group_of(const ad_model *m, int module);
 
 /* The base weight of a module as the file has it, Hugging Face row order, f32: rows [row, row + n) into
  * dst[n, cols]; bound (may be NULL) gets the file format's own quantisation error per value. A tied head

@@ -201,6 +201,12 @@ const ad_tensor *ad_source_at(const ad_source *s, size_t i)
     return NULL;
 }
 
+void ad_source_release_pages(const ad_source *s)
+{
+    if (s->gguf) ad_gguf_release_pages(s->gguf);
+    for (int i = 0; i < s->n_shards; i++) ad_safetensors_release_pages(s->shards[i].st);
+}
+
 size_t ad_source_bytes(const ad_source *s)
 {
     size_t sum = 0;

@@ -20,6 +20,7 @@ const json_t *ad_source_config(const ad_source *s);  /* config.json; NULL for a 
 const ad_tensor *ad_source_tensor(const ad_source *s, const char *name); /* NULL when absent */
 size_t ad_source_count(const ad_source *s);
 const ad_tensor *ad_source_at(const ad_source *s, size_t i);
+void ad_source_release_pages(const ad_source *s); /* see ad_file_release_pages */
 size_t ad_source_bytes(const ad_source *s); /* of all tensors: what is mapped */
 
 #endif

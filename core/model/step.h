@@ -10,12 +10,11 @@
 #include "core/model/model.h"
 #include "core/tensor/kernels.h"
 
-enum { AD_KV_PAGE = 16 }; /* positions per page */
 typedef enum { AD_KV_F32, AD_KV_F16 } ad_kv_type;
 
 typedef struct ad_scratch ad_scratch;
 
-/* Bytes of one page: [layers][key, value][kv_heads][AD_KV_PAGE][head_dim] numbers. */
+/* Bytes of one page: [layers][key, value][kv_heads] blocks of numbers; keys [head_dim, AD_KV_PAGE], values [AD_KV_PAGE, head_dim]. */
 size_t ad_kv_page_bytes(const ad_model *m, ad_kv_type type);
 
 typedef struct {

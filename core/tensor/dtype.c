@@ -181,6 +181,50 @@ static void dequant_q6_k(float *y, const q6_k *b)
     }                                                                   \
     return
 
+void ad_dtype_codes(ad_dtype t, int8_t *q, float *d, float *m, const void *block)
+{
+    union {
+        q4_0 q40;
+        q4_1 q41;
+        q4_k q4k;
+        q5_0 q50;
+        q8_0 q80;
+    } b;
+    memcpy(&b, block, types[t].bytes);
+    *m = 0;
+    switch (t) {
+    case AD_Q4_0:
+    case AD_Q4_1: {
+        const uint8_t *qs = t == AD_Q4_0 ? b.q40.qs : b.q41.qs;
+        for (int j = 0; j < 16; j++) q[j] = qs[j] & 15, q[j + 16] = (int8_t)(qs[j] >> 4);
+        *d = ad_f16_to_f32(t == AD_Q4_0 ? b.q40.d : b.q41.d);
+        *m = t == AD_Q4_0 ? -8 * *d : ad_f16_to_f32(b.q41.m);
+        return;
+    }
+    case AD_Q4_K:
+        for (int g = 0; g < 8; g++) {
+            float sc, mn;
+            six_bit_scales(b.q4k.scales, g, &sc, &mn);
+            d[g] = sc * ad_f16_to_f32(b.q4k.d), m[g] = -(mn * ad_f16_to_f32(b.q4k.dmin));
+            for (int l = 0; l < 32; l++) q[32 * g + l] = (int8_t)(b.q4k.qs[32 * (g / 2) + l] >> 4 * (g & 1) & 15);
+        }
+        return;
+    case AD_Q5_0: {
+        uint32_t h = high_bits(b.q50.qh);
+        for (int j = 0; j < 16; j++) {
+            q[j] = (int8_t)(((b.q50.qs[j] & 15) | (h >> j & 1) << 4) - 16);
+            q[j + 16] = (int8_t)((b.q50.qs[j] >> 4 | (h >> (j + 16) & 1) << 4) - 16);
+        }
+        *d = ad_f16_to_f32(b.q50.d);
+        return;
+    }
+    default:
+        assert(t == AD_Q8_0);
+        memcpy(q, b.q80.qs, 32);
+        *d = ad_f16_to_f32(b.q80.d);
+    }
+}
+
 void ad_dequant_row(ad_dtype t, float *dst, const void *src, size_t n)
 {
     uint16_t h;

@@ -42,6 +42,10 @@ void ad_dequant_row(ad_dtype t, float *dst, const void *src, size_t n);
  * block, or half a unit in the last place for F16 and BF16, 0 for F32. */
 void ad_dequant_error(ad_dtype t, float *bound, const void *src, size_t n);
 
+/* One block (32 values, 256 for Q4_K) of Q4_0, Q4_1, Q4_K, Q5_0 or Q8_0 taken apart: value i = d[i / 32] * q[i] + m[i / 32], exactly
+ * what ad_dequant_row gives. */
+void ad_dtype_codes(ad_dtype t, int8_t *q, float *d, float *m, const void *block);
+
 float ad_f16_to_f32(uint16_t h);
 float ad_bf16_to_f32(uint16_t h);
 uint16_t ad_f32_to_bf16(float f); /* nearest even; NaN stays NaN */

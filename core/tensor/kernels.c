@@ -18,53 +18,189 @@ static float sum_lanes(float *s)
     return s[0];
 }
 
-static float dot(const float *a, const float *b, int k)
+/* ---- y = x W^T ---- */
+
+/* Values for the 16 outputs of a panel at once: what the vector versions do in registers. */
+static void start(float *acc, const float *y, int width, bool add)
 {
-    float s[LANES] = {0};
-    int i = 0;
-    for (; i + LANES <= k; i += LANES)
-        for (int l = 0; l < LANES; l++) s[l] += a[i + l] * b[i + l];
-    for (int l = 0; i + l < k; l++) s[l] += a[i + l] * b[i + l];
-    return sum_lanes(s);
+    for (int l = 0; l < AD_PANEL; l++) acc[l] = add && l < width ? y[l] : 0;
 }
 
-static void gemm_nt(float *y, size_t ldy, const float *x, size_t ldx, const float *w, int m, int n, int k)
+static void gemm_f32(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
 {
-    for (int j = 0; j < n; j++)
-        for (int i = 0; i < m; i++) y[i * ldy + j] = dot(x + i * ldx, w + (size_t)j * k, k);
+    for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
+        for (int i = 0; i < m; i++) {
+            const float *xi = (const float *)((const char *)x + (size_t)i * ldx), *p = w;
+            float *yi = y + (size_t)i * ldy + j, acc[AD_PANEL];
+            int width = n - j < AD_PANEL ? n - j : AD_PANEL;
+            start(acc, yi, width, add);
+            for (int c = 0; c < k; c++, p += AD_PANEL)
+                for (int l = 0; l < AD_PANEL; l++) acc[l] += xi[c] * p[l];
+            memcpy(yi, acc, sizeof *yi * (size_t)width);
+        }
 }
 
-static void expand_add(float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int m, int n, int r)
+static void gemm_bf16(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
 {
-    for (int i = 0; i < m; i++)
-        for (int p = 0; p < r; p++)
-            for (int j = 0; j < n; j++) y[i * ldy + j] += t[i * ldt + p] * bt[p * ldb + j];
+    for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
+        for (int i = 0; i < m; i++) {
+            const uint16_t *xi = (const uint16_t *)((const char *)x + (size_t)i * ldx), *p = w;
+            float *yi = y + (size_t)i * ldy + j, acc[AD_PANEL];
+            int width = n - j < AD_PANEL ? n - j : AD_PANEL;
+            start(acc, yi, width, add);
+            for (int c = 0; c < k; c += 2, p += 2 * AD_PANEL) {
+                float even = ad_bf16_to_f32(xi[c]), odd = c + 1 < k ? ad_bf16_to_f32(xi[c + 1]) : 0;
+                for (int l = 0; l < AD_PANEL; l++) acc[l] += even * ad_bf16_to_f32(p[2 * l]) + odd * ad_bf16_to_f32(p[2 * l + 1]);
+            }
+            memcpy(yi, acc, sizeof *yi * (size_t)width);
+        }
 }
 
-static void rmsnorm(float *y, const float *x, const float *w, int k, float eps)
+/* The parts of a row of INT8 activations. */
+typedef struct {
+    const int8_t *q;
+    const float *scale, *sum;
+    const int32_t *offset;
+} quantised;
+
+static quantised parts_of(const void *row, int blocks)
 {
-    float inv = 1.0f / sqrtf(dot(x, x, k) / (float)k + eps);
-    for (int i = 0; i < k; i++) y[i] = w[i] * (x[i] * inv);
+    const char *at = (const char *)row + (size_t)blocks * AD_BLOCK;
+    size_t part = (size_t)blocks * sizeof(float);
+    return (quantised){row, (const float *)(const void *)at, (const float *)(const void *)(at + part), (const int32_t *)(const void *)(at + 2 * part)};
 }
 
-static void rope(float *v, const float *cos, const float *sin, int half)
+static void gemm_int8(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
 {
-    for (int i = 0; i < half; i++) {
-        float a = v[i], b = v[i + half];
-        v[i] = a * cos[i] - b * sin[i];
-        v[i + half] = b * cos[i] + a * sin[i];
+    int blocks = (k + AD_BLOCK - 1) / AD_BLOCK;
+    (void)add;
+    for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
+        for (int i = 0; i < m; i++) {
+            quantised r = parts_of((const char *)x + (size_t)i * ldx, blocks);
+            const uint8_t *codes = w;
+            const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)blocks * AD_BLOCK * AD_PANEL);
+            float acc[AD_PANEL] = {0};
+            for (int b = 0; b < blocks; b++)
+                for (int l = 0; l < AD_PANEL; l++) {
+                    int32_t sum = r.offset[b];
+                    for (int c = 0; c < AD_BLOCK; c++) sum += codes[((size_t)b * 8 + (size_t)c / 4) * 64 + (size_t)l * 4 + (size_t)c % 4] * r.q[b * AD_BLOCK + c];
+                    acc[l] += (float)sum * (ad_f16_to_f32(scales[b * AD_PANEL + l]) * r.scale[b]);
+                }
+            memcpy(y + (size_t)i * ldy + j, acc, sizeof *y * (size_t)(n - j < AD_PANEL ? n - j : AD_PANEL));
+        }
+}
+
+static void gemm_four_bits(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool wide)
+{
+    int blocks = (k + AD_BLOCK - 1) / AD_BLOCK;
+    for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
+        for (int i = 0; i < m; i++) {
+            quantised r = parts_of((const char *)x + (size_t)i * ldx, blocks);
+            const uint8_t *codes = w;
+            const void *scales = codes + (size_t)blocks * AD_BLOCK / 2 * AD_PANEL;
+            float acc[AD_PANEL] = {0};
+            for (int b = 0; b < blocks; b++)
+                for (int l = 0; l < AD_PANEL; l++) {
+                    int32_t sum = 0;
+                    int at = b * 2 * AD_PANEL + l;
+                    for (int c = 0; c < AD_BLOCK; c++) {
+                        int both = codes[((size_t)b * 4 + (size_t)c / 8) * 64 + (size_t)l * 4 + (size_t)c % 4];
+                        sum += (c % 8 < 4 ? both & 15 : both >> 4) * r.q[b * AD_BLOCK + c];
+                    }
+                    float d = wide ? ((const float *)scales)[at] : ad_f16_to_f32(((const uint16_t *)scales)[at]);
+                    float min = wide ? ((const float *)scales)[at + AD_PANEL] : ad_f16_to_f32(((const uint16_t *)scales)[at + AD_PANEL]);
+                    acc[l] += (float)sum * (d * r.scale[b]);
+                    acc[l] += min * r.sum[b];
+                }
+            memcpy(y + (size_t)i * ldy + j, acc, sizeof *y * (size_t)(n - j < AD_PANEL ? n - j : AD_PANEL));
+        }
+}
+
+static void gemm_int4(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
+{
+    (void)add;
+    gemm_four_bits(y, ldy, x, ldx, w, panel_bytes, m, n, k, false);
+}
+
+static void gemm_int4w(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
+{
+    (void)add;
+    gemm_four_bits(y, ldy, x, ldx, w, panel_bytes, m, n, k, true);
+}
+
+/* ---- activations ---- */
+
+static void quantise(void *row, const float *x, int begin, int end, int cols)
+{
+    int blocks = (cols + AD_BLOCK - 1) / AD_BLOCK;
+    int8_t *q = row;
+    float *scales = (float *)(void *)((char *)row + (size_t)blocks * AD_BLOCK), *sums = scales + blocks;
+    int32_t *offsets = (int32_t *)(void *)(sums + blocks);
+    for (int b = begin / AD_BLOCK; b * AD_BLOCK < end; b++) {
+        const float *v = x + b * AD_BLOCK - begin;
+        int n = end - b * AD_BLOCK < AD_BLOCK ? end - b * AD_BLOCK : AD_BLOCK, sum = 0;
+        float top = 0;
+        for (int i = 0; i < n; i++) top = fabsf(v[i]) > top || isnan(v[i]) ? fabsf(v[i]) : top; /* a NaN stays: nothing is above it */
+        float inverse = top > AD_ACT_TINY && isfinite(top) ? 127.0f / top : 0;
+        for (int i = 0; i < AD_BLOCK; i++) {
+            int code = i < n && inverse > 0 ? (int)rintf(v[i] * inverse) : 0;
+            q[b * AD_BLOCK + i] = (int8_t)code;
+            sum += code;
+        }
+        scales[b] = isfinite(top) ? top / 127.0f : NAN;
+        sums[b] = scales[b] * (float)sum;
+        offsets[b] = -128 * sum;
     }
 }
 
-static void swiglu(float *gate, const float *up, int k)
+static void to_bf16(uint16_t *dst, const float *src, int n)
 {
-    for (int i = 0; i < k; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    for (int i = 0; i < n; i++) dst[i] = ad_f32_to_bf16(src[i]);
 }
 
-static void add(float *y, const float *x, int k)
+static void to_half(uint16_t *dst, const float *src, int n)
 {
-    for (int i = 0; i < k; i++) y[i] += x[i];
+    for (int i = 0; i < n; i++) dst[i] = ad_f32_to_f16(src[i]);
 }
+
+/* ---- element by element ---- */
+
+static void add_norm(float *x, float *h, const float *y, const float *w, float *squares, int n)
+{
+    for (int b = 0; b < n; b += AD_BLOCK) {
+        float s[LANES] = {0};
+        for (int i = b; i < n && i < b + AD_BLOCK; i++) {
+            if (y) h[i] += y[i];
+            x[i] = w[i] * h[i];
+            s[i % LANES] += h[i] * h[i];
+        }
+        squares[b / AD_BLOCK] = sum_lanes(s);
+    }
+}
+
+static void rope(float *dst, const float *src, float scale, const float *cos, const float *sin, int half)
+{
+    for (int i = 0; i < half; i++) {
+        float a = scale * src[i], b = scale * src[i + half];
+        dst[i] = a * cos[i] - b * sin[i];
+        dst[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+static void swiglu(float *y, const float *gate, const float *up, float scale, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float g = scale * gate[i];
+        y[i] = g / (1.0f + expf(-g)) * (scale * up[i]);
+    }
+}
+
+static void scale_add(float *y, const float *x, float scale, const float *bias, int n)
+{
+    for (int i = 0; i < n; i++) y[i] = scale * x[i] + (bias ? bias[i] : 0);
+}
+
+/* ---- attention ---- */
 
 static float largest(const float *x, int n)
 {
@@ -87,41 +223,32 @@ static void softmax(float *s, int n)
     for (int i = 0; i < n; i++) s[i] *= inv;
 }
 
-static void to_half(void *dst, const float *src, int n)
+static float number_at(const void *page, bool half, size_t i)
 {
-    uint16_t *d = dst;
-    for (int i = 0; i < n; i++) d[i] = ad_f32_to_f16(src[i]);
+    return half ? ad_f16_to_f32(((const uint16_t *)page)[i]) : ((const float *)page)[i];
 }
 
-/* One page as floats: in place, or converted into buf. */
-static const float *page_floats(const void *page, bool half, int n, float *buf)
+static void attend_one(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int n_ctx, int hd, float scale, float *s)
 {
-    const uint16_t *h = page;
-    if (!half) return page;
-    for (int i = 0; i < n; i++) buf[i] = ad_f16_to_f32(h[i]);
-    return buf;
+    for (int p = 0; p < n_ctx; p++) {
+        s[p] = 0;
+        for (int d = 0; d < hd; d++) s[p] += q[d] * number_at(keys[p / AD_KV_PAGE], half, (size_t)d * AD_KV_PAGE + (size_t)(p % AD_KV_PAGE));
+        s[p] *= scale;
+    }
+    softmax(s, n_ctx);
+    for (int d = 0; d < hd; d++) out[d] = 0;
+    for (int p = 0; p < n_ctx; p++)
+        for (int d = 0; d < hd; d++) out[d] += s[p] * number_at(vals[p / AD_KV_PAGE], half, (size_t)(p % AD_KV_PAGE) * (size_t)hd + (size_t)d);
 }
 
-static void attend(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
+static void attend(float *out, const float *q, size_t ld, const void *const *keys, const void *const *vals, bool half, int rows, int n_ctx, int group,
                    int hd, float scale, float *tmp)
 {
-    size_t row = ((size_t)n_ctx + 15) / 16 * 16;
-    float *buf = tmp + row * (size_t)group;
-    for (int p = 0; p < n_ctx; p++) {
-        const float *page = page_floats(keys[p / page_len], half && p % page_len == 0, (n_ctx - p < page_len ? n_ctx - p : page_len) * hd, buf);
-        if (half) page = buf;
-        for (int g = 0; g < group; g++) tmp[(size_t)g * row + (size_t)p] = scale * dot(q + (size_t)g * (size_t)hd, page + (size_t)(p % page_len) * (size_t)hd, hd);
-    }
-    for (int g = 0; g < group; g++) softmax(tmp + (size_t)g * row, n_ctx);
-    memset(out, 0, sizeof *out * (size_t)group * (size_t)hd);
-    for (int p = 0; p < n_ctx; p++) {
-        const float *page = page_floats(vals[p / page_len], half && p % page_len == 0, (n_ctx - p < page_len ? n_ctx - p : page_len) * hd, buf);
-        if (half) page = buf;
-        const float *v = page + (size_t)(p % page_len) * (size_t)hd;
-        for (int g = 0; g < group; g++)
-            for (int d = 0; d < hd; d++) out[(size_t)g * (size_t)hd + (size_t)d] += tmp[(size_t)g * row + (size_t)p] * v[d];
-    }
+    for (int i = 0; i < rows; i++)
+        for (int g = 0; g < group; g++) attend_one(out + (size_t)i * ld + g * hd, q + (size_t)i * ld + g * hd, keys, vals, half, n_ctx + i, hd, scale, tmp);
 }
+
+/* ---- whole rows ---- */
 
 static int argmax(const float *x, int n, float *max)
 {
@@ -150,22 +277,32 @@ void ad_kernels_init(ad_kernels *k, unsigned cpu)
 {
     *k = (ad_kernels){
         .name = "c",
-        .gemm_nt = gemm_nt,
-        .expand_add = expand_add,
-        .rmsnorm = rmsnorm,
+        .gemm = {gemm_f32, gemm_bf16, gemm_int8, gemm_int4, gemm_int4w},
+        .quantise = quantise,
+        .to_bf16 = to_bf16,
+        .to_half = to_half,
+        .add_norm = add_norm,
         .rope = rope,
         .swiglu = swiglu,
-        .add = add,
+        .scale_add = scale_add,
         .attend = attend,
-        .to_half = to_half,
         .argmax = argmax,
         .sum_exp = sum_exp,
     };
 #ifdef AD_HAVE_AVX2
     if (cpu & AD_CPU_AVX2) ad_kernels_init_avx2(k);
 #endif
+#ifdef AD_HAVE_AVXVNNI
+    if (cpu & AD_CPU_AVX_VNNI) ad_kernels_init_avxvnni(k);
+#endif
 #ifdef AD_HAVE_AVX512
     if (cpu & AD_CPU_AVX512) ad_kernels_init_avx512(k);
+#endif
+#ifdef AD_HAVE_AVX512VNNI
+    if (cpu & AD_CPU_AVX512_VNNI) ad_kernels_init_avx512vnni(k);
+#endif
+#ifdef AD_HAVE_AVX512BF16
+    if (cpu & AD_CPU_AVX512_BF16) ad_kernels_init_avx512bf16(k);
 #endif
     (void)cpu;
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernel table: plain C defines each answer, CPU-specific files replace slots at start. Any thread;
- * no slot allocates or locks. Every slot reduces in an order fixed by the shape of ONE row (k, never n), so a
+ * no slot allocates or locks. Every slot reduces in an order fixed by the shape of ONE row (k, never m or n), so a
  * row's result does not depend on which or how many other rows are in the call, bit for bit. */
 #ifndef AD_TENSOR_KERNELS_H
 #define AD_TENSOR_KERNELS_H
 
-#include <stdbool.h>
-#include <stddef.h>
+#include "core/tensor/pack.h"
 
 /* CPU features, detected at run time; a mask may switch some off (tests, --cpu-features). */
 enum {
@@ -22,37 +21,46 @@ unsigned ad_cpu_detect(void);
 bool ad_cpu_parse(const char *list, unsigned *mask);
 const char *ad_cpu_name(unsigned bit); /* "avx2" and so on, for one bit of the mask */
 
+enum { AD_KV_PAGE = 16 }; /* positions per page of the KV cache */
+
+/* y[m, n] (row stride ldy, in floats) = x[m, k] W[n, k]^T, or with `add` y += (F32 and BF16 only).
+ * x: rows of activations in the weight type's form, ldx bytes apart. w: the first panel; n counts from its first
+ * column; panels are panel_bytes apart (more than k needs when only a range of inputs is multiplied: w and x then point
+ * at its first value). Each output is summed over k in one chain, in order. INT types: one exact integer sum per
+ * block, then sum over blocks of float(sum) * (weight scale * activation scale) [+ minimum * activation sum]. */
+typedef void (*ad_gemm_fn)(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add);
+
 typedef struct {
-    const char *name; /* "c", "avx2", "avx512": for logs and /metrics */
+    const char *name; /* "c", "avx2", "avx512-vnni-bf16" ...: for logs and /metrics */
 
-    /* y[m, n] (row stride ldy) = x[m, k] (row stride ldx) * w[n, k]^T (row-major, stride k). f32. */
-    void (*gemm_nt)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, int m, int n, int k);
+    ad_gemm_fn gemm[AD_PACK_KINDS];
 
-    /* y[m, n] += t[m, r] (row stride ldt) * bt[r, n] (row stride ldb); per element the r products are
-     * added in ascending order of r, starting from y. The expand of a low-rank correction. */
-    void (*expand_add)(float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int m, int n, int r);
+    /* Floats [begin, end) of a row of `cols` into the row's INT8 form (see ad_act): begin is a multiple of 32, end too or
+     * the row's end. scale = max |x| / 127, to the nearest. A block with a NaN or infinity gets a scale that is none. */
+    void (*quantise)(void *row, const float *x, int begin, int end, int cols);
+    /* dst[n] = src[n] rounded to nearest even; infinities and NaN stay what they are. */
+    void (*to_bf16)(uint16_t *dst, const float *src, int n);
+    void (*to_half)(uint16_t *dst, const float *src, int n); /* IEEE half; too large becomes infinite */
 
-    /* y[k] = w[k] * x[k] / sqrt(mean(x^2) + eps). */
-    void (*rmsnorm)(float *y, const float *x, const float *w, int k, float eps);
+    /* h[n] += y[n] (y may be NULL), x[n] = w[n] * h[n]; squares[i] = sum of h^2 over block i of 32. n is any, h and x begin at
+     * a block. The RMS norm of the row is x / sqrt(sum of squares / cols + eps). */
+    void (*add_norm)(float *x, float *h, const float *y, const float *w, float *squares, int n);
 
-    /* Rotate-half in place: for i < half: (v[i], v[i+half]) turned by the angle of cos[i], sin[i]. */
-    void (*rope)(float *v, const float *cos, const float *sin, int half);
+    /* dst[2 half] = scale * src turned: (v[i], v[i + half]) by the angle of cos[i], sin[i]. dst may be src. */
+    void (*rope)(float *dst, const float *src, float scale, const float *cos, const float *sin, int half);
 
-    /* gate[k] = silu(gate[k]) * up[k]. */
-    void (*swiglu)(float *gate, const float *up, int k);
+    /* y[n] = silu(scale * gate[n]) * (scale * up[n]). y may be gate or up. */
+    void (*swiglu)(float *y, const float *gate, const float *up, float scale, int n);
 
-    /* y[k] += x[k]. */
-    void (*add)(float *y, const float *x, int k);
+    /* y[n] = scale * x[n] (+ bias[n] unless NULL). y may be x. */
+    void (*scale_add)(float *y, const float *x, float scale, const float *bias, int n);
 
-    /* One query row over a paged KV cache, for the `group` query heads that share one kv head:
-     * q, out: [group, hd]; keys, vals: n_pages pointers to contiguous [page_len, hd] blocks of that kv head, f32 or (half)
-     * IEEE half; n_ctx = number of positions to attend (the last page may be partial).
-     * score = scale * q.k, softmax in f32, out = sum p v. tmp: group * (n_ctx rounded up to 16) + page_len * hd floats. */
-    void (*attend)(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
-                   int hd, float scale, float *tmp);
-
-    /* dst[n] = src[n] as IEEE half, nearest even; too large becomes infinite. */
-    void (*to_half)(void *dst, const float *src, int n);
+    /* `rows` query rows at neighbouring positions of one sequence, for the `group` query heads that share one kv head.
+     * q, out: row i, head g at [i * ld + g * hd]. Row i attends to n_ctx + i positions. keys, vals: a pointer to the kv
+     * head's part of each page: keys transposed [hd, AD_KV_PAGE], values [AD_KV_PAGE, hd]; f32 or (half) IEEE half.
+     * score = scale * q.k, softmax in f32, out = sum p v. tmp: rows * group * (n_ctx + rows rounded up to 16) floats. */
+    void (*attend)(float *out, const float *q, size_t ld, const void *const *keys, const void *const *vals, bool half, int rows, int n_ctx,
+                   int group, int hd, float scale, float *tmp);
 
     /* Index of the largest value (lowest index on ties); *max gets it. NaN anywhere gives -1. */
     int (*argmax)(const float *x, int n, float *max);
@@ -64,6 +72,9 @@ typedef struct {
  * must have) allows. */
 void ad_kernels_init(ad_kernels *k, unsigned cpu);
 void ad_kernels_init_avx2(ad_kernels *k);
+void ad_kernels_init_avxvnni(ad_kernels *k);
 void ad_kernels_init_avx512(ad_kernels *k);
+void ad_kernels_init_avx512vnni(ad_kernels *k);
+void ad_kernels_init_avx512bf16(ad_kernels *k);
 
 #endif

@@ -5,8 +5,7 @@
 #include "core/tensor/kernels.h"
 
 #define LANES 8
-#define MAX_ROWS 3 /* 12 accumulators + 3 of rows + 1 of weights */
-#define EXPAND_COLS 2
+#define TILE 12 /* + 1 of weights, 1 of a row */
 
 typedef __m256 vec;
 typedef __m256d vecd;
@@ -75,13 +74,63 @@ static inline vec vexp(vec x)
     return _mm256_mul_ps(_mm256_mul_ps(p, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }
 
-static inline __m128 vsum4(vec a, vec b, vec c, vec d)
+static inline float vsum(vec v)
 {
-    vec ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-    vec cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
-    vec s = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* elements 2 apart */
-    s = _mm256_add_ps(_mm256_shuffle_ps(s, s, 0x88), _mm256_shuffle_ps(s, s, 0xdd));         /* a c a c | b d b d */
-    return _mm_unpacklo_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+/* ---- bf16 in registers of 32-bit lanes ---- */
+
+static inline vec even_of(__m256i pairs)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+
+static inline vec odd_of(__m256i pairs)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+#define veven(p) even_of(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define vodd(p) odd_of(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define veven_all(p) even_of(_mm256_set1_epi32(*(const int *)(const void *)(p)))
+#define vodd_all(p) odd_of(_mm256_set1_epi32(*(const int *)(const void *)(p)))
+
+static inline void vstore_bf16(uint16_t *p, vec v)
+{
+    __m256i u = _mm256_castps_si256(v), tie = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i near = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(tie, _mm256_set1_epi32(0x7fff))), 16);
+    __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
+    near = _mm256_blendv_epi8(near, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+    near = _mm256_permute4x64_epi64(_mm256_packus_epi32(near, near), 0x08);
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(near));
+}
+
+/* Magnitudes compare as integers, a NaN above all: then the scale is none. */
+static inline int quantise_block(int8_t *q, const float *x, float *scale)
+{
+    __m256i top = _mm256_setzero_si256(), sum = top, code[4];
+    for (int i = 0; i < 4; i++) top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(vload(x + 8 * i)), _mm256_set1_epi32(0x7fffffff)));
+    __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    float largest = _mm_cvtss_f32(_mm_castsi128_ps(t));
+    bool good = largest > AD_ACT_TINY && largest <= 3.4028235e38f;
+    vec by = _mm256_set1_ps(good ? 127.0f / largest : 0);
+    *scale = largest <= 3.4028235e38f ? largest / 127.0f : __builtin_nanf("");
+    for (int i = 0; i < 4; i++) {
+        code[i] = good ? _mm256_cvtps_epi32(_mm256_mul_ps(vload(x + 8 * i), by)) : _mm256_setzero_si256();
+        sum = _mm256_add_epi32(sum, code[i]);
+    }
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
+    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)q, bytes);
+    t = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return _mm_cvtsi128_si32(t);
 }
 
 static inline void vadd_f64(vecd s[2], vec v)
@@ -99,7 +148,24 @@ static inline double vsum_f64(const vecd s[2])
 
 #include "core/tensor/kernels_vec.h"
 
+/* ---- integer GEMMs ---- */
+
+/* Products of bytes come in 16-bit pairs here: 15 * 127 * 2 fits, and so does 127 * 127 * 2, but 255 * 127 * 2 would not.
+ * So INT8 multiplies |x| by the weight with the sign of x, and needs no start value. */
+#define qstart(p) _mm256_setzero_si256()
+#define qdot4(s, w, p) _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(w, qall(p)), _mm256_set1_epi16(1)))
+#define qdot8(s, w, p) signed_dot(s, w, qall(p))
+
+static inline __m256i signed_dot(__m256i s, __m256i w, __m256i x)
+{
+    __m256i value = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(value, x)), _mm256_set1_epi16(1)));
+}
+
+#include "core/tensor/kernels_quant256.h"
+
 void ad_kernels_init_avx2(ad_kernels *k)
 {
     fill(k, "avx2");
+    fill_quant(k);
 }

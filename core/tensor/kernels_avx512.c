@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* AVX-512 (F, BW, DQ, VL): 16 floats a register, 32 registers, masks for the tails. Any thread. */
 #include <immintrin.h>
+#include <string.h>
 
 #include "core/tensor/kernels.h"
 
 #define LANES 16
-#define MAX_ROWS 6 /* 24 accumulators + 4 of weights + 1 of a row */
-#define EXPAND_COLS 4
+#define TILE 24 /* + 4 of weights, 1 of a row */
 
 typedef __m512 vec;
 typedef __m512d vecd;
@@ -62,15 +62,53 @@ static inline vec vexp(vec x)
     return _mm512_scalef_ps(p, n);
 }
 
-/* Each pair of registers is folded into one of its halves' sums, each pair of those into one of quarters. */
-static inline __m128 vsum4(vec a, vec b, vec c, vec d)
+static inline float vsum(vec v)
 {
-    vec ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    vec cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    vec s = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e)); /* elements 2 apart */
-    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1)); /* elements 1 apart */
-    return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, s));
+    return _mm512_reduce_add_ps(v);
+}
+
+/* ---- bf16 in registers of 32-bit lanes ---- */
+
+static inline vec even_of(__m512i pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+
+static inline vec odd_of(__m512i pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+#define veven(p) even_of(_mm512_loadu_si512(p))
+#define vodd(p) odd_of(_mm512_loadu_si512(p))
+#define veven_all(p) even_of(_mm512_set1_epi32(*(const int *)(const void *)(p)))
+#define vodd_all(p) odd_of(_mm512_set1_epi32(*(const int *)(const void *)(p)))
+
+static inline void vstore_bf16(uint16_t *p, vec v)
+{
+    __m512i u = _mm512_castps_si512(v), tie = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i near = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(tie, _mm512_set1_epi32(0x7fff))), 16);
+    near = _mm512_mask_or_epi32(near, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(near));
+}
+
+/* Magnitudes compare as integers, a NaN above all: then the scale is none. */
+static inline int quantise_block(int8_t *q, const float *x, float *scale)
+{
+    __m512 low = vload(x), high = vload(x + 16);
+    __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i top = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude), _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+    int bits = _mm512_reduce_max_epi32(top);
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    bool good = largest > AD_ACT_TINY && largest <= 3.4028235e38f;
+    *scale = largest <= 3.4028235e38f ? largest / 127.0f : __builtin_nanf("");
+    __mmask16 all = good ? (__mmask16)-1 : 0;
+    vec by = _mm512_set1_ps(good ? 127.0f / largest : 0);
+    __m512i a = _mm512_maskz_cvtps_epi32(all, vmul(low, by)), b = _mm512_maskz_cvtps_epi32(all, vmul(high, by));
+    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(b));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
 static inline void vadd_f64(vecd s[2], vec v)

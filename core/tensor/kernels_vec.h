@@ -2,21 +2,24 @@
 /* The bodies of the vector kernels, written once for any width. Included by one kernels_ISA.c, which defines
  * before the inclusion:
  *
- *   vec, LANES              a register of LANES floats; vecd the same size in doubles
- *   MAX_ROWS, EXPAND_COLS   register tiles: MAX_ROWS x 4 outputs (GEMM), 4 rows x EXPAND_COLS registers (expand)
+ *   vec, LANES              a register of LANES floats (16 or 8); vecd the same size in doubles
+ *   TILE                    accumulators of a register tile
  *   vload vstore            whole registers, any alignment
  *   vload_n vstore_n        the first n (1..LANES) floats; the other lanes read as 0 and are not written
  *   vload_half vstore_half  a register from, or to, LANES IEEE halves
+ *   veven(p) vodd(p)        LANES pairs of bf16: the even ones as floats, the odd ones; veven_all(p), vodd_all(p): one pair, in every lane
+ *   vstore_bf16(p, v)       LANES bf16, to nearest even
  *   vset vadd vsub vmul vdiv vfma(a, b, c) = a * b + c; vmax(a, b), which is b when either is a NaN
  *   vexp                    exp of each lane
- *   vsum4(a, b, c, d)       __m128 of four sums over lanes, each in the same tree: halves, quarters, ... pairs
+ *   vsum(v)                 the sum over lanes, in a fixed tree
  *   vlargest(v)             the largest lane of a register without NaN
  *   vsetd, vadd_f64(s, v)   adds LANES floats to the doubles of s[2]; vsum_f64(s) is their total
  *   vhas_nan(v), vfind(v, x)   any NaN; index of the first lane equal to x, or -1
+ *   quantise_block(q, x, &scale)   32 floats to codes; returns their sum
  *
- * How a row keeps its bits. Each output of gemm_nt owns one register that walks over k in steps of LANES, the
- * tail read with zeros, and ends in the tree of vsum4: tile shape, neighbours and blocking never enter.
- * Element-wise code treats a tail by the same instructions on a partly filled register. Any thread. */
+ * How a row keeps its bits. Each output of a GEMM owns one lane of one accumulator that walks over k in order: tile
+ * shape, neighbours and blocking never enter. Element-wise code treats a tail by the same instructions on a partly
+ * filled register. Any thread. */
 
 #include <math.h>
 #include <stdint.h>
@@ -25,184 +28,171 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 24")
 #endif
 #define INLINE static inline __attribute__((always_inline))
+enum { PARTS = AD_PANEL / LANES }; /* registers of a panel */
 
-/* ---- y[m, n] = x[m, k] w[n, k]^T ---- */
+/* ---- y = x W^T ---- */
 
-/* rows x 4 outputs, of which `width` (1..4) exist; the others repeat the last and are not stored. */
-INLINE void tile(int rows, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t ldw, int k, int width)
+/* A step of the walk over k: PARTS registers of each panel's weights, and what a row contributes. */
+typedef enum { STEP_F32, STEP_BF16 } step_kind;
+
+INLINE void tile(step_kind kind, int rows, int panels, float *y, size_t ldy, const char *x, size_t ldx, const char *w, size_t panel_bytes, int k, bool add, int width)
 {
-    const float *w0 = w, *w1 = width > 1 ? w0 + ldw : w0, *w2 = width > 2 ? w1 + ldw : w1, *w3 = width > 3 ? w2 + ldw : w2;
-    vec acc[MAX_ROWS][4];
-    UNROLL for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = vset(0);
-    int p = 0;
-    for (; p + LANES <= k; p += LANES) {
-        vec b0 = vload(w0 + p), b1 = vload(w1 + p), b2 = vload(w2 + p), b3 = vload(w3 + p);
-        UNROLL for (int i = 0; i < rows; i++)
+    vec acc[6][8];
+    int cols = panels * PARTS, steps = kind == STEP_BF16 ? (k + 1) / 2 : k;
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int c = 0; c < cols; c++)
         {
-            vec a = vload(x + (size_t)i * ldx + p);
-            acc[i][0] = vfma(a, b0, acc[i][0]);
-            acc[i][1] = vfma(a, b1, acc[i][1]);
-            acc[i][2] = vfma(a, b2, acc[i][2]);
-            acc[i][3] = vfma(a, b3, acc[i][3]);
+            int n = width - c * LANES;
+            float *at = y + (size_t)i * ldy + c * LANES;
+            acc[i][c] = !add ? vset(0) : n >= LANES ? vload(at) : n > 0 ? vload_n(at, n) : vset(0);
         }
-    }
-    if (p < k) {
-        vec b0 = vload_n(w0 + p, k - p), b1 = vload_n(w1 + p, k - p), b2 = vload_n(w2 + p, k - p), b3 = vload_n(w3 + p, k - p);
-        UNROLL for (int i = 0; i < rows; i++)
+    for (int p = 0; p < steps; p++) {
+        UNROLL for (int c = 0; c < cols; c++)
         {
-            vec a = vload_n(x + (size_t)i * ldx + p, k - p);
-            acc[i][0] = vfma(a, b0, acc[i][0]);
-            acc[i][1] = vfma(a, b1, acc[i][1]);
-            acc[i][2] = vfma(a, b2, acc[i][2]);
-            acc[i][3] = vfma(a, b3, acc[i][3]);
+            const char *at = w + (size_t)(c / PARTS) * panel_bytes + (size_t)p * 64 + (size_t)(c % PARTS) * LANES * 4;
+            if (kind == STEP_F32) {
+                vec b = vload((const float *)(const void *)at);
+                UNROLL for (int i = 0; i < rows; i++) acc[i][c] = vfma(vset(((const float *)(const void *)(x + (size_t)i * ldx))[p]), b, acc[i][c]);
+            } else {
+                vec even = veven(at), odd = vodd(at);
+                UNROLL for (int i = 0; i < rows; i++)
+                {
+                    const char *pair = x + (size_t)i * ldx + (size_t)p * 4;
+                    acc[i][c] = vfma(vodd_all(pair), odd, vfma(veven_all(pair), even, acc[i][c]));
+                }
+            }
         }
     }
     UNROLL for (int i = 0; i < rows; i++)
-    {
-        __m128 s = vsum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-        if (width == 4) _mm_storeu_ps(y + (size_t)i * ldy, s);
-        else memcpy(y + (size_t)i * ldy, &s, sizeof(float) * (size_t)width);
-    }
-}
-
-/* All n outputs of `rows` rows. */
-INLINE void strip(int rows, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t ldw, int n, int k)
-{
-    for (int j = 0; j < n; j += 4)
-        tile(rows, y + j, ldy, x, ldx, w + (size_t)j * ldw, ldw, k, n - j < 4 ? n - j : 4);
-}
-
-static void strip_of(int rows, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t ldw, int n, int k)
-{
-    switch (rows) {
-    case 1: strip(1, y, ldy, x, ldx, w, ldw, n, k); break;
-    case 2: strip(2, y, ldy, x, ldx, w, ldw, n, k); break;
-    case 3: strip(3, y, ldy, x, ldx, w, ldw, n, k); break;
-#if MAX_ROWS > 3
-    case 4: strip(4, y, ldy, x, ldx, w, ldw, n, k); break;
-    case 5: strip(5, y, ldy, x, ldx, w, ldw, n, k); break;
-    case 6: strip(6, y, ldy, x, ldx, w, ldw, n, k); break;
-#endif
-    }
-}
-
-/* Rows of the next strip: full ones, but the last few shared evenly (7 = 4 + 3, not 6 + 1). */
-static int strip_rows(int left)
-{
-    if (left <= MAX_ROWS) return left;
-    return left >= 2 * MAX_ROWS ? MAX_ROWS : (left + 1) / 2;
-}
-
-/* A block of weights that stays in the second-level cache is used by all rows before the next one is read. */
-#define BLOCK_BYTES (96 * 1024)
-
-static void gemm_strided(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t ldw, int m, int n, int k)
-{
-    int block = BLOCK_BYTES / (int)sizeof(float) / (k > 0 ? k : 1) / 4 * 4;
-    if (block < 4) block = 4;
-    if (m <= MAX_ROWS) block = n;
-    for (int j = 0; j < n; j += block) {
-        int width = n - j < block ? n - j : block;
-        for (int i = 0, rows; i < m; i += rows) {
-            rows = strip_rows(m - i);
-            strip_of(rows, y + (size_t)i * ldy + j, ldy, x + (size_t)i * ldx, ldx, w + (size_t)j * ldw, ldw, width, k);
-        }
-    }
-}
-
-static void gemm_nt(float *y, size_t ldy, const float *x, size_t ldx, const float *w, int m, int n, int k)
-{
-    gemm_strided(y, ldy, x, ldx, w, (size_t)k, m, n, k);
-}
-
-/* ---- y[m, n] += t[m, r] bt[r, n] ---- */
-
-INLINE void expand_tile(int rows, int cols, float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int r)
-{
-    vec acc[4][4];
-    UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int c = 0; c < cols; c++) acc[i][c] = vload(y + (size_t)i * ldy + c * LANES);
-    for (int p = 0; p < r; p++) {
-        const float *b = bt + (size_t)p * ldb;
-        UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int c = 0; c < cols; c++)
         {
-            vec a = vset(t[(size_t)i * ldt + (size_t)p]);
-            UNROLL for (int c = 0; c < cols; c++) acc[i][c] = vfma(a, vload(b + c * LANES), acc[i][c]);
+            int n = width - c * LANES;
+            float *at = y + (size_t)i * ldy + c * LANES;
+            if (n >= LANES) vstore(at, acc[i][c]);
+            else if (n > 0) vstore_n(at, acc[i][c], n);
         }
-    }
-    UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int c = 0; c < cols; c++) vstore(y + (size_t)i * ldy + c * LANES, acc[i][c]);
 }
 
-INLINE void expand_tail(int rows, int n, float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int r)
+/* Rows of the next tile: full ones, but the last few shared evenly (7 = 4 + 3, not 6 + 1). */
+static inline int tile_rows(int left, int most)
 {
-    vec acc[4];
-    UNROLL for (int i = 0; i < rows; i++) acc[i] = vload_n(y + (size_t)i * ldy, n);
-    for (int p = 0; p < r; p++) {
-        vec b = vload_n(bt + (size_t)p * ldb, n);
-        UNROLL for (int i = 0; i < rows; i++) acc[i] = vfma(vset(t[(size_t)i * ldt + (size_t)p]), b, acc[i]);
-    }
-    UNROLL for (int i = 0; i < rows; i++) vstore_n(y + (size_t)i * ldy, acc[i], n);
+    if (left <= most) return left;
+    return left >= 2 * most ? most : (left + 1) / 2;
 }
 
-INLINE void expand_strip(int rows, float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int n, int r)
+/* All rows of a few panels, while those stay in the cache. */
+INLINE void strip(step_kind kind, int panels, float *y, size_t ldy, const char *x, size_t ldx, const char *w, size_t panel_bytes, int m, int k, bool add, int width)
 {
-    int j = 0;
-    for (; j + EXPAND_COLS * LANES <= n; j += EXPAND_COLS * LANES) expand_tile(rows, EXPAND_COLS, y + j, ldy, t, ldt, bt + j, ldb, r);
-    for (; j + LANES <= n; j += LANES) expand_tile(rows, 1, y + j, ldy, t, ldt, bt + j, ldb, r);
-    if (j < n) expand_tail(rows, n - j, y + j, ldy, t, ldt, bt + j, ldb, r);
-}
-
-static void expand_add(float *y, size_t ldy, const float *t, size_t ldt, const float *bt, size_t ldb, int m, int n, int r)
-{
-    for (int i = 0, rows; i < m; i += rows, y += (size_t)rows * ldy, t += (size_t)rows * ldt) {
-        rows = m - i < 4 ? m - i : 4;
+    int most = TILE / (panels * PARTS) < 6 ? TILE / (panels * PARTS) : 6;
+    for (int i = 0, rows; i < m; i += rows, y += (size_t)rows * ldy, x += (size_t)rows * ldx) {
+        rows = tile_rows(m - i, most);
+#define CASE(r) case r: if (r * panels * PARTS <= TILE) tile(kind, r, panels, y, ldy, x, ldx, w, panel_bytes, k, add, width); break
         switch (rows) {
-        case 1: expand_strip(1, y, ldy, t, ldt, bt, ldb, n, r); break;
-        case 2: expand_strip(2, y, ldy, t, ldt, bt, ldb, n, r); break;
-        case 3: expand_strip(3, y, ldy, t, ldt, bt, ldb, n, r); break;
-        case 4: expand_strip(4, y, ldy, t, ldt, bt, ldb, n, r); break;
+            CASE(1);
+            CASE(2);
+            CASE(3);
+            CASE(4);
+            CASE(5);
+            CASE(6);
+        }
+#undef CASE
+    }
+}
+
+INLINE void gemm(step_kind kind, float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
+{
+    for (int j = 0, panels; j < n; j += panels * AD_PANEL) {
+        const char *at = (const char *)w + (size_t)(j / AD_PANEL) * panel_bytes;
+        int left = (n - j + AD_PANEL - 1) / AD_PANEL;
+        if (left >= 4 && 4 * PARTS * (m < 6 ? m : 6) <= TILE) {
+            panels = 4;
+            strip(kind, 4, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
+        } else if (left >= 2 && 2 * PARTS * (m < 3 ? m : 3) <= TILE) {
+            panels = 2;
+            strip(kind, 2, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
+        } else {
+            panels = 1;
+            strip(kind, 1, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
         }
     }
+}
+
+static void gemm_f32(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
+{
+    gemm(STEP_F32, y, ldy, x, ldx, w, panel_bytes, m, n, k, add);
+}
+
+static void gemm_bf16(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
+{
+    gemm(STEP_BF16, y, ldy, x, ldx, w, panel_bytes, m, n, k, add);
+}
+
+/* ---- activations ---- */
+
+static void quantise(void *row, const float *x, int begin, int end, int cols)
+{
+    int blocks = (cols + AD_BLOCK - 1) / AD_BLOCK;
+    int8_t *q = row;
+    float *scales = (float *)(void *)(q + (size_t)blocks * AD_BLOCK), *sums = scales + blocks;
+    int32_t *offsets = (int32_t *)(void *)(sums + blocks);
+    for (int b = begin / AD_BLOCK; b * AD_BLOCK < end; b++, x += AD_BLOCK) {
+        float padded[AD_BLOCK] = {0};
+        const float *v = x;
+        if (end - b * AD_BLOCK < AD_BLOCK) v = memcpy(padded, x, sizeof *x * (size_t)(end - b * AD_BLOCK));
+        int sum = quantise_block(q + b * AD_BLOCK, v, &scales[b]);
+        sums[b] = scales[b] * (float)sum;
+        offsets[b] = -128 * sum;
+    }
+}
+
+static void to_bf16(uint16_t *dst, const float *src, int n)
+{
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) vstore_bf16(dst + i, vload(src + i));
+    if (i == n) return;
+    uint16_t last[LANES];
+    vstore_bf16(last, vload_n(src + i, n - i));
+    memcpy(dst + i, last, sizeof *dst * (size_t)(n - i));
+}
+
+static void to_half(uint16_t *dst, const float *src, int n)
+{
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) vstore_half(dst + i, vload(src + i));
+    if (i == n) return;
+    uint16_t last[LANES];
+    vstore_half(last, vload_n(src + i, n - i));
+    memcpy(dst + i, last, sizeof *dst * (size_t)(n - i));
 }
 
 /* ---- element by element ---- */
 
-INLINE float vsum(vec v)
+static void add_norm(float *x, float *h, const float *y, const float *w, float *squares, int n)
 {
-    return _mm_cvtss_f32(vsum4(v, v, v, v));
-}
-
-static void rmsnorm(float *y, const float *x, const float *w, int k, float eps)
-{
-    vec s[4] = {vset(0), vset(0), vset(0), vset(0)};
-    int i = 0;
-    for (; i + 4 * LANES <= k; i += 4 * LANES)
-        UNROLL for (int c = 0; c < 4; c++)
-        {
-            vec v = vload(x + i + c * LANES);
-            s[c] = vfma(v, v, s[c]);
+    for (int b = 0; b < n; b += AD_BLOCK) {
+        vec sum = vset(0);
+        for (int i = b; i < n && i < b + AD_BLOCK; i += LANES) {
+            int left = n - i < LANES ? n - i : LANES;
+            vec v = vload_n(h + i, left);
+            if (y) vstore_n(h + i, v = vadd(v, vload_n(y + i, left)), left);
+            vstore_n(x + i, vmul(vload_n(w + i, left), v), left);
+            sum = vfma(v, v, sum);
         }
-    for (; i < k; i += LANES) {
-        vec v = vload_n(x + i, k - i < LANES ? k - i : LANES);
-        s[0] = vfma(v, v, s[0]);
+        squares[b / AD_BLOCK] = vsum(sum);
     }
-    float sum = vsum(vadd(vadd(s[0], s[1]), vadd(s[2], s[3])));
-    vec inv = vset(1.0f / sqrtf(sum / (float)k + eps));
-    for (i = 0; i + LANES <= k; i += LANES) vstore(y + i, vmul(vload(w + i), vmul(vload(x + i), inv)));
-    if (i < k) vstore_n(y + i, vmul(vload_n(w + i, k - i), vmul(vload_n(x + i, k - i), inv)), k - i);
 }
 
-static void rope(float *v, const float *cos, const float *sin, int half)
+static void rope(float *dst, const float *src, float scale, const float *cos, const float *sin, int half)
 {
+    vec by = vset(scale);
     for (int i = 0; i < half; i += LANES) {
         int n = half - i < LANES ? half - i : LANES;
-        vec a = vload_n(v + i, n), b = vload_n(v + half + i, n), c = vload_n(cos + i, n), s = vload_n(sin + i, n);
-        vstore_n(v + i, vsub(vmul(a, c), vmul(b, s)), n);
-        vstore_n(v + half + i, vadd(vmul(b, c), vmul(a, s)), n);
+        vec a = vmul(by, vload_n(src + i, n)), b = vmul(by, vload_n(src + half + i, n)), c = vload_n(cos + i, n), s = vload_n(sin + i, n);
+        vstore_n(dst + i, vsub(vmul(a, c), vmul(b, s)), n);
+        vstore_n(dst + half + i, vadd(vmul(b, c), vmul(a, s)), n);
     }
 }
 
@@ -211,18 +201,22 @@ INLINE vec silu_times(vec g, vec u)
     return vmul(vdiv(g, vadd(vset(1), vexp(vsub(vset(0), g)))), u);
 }
 
-static void swiglu(float *gate, const float *up, int k)
+static void swiglu(float *y, const float *gate, const float *up, float scale, int n)
 {
+    vec by = vset(scale);
     int i = 0;
-    for (; i + LANES <= k; i += LANES) vstore(gate + i, silu_times(vload(gate + i), vload(up + i)));
-    if (i < k) vstore_n(gate + i, silu_times(vload_n(gate + i, k - i), vload_n(up + i, k - i)), k - i);
+    for (; i + LANES <= n; i += LANES) vstore(y + i, silu_times(vmul(by, vload(gate + i)), vmul(by, vload(up + i))));
+    if (i < n) vstore_n(y + i, silu_times(vmul(by, vload_n(gate + i, n - i)), vmul(by, vload_n(up + i, n - i))), n - i);
 }
 
-static void add(float *y, const float *x, int k)
+static void scale_add(float *y, const float *x, float scale, const float *bias, int n)
 {
-    int i = 0;
-    for (; i + LANES <= k; i += LANES) vstore(y + i, vadd(vload(y + i), vload(x + i)));
-    if (i < k) vstore_n(y + i, vadd(vload_n(y + i, k - i), vload_n(x + i, k - i)), k - i);
+    vec by = vset(scale);
+    for (int i = 0; i < n; i += LANES) {
+        int left = n - i < LANES ? n - i : LANES;
+        vec v = vmul(by, vload_n(x + i, left));
+        vstore_n(y + i, bias ? vadd(v, vload_n(bias + i, left)) : v, left);
+    }
 }
 
 /* ---- attention ---- */
@@ -248,46 +242,101 @@ static void softmax(float *s, int n, float scale)
     for (int i = 0; i < n; i += LANES) vstore(s + i, vmul(vload(s + i), inv));
 }
 
-static void to_half(void *dst, const float *src, int n)
+INLINE vec load_numbers(const void *page, bool half, size_t at, int n)
 {
-    uint16_t *d = dst;
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) vstore_half(d + i, vload(src + i));
-    if (i == n) return;
-    uint16_t last[LANES];
-    vstore_half(last, vload_n(src + i, n - i));
-    memcpy(d + i, last, sizeof *d * (size_t)(n - i));
-}
-
-/* One page as floats: in place, or converted into buf. */
-static const float *page_floats(const void *page, bool half, int n, float *buf)
-{
-    const uint16_t *h = page;
-    int i = 0;
-    if (!half) return page;
-    for (; i + LANES <= n; i += LANES) vstore(buf + i, vload_half(h + i));
-    if (i == n) return buf;
+    if (!half) return n == LANES ? vload((const float *)page + at) : vload_n((const float *)page + at, n);
+    if (n == LANES) return vload_half((const uint16_t *)page + at);
     uint16_t last[LANES] = {0};
-    memcpy(last, h + i, sizeof *h * (size_t)(n - i));
-    vstore_n(buf + i, vload_half(last), n - i);
-    return buf;
+    memcpy(last, (const uint16_t *)page + at, sizeof *last * (size_t)n);
+    return vload_half(last);
 }
 
-static void attend(float *out, const float *q, const void *const *keys, const void *const *vals, bool half, int page_len, int n_ctx, int group,
+/* Query vectors of a tile: head i % group of row i / group. */
+typedef struct {
+    const float *q;
+    float *out, *scores;
+    size_t ld, score_stride;
+    int group, hd, n_ctx; /* of row 0; row i sees i positions more */
+    const void *const *keys, *const *vals;
+} attention;
+
+INLINE size_t vector_at(const attention *a, int i)
+{
+    return (size_t)(i / a->group) * a->ld + (size_t)(i % a->group) * (size_t)a->hd;
+}
+
+/* Scores of `n` query vectors from `first` with every page; those behind a row's last position are never read. */
+INLINE void score_tile(const attention *a, bool half, int first, int n, int pages)
+{
+    const float *q[8];
+    UNROLL for (int i = 0; i < n; i++) q[i] = a->q + vector_at(a, first + i);
+    for (int p = 0; p < pages; p++) {
+        vec acc[8][2];
+        UNROLL for (int i = 0; i < n; i++)
+            UNROLL for (int c = 0; c < PARTS; c++) acc[i][c] = vset(0);
+        for (int d = 0; d < a->hd; d++)
+            UNROLL for (int c = 0; c < PARTS; c++)
+            {
+                vec k = load_numbers(a->keys[p], half, (size_t)d * AD_KV_PAGE + (size_t)c * LANES, LANES);
+                UNROLL for (int i = 0; i < n; i++) acc[i][c] = vfma(vset(q[i][d]), k, acc[i][c]);
+            }
+        UNROLL for (int i = 0; i < n; i++)
+            UNROLL for (int c = 0; c < PARTS; c++) vstore(a->scores + (size_t)(first + i) * a->score_stride + (size_t)(p * AD_KV_PAGE + c * LANES), acc[i][c]);
+    }
+}
+
+/* out += weights[begin, end) of n vectors times the values, for `cols` registers from lane `d`; the last has `width` lanes. */
+INLINE void value_tile(const attention *a, bool half, int first, int n, int begin, int end, int d, int cols, int width)
+{
+    vec acc[6][4];
+    const float *s[6];
+    float *out[6];
+    UNROLL for (int i = 0; i < n; i++)
+    {
+        s[i] = a->scores + (size_t)(first + i) * a->score_stride;
+        out[i] = a->out + vector_at(a, first + i) + d;
+        UNROLL for (int c = 0; c < cols; c++) acc[i][c] = !begin ? vset(0) : vload_n(out[i] + c * LANES, c == cols - 1 ? width : LANES);
+    }
+    for (int p = begin; p < end; p++)
+        UNROLL for (int c = 0; c < cols; c++)
+        {
+            vec v = load_numbers(a->vals[p / AD_KV_PAGE], half, (size_t)(p % AD_KV_PAGE) * (size_t)a->hd + (size_t)(d + c * LANES), c == cols - 1 ? width : LANES);
+            UNROLL for (int i = 0; i < n; i++) acc[i][c] = vfma(vset(s[i][p]), v, acc[i][c]);
+        }
+    UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int c = 0; c < cols; c++) vstore_n(out[i] + c * LANES, acc[i][c], c == cols - 1 ? width : LANES);
+}
+
+/* The positions all rows see go through a tile together; what later rows see beyond them follows, one vector at a time. */
+INLINE void value_strip(const attention *a, bool half, int total, int d, int cols, int width)
+{
+    enum { MOST = TILE / 4 < 6 ? TILE / 4 : 6 };
+    int i = 0;
+    for (; i + MOST <= total; i += MOST) value_tile(a, half, i, MOST, 0, a->n_ctx, d, cols, width);
+    for (; i + 3 <= total; i += 3) value_tile(a, half, i, 3, 0, a->n_ctx, d, cols, width);
+    for (; i < total; i++) value_tile(a, half, i, 1, 0, a->n_ctx, d, cols, width);
+    for (i = a->group; i < total; i++) value_tile(a, half, i, 1, a->n_ctx, a->n_ctx + i / a->group, d, cols, width);
+}
+
+INLINE void attend_pages(const attention *a, bool half, int rows, float scale)
+{
+    enum { MOST = TILE / PARTS / 2 < 8 ? TILE / PARTS / 2 : 8 };
+    int total = rows * a->group, pages = (a->n_ctx + rows - 1 + AD_KV_PAGE - 1) / AD_KV_PAGE, i = 0, d = 0;
+    for (; i + MOST <= total; i += MOST) score_tile(a, half, i, MOST, pages);
+    for (; i + 3 <= total; i += 3) score_tile(a, half, i, 3, pages);
+    for (; i < total; i++) score_tile(a, half, i, 1, pages);
+    for (i = 0; i < total; i++) softmax(a->scores + (size_t)i * a->score_stride, a->n_ctx + i / a->group, scale);
+    for (; d + 4 * LANES <= a->hd; d += 4 * LANES) value_strip(a, half, total, d, 4, LANES);
+    for (; d + LANES <= a->hd; d += LANES) value_strip(a, half, total, d, 1, LANES);
+    if (d < a->hd) value_strip(a, half, total, d, 1, a->hd - d);
+}
+
+static void attend(float *out, const float *q, size_t ld, const void *const *keys, const void *const *vals, bool half, int rows, int n_ctx, int group,
                    int hd, float scale, float *tmp)
 {
-    size_t row = ((size_t)n_ctx + 15) / 16 * 16, width = (size_t)hd;
-    float *buf = tmp + row * (size_t)group;
-    for (int p = 0, page = 0; p < n_ctx; p += page_len, page++) {
-        int len = n_ctx - p < page_len ? n_ctx - p : page_len;
-        gemm_strided(tmp + p, row, q, width, page_floats(keys[page], half, len * hd, buf), width, group, len, hd);
-    }
-    for (int g = 0; g < group; g++) softmax(tmp + (size_t)g * row, n_ctx, scale);
-    memset(out, 0, sizeof *out * (size_t)group * width);
-    for (int p = 0, page = 0; p < n_ctx; p += page_len, page++) {
-        int len = n_ctx - p < page_len ? n_ctx - p : page_len;
-        expand_add(out, width, tmp + p, row, page_floats(vals[page], half, len * hd, buf), width, group, hd, len);
-    }
+    attention a = {q, out, tmp, ld, (size_t)(n_ctx + rows + 14) / 16 * 16, group, hd, n_ctx, keys, vals};
+    if (half) attend_pages(&a, true, rows, scale);
+    else attend_pages(&a, false, rows, scale);
 }
 
 /* ---- whole rows ---- */
@@ -334,17 +383,17 @@ static double sum_exp(const float *x, int n, float max)
 
 static void fill(ad_kernels *k, const char *name)
 {
-    *k = (ad_kernels){
-        .name = name,
-        .gemm_nt = gemm_nt,
-        .expand_add = expand_add,
-        .rmsnorm = rmsnorm,
-        .rope = rope,
-        .swiglu = swiglu,
-        .add = add,
-        .attend = attend,
-        .to_half = to_half,
-        .argmax = argmax,
-        .sum_exp = sum_exp,
-    };
+    k->name = name;
+    k->gemm[AD_PACK_F32] = gemm_f32;
+    k->gemm[AD_PACK_BF16] = gemm_bf16;
+    k->quantise = quantise;
+    k->to_bf16 = to_bf16;
+    k->to_half = to_half;
+    k->add_norm = add_norm;
+    k->rope = rope;
+    k->swiglu = swiglu;
+    k->scale_add = scale_add;
+    k->attend = attend;
+    k->argmax = argmax;
+    k->sum_exp = sum_exp;
 }

@@ -23,12 +23,18 @@ static inline const char *golden_path(const char *rest)
     return p;
 }
 
-static inline ad_model *golden_model(const char *rest)
+static inline ad_model *golden_model_as(const char *rest, ad_weights weights)
 {
     ad_err err;
     ad_model *m = NULL;
-    ck_assert_msg(ad_model_load(&m, golden_path(rest), NULL, &err) == AD_OK, "%s", err.msg);
+    ck_assert_msg(ad_model_load(&m, golden_path(rest), &(ad_model_options){.weights = weights}, &err) == AD_OK, "%s", err.msg);
     return m;
+}
+
+/* With f32 weights, as the golden numbers were made. */
+static inline ad_model *golden_model(const char *rest)
+{
+    return golden_model_as(rest, AD_WEIGHTS_F32);
 }
 
 /* KV pages, scratch and kernels for steps of up to max_rows rows. */

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/tensor/pack.h"
+
+#include <math.h>
+#include <string.h>
+
+static int blocks_of(int cols)
+{
+    return (cols + AD_BLOCK - 1) / AD_BLOCK;
+}
+
+const char *ad_pack_name(ad_pack type)
+{
+    static const char *const names[AD_PACK_KINDS] = {"f32", "bf16", "int8", "int4", "int4"};
+    return names[type];
+}
+
+size_t ad_pack_panel_bytes(ad_pack type, int cols)
+{
+    size_t blocks = (size_t)blocks_of(cols);
+    switch (type) {
+    case AD_PACK_F32: return (size_t)cols * AD_PANEL * sizeof(float);
+    case AD_PACK_BF16: return ((size_t)cols + 1) / 2 * AD_PANEL * 2 * sizeof(uint16_t);
+    case AD_PACK_INT8: return (blocks * (AD_BLOCK * AD_PANEL + AD_PANEL * sizeof(uint16_t)) + 63) & ~(size_t)63;
+    case AD_PACK_INT4: return blocks * (AD_BLOCK / 2 * AD_PANEL + 2 * AD_PANEL * sizeof(uint16_t));
+    default: return blocks * (AD_BLOCK / 2 * AD_PANEL + 2 * AD_PANEL * sizeof(float));
+    }
+}
+
+size_t ad_pack_bytes(ad_pack type, int rows, int cols)
+{
+    return ((size_t)rows + AD_PANEL - 1) / AD_PANEL * ad_pack_panel_bytes(type, cols);
+}
+
+ad_matrix ad_matrix_at(ad_pack type, int rows, int cols, const void *data)
+{
+    return (ad_matrix){type, rows, cols, ad_pack_panel_bytes(type, cols), data};
+}
+
+/* ---- block formats: codes, then scales, of one row at a time ---- */
+
+static void put_code(ad_pack type, uint8_t *panel, int lane, int i, int code)
+{
+    if (type == AD_PACK_INT8) {
+        panel[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] = (uint8_t)(code + 128);
+        return;
+    }
+    uint8_t *at = &panel[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
+    *at = i % 8 < 4 ? (uint8_t)((*at & 0xf0) | code) : (uint8_t)((*at & 0x0f) | code << 4);
+}
+
+static int get_code(ad_pack type, const uint8_t *panel, int lane, int i)
+{
+    if (type == AD_PACK_INT8) return panel[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] - 128;
+    int both = panel[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
+    return i % 8 < 4 ? both & 15 : both >> 4;
+}
+
+/* Where the scales begin: behind all codes. */
+static size_t code_bytes(ad_pack type, int cols)
+{
+    return (size_t)blocks_of(cols) * AD_PANEL * (type == AD_PACK_INT8 ? AD_BLOCK : AD_BLOCK / 2);
+}
+
+static bool put_scale(ad_pack type, void *scales, int lane, int block, float scale, float min)
+{
+    if (type == AD_PACK_INT4W) {
+        float *at = (float *)scales + (size_t)block * 2 * AD_PANEL + (size_t)lane;
+        at[0] = scale, at[AD_PANEL] = min;
+        return isfinite(scale) && isfinite(min);
+    }
+    uint16_t d = ad_f32_to_f16(scale), m = ad_f32_to_f16(min);
+    uint16_t *at = (uint16_t *)scales + (size_t)block * (type == AD_PACK_INT8 ? 1 : 2) * AD_PANEL + (size_t)lane;
+    at[0] = d;
+    if (type == AD_PACK_INT4) at[AD_PANEL] = m;
+    return isfinite(ad_f16_to_f32(d)) && isfinite(ad_f16_to_f32(m));
+}
+
+static void get_scale(ad_pack type, const void *scales, int lane, int block, float *scale, float *min)
+{
+    if (type == AD_PACK_INT4W) {
+        const float *at = (const float *)scales + (size_t)block * 2 * AD_PANEL + (size_t)lane;
+        *scale = at[0], *min = at[AD_PANEL];
+        return;
+    }
+    const uint16_t *at = (const uint16_t *)scales + (size_t)block * (type == AD_PACK_INT8 ? 1 : 2) * AD_PANEL + (size_t)lane;
+    *scale = ad_f16_to_f32(at[0]);
+    *min = type == AD_PACK_INT4 ? ad_f16_to_f32(at[AD_PANEL]) : 0;
+}
+
+static int code_of(float x, float min, float scale, int low, int high)
+{
+    float q = scale > 0 ? rintf((x - min) / scale) : 0;
+    return q < (float)low ? low : q > (float)high ? high : (int)q;
+}
+
+/* The nearest codes of one block of `n` values (the rest of the block is zero). */
+static bool quantise_block(ad_pack type, uint8_t *codes, void *scales, int lane, int block, const float *x, int n)
+{
+    float low = 0, high = 0, scale, min = 0; /* zero is always among the values: the tail of a row is */
+    bool whole = n == AD_BLOCK, four = type != AD_PACK_INT8;
+    if (whole) low = high = x[0];
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return false;
+        low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
+    }
+    if (four) min = ad_f16_to_f32(ad_f32_to_f16(low)), scale = (high - min) / 15;
+    else scale = (-low > high ? -low : high) / 127;
+    if (scale < 0) scale = 0;
+    if (type != AD_PACK_INT4W) scale = ad_f16_to_f32(ad_f32_to_f16(scale));
+    for (int i = 0; i < AD_BLOCK; i++) put_code(type, codes, lane, i, code_of(i < n ? x[i] : 0, min, scale, four ? 0 : -127, four ? 15 : 127));
+    return put_scale(type, scales, lane, block, scale, min);
+}
+
+static bool pack_quantised(ad_pack type, void *panel, const float *rows, int n, int cols)
+{
+    memset(panel, 0, ad_pack_panel_bytes(type, cols));
+    if (type == AD_PACK_INT8) memset(panel, 128, code_bytes(type, cols));
+    size_t block_bytes = code_bytes(type, AD_BLOCK);
+    char *scales = (char *)panel + code_bytes(type, cols);
+    for (int lane = 0; lane < n; lane++)
+        for (int b = 0; b < blocks_of(cols); b++) {
+            int left = cols - b * AD_BLOCK;
+            if (!quantise_block(type, (uint8_t *)panel + (size_t)b * block_bytes, scales, lane, b, rows + (size_t)lane * (size_t)cols + b * AD_BLOCK, left < AD_BLOCK ? left : AD_BLOCK)) return false;
+        }
+    return true;
+}
+
+bool ad_pack_exact(ad_dtype from, ad_pack *type)
+{
+    switch (from) {
+    case AD_Q4_0:
+    case AD_Q4_1: return *type = AD_PACK_INT4, true;
+    case AD_Q4_K: return *type = AD_PACK_INT4W, true;
+    case AD_Q5_0:
+    case AD_Q8_0: return *type = AD_PACK_INT8, true;
+    default: return false;
+    }
+}
+
+bool ad_pack_panel_exact(ad_pack type, void *panel, ad_dtype from, const void *const *rows, int n, int cols)
+{
+    size_t block_bytes = code_bytes(type, AD_BLOCK);
+    char *scales = (char *)panel + code_bytes(type, cols);
+    int per = ad_dtype_block(from), blocks = blocks_of(cols);
+    if (n < AD_PANEL || type == AD_PACK_INT8) memset(panel, type == AD_PACK_INT8 ? 128 : 0, code_bytes(type, cols));
+    if (n < AD_PANEL) memset(scales, 0, ad_pack_panel_bytes(type, cols) - code_bytes(type, cols));
+    for (int lane = 0; lane < n; lane++) {
+        const char *src = rows[lane];
+        for (int b = 0; b < blocks; b++) {
+            int8_t q[256];
+            float d[8], m[8];
+            int at = b * AD_BLOCK % per; /* a block of 256 is eight of ours */
+            if (at == 0) {
+                ad_dtype_codes(from, q, d, m, src);
+                src += ad_dtype_block_bytes(from);
+            }
+            uint8_t *codes = (uint8_t *)panel + (size_t)b * block_bytes;
+            for (int i = 0; i < AD_BLOCK; i++) {
+                if (q[at + i] == -128) return false;
+                put_code(type, codes, lane, i, q[at + i]);
+            }
+            if (!put_scale(type, scales, lane, b, d[at / AD_BLOCK], m[at / AD_BLOCK])) return false;
+        }
+    }
+    return true;
+}
+
+/* ---- all formats ---- */
+
+bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols)
+{
+    if (type != AD_PACK_F32 && type != AD_PACK_BF16) return pack_quantised(type, panel, rows, n, cols);
+    bool finite = true;
+    if (n < AD_PANEL || cols % 2) memset(panel, 0, ad_pack_panel_bytes(type, cols));
+    for (int lane = 0; lane < n; lane++) {
+        const float *x = rows + (size_t)lane * (size_t)cols;
+        float *wide = (float *)panel + lane;
+        uint16_t *half = (uint16_t *)panel + 2 * lane;
+        float bad = 0; /* stays 0 for finite values */
+        for (int i = 0; i < cols; i++) bad += x[i] * 0;
+        finite &= bad == 0;
+        if (type == AD_PACK_F32)
+            for (int i = 0; i < cols; i++) wide[(size_t)i * AD_PANEL] = x[i];
+        else
+            for (int i = 0; i < cols; i++) half[(size_t)(i / 2) * 2 * AD_PANEL + (size_t)(i % 2)] = ad_f32_to_bf16(x[i]);
+    }
+    return finite;
+}
+
+static float read_one(const ad_matrix *m, const char *panel, int lane, int i)
+{
+    if (m->type == AD_PACK_F32) return ((const float *)(const void *)panel)[(size_t)i * AD_PANEL + (size_t)lane];
+    if (m->type == AD_PACK_BF16) return ad_bf16_to_f32(((const uint16_t *)(const void *)panel)[(size_t)(i / 2) * 2 * AD_PANEL + (size_t)lane * 2 + (size_t)(i % 2)]);
+    float scale, min;
+    get_scale(m->type, panel + code_bytes(m->type, m->cols), lane, i / AD_BLOCK, &scale, &min);
+    int code = get_code(m->type, (const uint8_t *)panel + (size_t)(i / AD_BLOCK) * code_bytes(m->type, AD_BLOCK), lane, i % AD_BLOCK);
+    return scale * (float)code + min;
+}
+
+void ad_matrix_read(const ad_matrix *m, int row, int begin, int end, float *dst)
+{
+    const char *panel = (const char *)m->data + (size_t)(row / AD_PANEL) * m->panel_bytes;
+    for (int i = begin; i < end; i++) dst[i - begin] = read_one(m, panel, row % AD_PANEL, i);
+}
+
+ad_act ad_act_of(ad_pack type)
+{
+    return type == AD_PACK_F32 ? AD_ACT_F32 : type == AD_PACK_BF16 ? AD_ACT_BF16 : AD_ACT_INT8;
+}
+
+size_t ad_act_stride(ad_act act, int cols)
+{
+    size_t bytes = act == AD_ACT_F32    ? (size_t)cols * sizeof(float)
+                   : act == AD_ACT_BF16 ? ((size_t)cols + 1) / 2 * 2 * sizeof(uint16_t)
+                                        : (size_t)blocks_of(cols) * (AD_BLOCK + 3 * sizeof(float));
+    bytes = (bytes + 63) & ~(size_t)63;
+    return bytes % 4096 ? bytes : bytes + 64;
+}
