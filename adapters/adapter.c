@@ -402,6 +402,7 @@ static ad_status pack(loader *l)
     a->modules = ad_calloc((size_t)l->n_modules, sizeof *a->modules);
     a->a = ad_calloc((size_t)n_groups, sizeof *a->a);
     if (!a->modules || !a->a) return no_memory(l);
+    a->set.type = type;
     for (int g = 0, first; g < n_groups; g++) {
         int n = group_at(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
         a->a[g] = (ad_matrix){.type = type, .rows = rows};
@@ -421,7 +422,6 @@ static ad_status pack(loader *l)
     free(k.rows);
     free(k.whole);
     a->set.n_modules = l->n_modules;
-    a->set.type = type;
     a->set.modules = a->modules;
     a->set.a = a->a;
     return st;
