@@ -77,15 +77,16 @@ static void gemm_int8(float *y, size_t ldy, const void *x, size_t ldx, const voi
     for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
         for (int i = 0; i < m; i++) {
             quantised r = parts_of((const char *)x + (size_t)i * ldx, blocks);
-            const uint8_t *codes = w;
-            const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)blocks * AD_BLOCK * AD_PANEL);
             float acc[AD_PANEL] = {0};
-            for (int b = 0; b < blocks; b++)
+            for (int b = 0; b < blocks; b++) {
+                const uint8_t *codes = (const uint8_t *)w + ad_pack_codes_at(AD_PACK_INT8, b);
+                const uint16_t *scales = (const uint16_t *)(const void *)((const char *)w + ad_pack_scales_at(AD_PACK_INT8, b));
                 for (int l = 0; l < AD_PANEL; l++) {
                     int32_t sum = r.offset[b];
-                    for (int c = 0; c < AD_BLOCK; c++) sum += codes[((size_t)b * 8 + (size_t)c / 4) * 64 + (size_t)l * 4 + (size_t)c % 4] * r.q[b * AD_BLOCK + c];
-                    acc[l] += (float)sum * (ad_f16_to_f32(scales[b * AD_PANEL + l]) * r.scale[b]);
+                    for (int c = 0; c < AD_BLOCK; c++) sum += codes[c / 4 * 64 + l * 4 + c % 4] * r.q[b * AD_BLOCK + c];
+                    acc[l] += (float)sum * (ad_f16_to_f32(scales[l]) * r.scale[b]);
                 }
+            }
             memcpy(y + (size_t)i * ldy + j, acc, sizeof *y * (size_t)(n - j < AD_PANEL ? n - j : AD_PANEL));
         }
 }
@@ -96,22 +97,22 @@ static void gemm_four_bits(float *y, size_t ldy, const void *x, size_t ldx, cons
     for (int j = 0; j < n; j += AD_PANEL, w = (const char *)w + panel_bytes)
         for (int i = 0; i < m; i++) {
             quantised r = parts_of((const char *)x + (size_t)i * ldx, blocks);
-            const uint8_t *codes = w;
-            const void *scales = codes + (size_t)blocks * AD_BLOCK / 2 * AD_PANEL;
             float acc[AD_PANEL] = {0};
-            for (int b = 0; b < blocks; b++)
+            for (int b = 0; b < blocks; b++) {
+                const uint8_t *codes = (const uint8_t *)w + ad_pack_codes_at(wide ? AD_PACK_INT4W : AD_PACK_INT4, b);
+                const void *scales = codes + AD_BLOCK / 2 * AD_PANEL;
                 for (int l = 0; l < AD_PANEL; l++) {
                     int32_t sum = 0;
-                    int at = b * 2 * AD_PANEL + l;
                     for (int c = 0; c < AD_BLOCK; c++) {
-                        int both = codes[((size_t)b * 4 + (size_t)c / 8) * 64 + (size_t)l * 4 + (size_t)c % 4];
+                        int both = codes[c / 8 * 64 + l * 4 + c % 4];
                         sum += (c % 8 < 4 ? both & 15 : both >> 4) * r.q[b * AD_BLOCK + c];
                     }
-                    float d = wide ? ((const float *)scales)[at] : ad_f16_to_f32(((const uint16_t *)scales)[at]);
-                    float min = wide ? ((const float *)scales)[at + AD_PANEL] : ad_f16_to_f32(((const uint16_t *)scales)[at + AD_PANEL]);
+                    float d = wide ? ((const float *)scales)[l] : ad_f16_to_f32(((const uint16_t *)scales)[l]);
+                    float min = wide ? ((const float *)scales)[l + AD_PANEL] : ad_f16_to_f32(((const uint16_t *)scales)[l + AD_PANEL]);
                     acc[l] += (float)sum * (d * r.scale[b]);
                     acc[l] += min * r.sum[b];
                 }
+            }
             memcpy(y + (size_t)i * ldy + j, acc, sizeof *y * (size_t)(n - j < AD_PANEL ? n - j : AD_PANEL));
         }
 }

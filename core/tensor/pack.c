@@ -21,9 +21,8 @@ size_t ad_pack_panel_bytes(ad_pack type, int cols)
     switch (type) {
     case AD_PACK_F32: return (size_t)cols * AD_PANEL * sizeof(float);
     case AD_PACK_BF16: return ((size_t)cols + 1) / 2 * AD_PANEL * 2 * sizeof(uint16_t);
-    case AD_PACK_INT8: return (blocks * (AD_BLOCK * AD_PANEL + AD_PANEL * sizeof(uint16_t)) + 63) & ~(size_t)63;
-    case AD_PACK_INT4: return blocks * (AD_BLOCK / 2 * AD_PANEL + 2 * AD_PANEL * sizeof(uint16_t));
-    default: return blocks * (AD_BLOCK / 2 * AD_PANEL + 2 * AD_PANEL * sizeof(float));
+    case AD_PACK_INT8: return ad_pack_codes_at(type, (int)(blocks + 1) / 2 * 2);
+    default: return ad_pack_codes_at(type, (int)blocks);
     }
 }
 
@@ -39,53 +38,53 @@ ad_matrix ad_matrix_at(ad_pack type, int rows, int cols, const void *data)
 
 /* ---- block formats: codes, then scales, of one row at a time ---- */
 
-static void put_code(ad_pack type, uint8_t *panel, int lane, int i, int code)
+static void put_code(ad_pack type, uint8_t *codes, int lane, int i, int code)
 {
     if (type == AD_PACK_INT8) {
-        panel[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] = (uint8_t)(code + 128);
+        codes[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] = (uint8_t)(code + 128);
         return;
     }
-    uint8_t *at = &panel[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
+    uint8_t *at = &codes[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
     *at = i % 8 < 4 ? (uint8_t)((*at & 0xf0) | code) : (uint8_t)((*at & 0x0f) | code << 4);
 }
 
-static int get_code(ad_pack type, const uint8_t *panel, int lane, int i)
+static int get_code(ad_pack type, const uint8_t *codes, int lane, int i)
 {
-    if (type == AD_PACK_INT8) return panel[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] - 128;
-    int both = panel[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
+    if (type == AD_PACK_INT8) return codes[(size_t)(i / 4) * 64 + (size_t)lane * 4 + (size_t)(i % 4)] - 128;
+    int both = codes[(size_t)(i / 8) * 64 + (size_t)lane * 4 + (size_t)(i % 4)];
     return i % 8 < 4 ? both & 15 : both >> 4;
 }
 
-/* Where the scales begin: behind all codes. */
-static size_t code_bytes(ad_pack type, int cols)
-{
-    return (size_t)blocks_of(cols) * AD_PANEL * (type == AD_PACK_INT8 ? AD_BLOCK : AD_BLOCK / 2);
-}
-
-static bool put_scale(ad_pack type, void *scales, int lane, int block, float scale, float min)
+static bool put_scale(ad_pack type, void *scales, int lane, float scale, float min)
 {
     if (type == AD_PACK_INT4W) {
-        float *at = (float *)scales + (size_t)block * 2 * AD_PANEL + (size_t)lane;
+        float *at = (float *)scales + lane;
         at[0] = scale, at[AD_PANEL] = min;
         return isfinite(scale) && isfinite(min);
     }
-    uint16_t d = ad_f32_to_f16(scale), m = ad_f32_to_f16(min);
-    uint16_t *at = (uint16_t *)scales + (size_t)block * (type == AD_PACK_INT8 ? 1 : 2) * AD_PANEL + (size_t)lane;
+    uint16_t d = ad_f32_to_f16(scale), m = ad_f32_to_f16(min), *at = (uint16_t *)scales + lane;
     at[0] = d;
     if (type == AD_PACK_INT4) at[AD_PANEL] = m;
     return isfinite(ad_f16_to_f32(d)) && isfinite(ad_f16_to_f32(m));
 }
 
-static void get_scale(ad_pack type, const void *scales, int lane, int block, float *scale, float *min)
+static void get_scale(ad_pack type, const void *scales, int lane, float *scale, float *min)
 {
     if (type == AD_PACK_INT4W) {
-        const float *at = (const float *)scales + (size_t)block * 2 * AD_PANEL + (size_t)lane;
+        const float *at = (const float *)scales + lane;
         *scale = at[0], *min = at[AD_PANEL];
         return;
     }
-    const uint16_t *at = (const uint16_t *)scales + (size_t)block * (type == AD_PACK_INT8 ? 1 : 2) * AD_PANEL + (size_t)lane;
+    const uint16_t *at = (const uint16_t *)scales + lane;
     *scale = ad_f16_to_f32(at[0]);
     *min = type == AD_PACK_INT4 ? ad_f16_to_f32(at[AD_PANEL]) : 0;
+}
+
+/* All zeros: of INT8 that is the code 128. */
+static void clear_panel(ad_pack type, uint8_t *panel, int cols)
+{
+    memset(panel, 0, ad_pack_panel_bytes(type, cols));
+    for (int b = 0; type == AD_PACK_INT8 && b < blocks_of(cols); b++) memset(panel + ad_pack_codes_at(type, b), 128, AD_BLOCK * AD_PANEL);
 }
 
 static int code_of(float x, float min, float scale, int low, int high)
@@ -95,11 +94,11 @@ static int code_of(float x, float min, float scale, int low, int high)
 }
 
 /* The nearest codes of one block of `n` values (the rest of the block is zero). */
-static bool quantise_block(ad_pack type, uint8_t *codes, void *scales, int lane, int block, const float *x, int n)
+static bool quantise_block(ad_pack type, uint8_t *panel, int lane, int block, const float *x, int n)
 {
-    float low = 0, high = 0, scale, min = 0; /* zero is always among the values: the tail of a row is */
-    bool whole = n == AD_BLOCK, four = type != AD_PACK_INT8;
-    if (whole) low = high = x[0];
+    float low = 0, high = 0, scale, min = 0; /* zero is among the values of a block that is filled up */
+    bool four = type != AD_PACK_INT8;
+    if (n == AD_BLOCK) low = high = x[0];
     for (int i = 0; i < n; i++) {
         if (!isfinite(x[i])) return false;
         low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
@@ -108,20 +107,17 @@ static bool quantise_block(ad_pack type, uint8_t *codes, void *scales, int lane,
     else scale = (-low > high ? -low : high) / 127;
     if (scale < 0) scale = 0;
     if (type != AD_PACK_INT4W) scale = ad_f16_to_f32(ad_f32_to_f16(scale));
-    for (int i = 0; i < AD_BLOCK; i++) put_code(type, codes, lane, i, code_of(i < n ? x[i] : 0, min, scale, four ? 0 : -127, four ? 15 : 127));
-    return put_scale(type, scales, lane, block, scale, min);
+    for (int i = 0; i < AD_BLOCK; i++) put_code(type, panel + ad_pack_codes_at(type, block), lane, i, code_of(i < n ? x[i] : 0, min, scale, four ? 0 : -127, four ? 15 : 127));
+    return put_scale(type, panel + ad_pack_scales_at(type, block), lane, scale, min);
 }
 
-static bool pack_quantised(ad_pack type, void *panel, const float *rows, int n, int cols)
+static bool pack_quantised(ad_pack type, uint8_t *panel, const float *rows, int n, int cols)
 {
-    memset(panel, 0, ad_pack_panel_bytes(type, cols));
-    if (type == AD_PACK_INT8) memset(panel, 128, code_bytes(type, cols));
-    size_t block_bytes = code_bytes(type, AD_BLOCK);
-    char *scales = (char *)panel + code_bytes(type, cols);
+    clear_panel(type, panel, cols);
     for (int lane = 0; lane < n; lane++)
         for (int b = 0; b < blocks_of(cols); b++) {
             int left = cols - b * AD_BLOCK;
-            if (!quantise_block(type, (uint8_t *)panel + (size_t)b * block_bytes, scales, lane, b, rows + (size_t)lane * (size_t)cols + b * AD_BLOCK, left < AD_BLOCK ? left : AD_BLOCK)) return false;
+            if (!quantise_block(type, panel, lane, b, rows + (size_t)lane * (size_t)cols + b * AD_BLOCK, left < AD_BLOCK ? left : AD_BLOCK)) return false;
         }
     return true;
 }
@@ -140,27 +136,23 @@ bool ad_pack_exact(ad_dtype from, ad_pack *type)
 
 bool ad_pack_panel_exact(ad_pack type, void *panel, ad_dtype from, const void *const *rows, int n, int cols)
 {
-    size_t block_bytes = code_bytes(type, AD_BLOCK);
-    char *scales = (char *)panel + code_bytes(type, cols);
     int per = ad_dtype_block(from), blocks = blocks_of(cols);
-    if (n < AD_PANEL || type == AD_PACK_INT8) memset(panel, type == AD_PACK_INT8 ? 128 : 0, code_bytes(type, cols));
-    if (n < AD_PANEL) memset(scales, 0, ad_pack_panel_bytes(type, cols) - code_bytes(type, cols));
+    if (n < AD_PANEL || type == AD_PACK_INT8) clear_panel(type, panel, cols);
     for (int lane = 0; lane < n; lane++) {
         const char *src = rows[lane];
+        int8_t q[256];
+        float d[8], m[8];
         for (int b = 0; b < blocks; b++) {
-            int8_t q[256];
-            float d[8], m[8];
             int at = b * AD_BLOCK % per; /* a block of 256 is eight of ours */
             if (at == 0) {
                 ad_dtype_codes(from, q, d, m, src);
                 src += ad_dtype_block_bytes(from);
             }
-            uint8_t *codes = (uint8_t *)panel + (size_t)b * block_bytes;
             for (int i = 0; i < AD_BLOCK; i++) {
                 if (q[at + i] == -128) return false;
-                put_code(type, codes, lane, i, q[at + i]);
+                put_code(type, (uint8_t *)panel + ad_pack_codes_at(type, b), lane, i, q[at + i]);
             }
-            if (!put_scale(type, scales, lane, b, d[at / AD_BLOCK], m[at / AD_BLOCK])) return false;
+            if (!put_scale(type, (char *)panel + ad_pack_scales_at(type, b), lane, d[at / AD_BLOCK], m[at / AD_BLOCK])) return false;
         }
     }
     return true;
@@ -176,14 +168,14 @@ bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols
     for (int lane = 0; lane < n; lane++) {
         const float *x = rows + (size_t)lane * (size_t)cols;
         float *wide = (float *)panel + lane;
-        uint16_t *half = (uint16_t *)panel + 2 * lane;
+        uint32_t *pair = (uint32_t *)panel + lane;
         float bad = 0; /* stays 0 for finite values */
         for (int i = 0; i < cols; i++) bad += x[i] * 0;
         finite &= bad == 0;
         if (type == AD_PACK_F32)
             for (int i = 0; i < cols; i++) wide[(size_t)i * AD_PANEL] = x[i];
         else
-            for (int i = 0; i < cols; i++) half[(size_t)(i / 2) * 2 * AD_PANEL + (size_t)(i % 2)] = ad_f32_to_bf16(x[i]);
+            for (int i = 0; i < cols; i += 2, pair += AD_PANEL) *pair = ad_f32_to_bf16(x[i]) | (uint32_t)(i + 1 < cols ? ad_f32_to_bf16(x[i + 1]) : 0) << 16;
     }
     return finite;
 }
@@ -193,8 +185,8 @@ static float read_one(const ad_matrix *m, const char *panel, int lane, int i)
     if (m->type == AD_PACK_F32) return ((const float *)(const void *)panel)[(size_t)i * AD_PANEL + (size_t)lane];
     if (m->type == AD_PACK_BF16) return ad_bf16_to_f32(((const uint16_t *)(const void *)panel)[(size_t)(i / 2) * 2 * AD_PANEL + (size_t)lane * 2 + (size_t)(i % 2)]);
     float scale, min;
-    get_scale(m->type, panel + code_bytes(m->type, m->cols), lane, i / AD_BLOCK, &scale, &min);
-    int code = get_code(m->type, (const uint8_t *)panel + (size_t)(i / AD_BLOCK) * code_bytes(m->type, AD_BLOCK), lane, i % AD_BLOCK);
+    get_scale(m->type, panel + ad_pack_scales_at(m->type, i / AD_BLOCK), lane, &scale, &min);
+    int code = get_code(m->type, (const uint8_t *)panel + ad_pack_codes_at(m->type, i / AD_BLOCK), lane, i % AD_BLOCK);
     return scale * (float)code + min;
 }
 

@@ -6,10 +6,12 @@
  *
  *   F32    [cols][16]                 float
  *   BF16   [cols / 2][16][2]          uint16: pairs of inputs, as dot-product instructions take them
- *   INT8   [blocks][8][16][4]         uint8 = value + 128: groups of four inputs; then [blocks][16] half scales
- *   INT4   [blocks][4][16][4]         low nibbles: inputs 8g .. 8g + 3, high ones: 8g + 4 .. 8g + 7;
- *                                     then [blocks][2][16] halves: scale, minimum
+ *   INT8   pairs of blocks: [8][16][4] uint8 = value + 128, groups of four inputs; [2][16] half scales of
+ *          both blocks; [8][16][4] of the second
+ *   INT4   blocks: [4][16][4] low nibbles: inputs 8g .. 8g + 3, high ones: 8g + 4 .. 8g + 7; [2][16] halves: scale, minimum
  *   INT4W  as INT4 with float scales and minima: what Q4_K needs to stay exact
+ *
+ * Everything a row of work reads lies in one line from front to back: that is what a core reads fastest from memory.
  *
  * Blocks are AD_BLOCK inputs; cols is filled up with zeros to whole pairs or blocks.
  * INT8: value = scale * q, q in -127..127. INT4: value = scale * q + minimum, q in 0..15. */
@@ -32,6 +34,19 @@ const char *ad_pack_name(ad_pack type); /* "f32", "bf16", "int8", "int4"; both k
 /* Bytes of one panel, a multiple of 64; of all panels. */
 size_t ad_pack_panel_bytes(ad_pack type, int cols);
 size_t ad_pack_bytes(ad_pack type, int rows, int cols);
+/* Of a block's codes and scales in a panel of a block type. */
+static inline size_t ad_pack_codes_at(ad_pack type, int block)
+{
+    if (type == AD_PACK_INT8) return (size_t)(block / 2) * (2 * 512 + 64) + (size_t)(block % 2) * (512 + 64);
+    return (size_t)block * (type == AD_PACK_INT4 ? 256 + 64 : 256 + 128);
+}
+
+static inline size_t ad_pack_scales_at(ad_pack type, int block)
+{
+    if (type == AD_PACK_INT8) return (size_t)(block / 2) * (2 * 512 + 64) + 512 + (size_t)(block % 2) * 32;
+    return ad_pack_codes_at(type, block) + 256;
+}
+
 /* data is borrowed by the result. */
 ad_matrix ad_matrix_at(ad_pack type, int rows, int cols, const void *data);
 
