@@ -46,6 +46,13 @@ typedef struct {
 
 /* One member's own memory. */
 typedef struct {
+    const char *at;
+    size_t bytes;
+} range;
+
+enum { MAX_RANGES = 512 };
+
+typedef struct {
     float *y, *y2, *x;          /* [max_rows, COLUMNS] a block of columns: GEMM results, normed input */
     float *q, *o;               /* [TILE_ROWS, group, head_dim] turned queries, results */
     float *scores;
@@ -53,6 +60,9 @@ typedef struct {
     float *inverse;             /* [max_rows] of the RMS norm */
     char *t;                    /* [max_rows, t_stride] summed and scaled t, in the adapters' type */
     float *sum;                 /* [t_stride] one row of it in f32 */
+    range *ranges;              /* [MAX_RANGES] what this phase reads of adapters */
+    int n_ranges, next_range;
+    size_t fetch_bytes;
 } member;
 
 struct ad_scratch {
@@ -159,6 +169,7 @@ static void carve_all(ad_scratch *s, carver *c)
         me->scores = carve(c, TILE_ROWS * group * ((size_t)s->context + TILE_ROWS + 16) * sizeof(float));
         me->pages = carve(c, 2 * pages * sizeof *me->pages);
         me->inverse = carve(c, rows * sizeof(float));
+        me->ranges = carve(c, MAX_RANGES * sizeof *me->ranges);
     }
 }
 
@@ -293,6 +304,47 @@ static void shrink(const ad_scratch *s, const run *runs, int n_runs, int group, 
     }
 }
 
+/* ---- adapters arrive while the base GEMM computes ---- */
+
+static void plan_fetch(member *me, const ad_matrix *m, size_t begin, size_t bytes)
+{
+    if (me->n_ranges == MAX_RANGES) return; /* the rest comes when it is read */
+    me->ranges[me->n_ranges++] = (range){(const char *)m->data + begin, bytes};
+    me->fetch_bytes += bytes;
+}
+
+/* What a phase will read of the adapters: columns [begin, end) of B of the modules [module, module + n), and the inputs
+ * [in, in_end) of the stacked A of `group` (-1: none). Adds to the plan. */
+static void plan_phase(const ad_scratch *s, member *me, int module, int n, int begin, int end, int group, int in, int in_end)
+{
+    for (const run *r = s->runs; r < s->runs + s->n_runs; r++)
+        for (int p = 0; p < r->mix->n; p++) {
+            const ad_lowrank_set *set = r->mix->sets[p];
+            size_t column = form_bytes(set->type) * AD_PANEL;
+            for (const ad_lowrank *low = set->modules + module; low < set->modules + module + n; low++)
+                if (low->rank) plan_fetch(me, &low->b, (size_t)(begin / AD_PANEL) * low->b.panel_bytes, (size_t)((end - begin + AD_PANEL - 1) / AD_PANEL) * low->b.panel_bytes);
+            const ad_matrix *a = group < 0 ? NULL : &set->a[group];
+            for (int panel = 0; a && panel * AD_PANEL < a->rows; panel++) plan_fetch(me, a, (size_t)panel * a->panel_bytes + (size_t)in * column, (size_t)(in_end - in) * column);
+        }
+}
+
+static void start_plan(member *me)
+{
+    me->n_ranges = me->next_range = 0;
+    me->fetch_bytes = 0;
+}
+
+/* Asks for the next `bytes` of the plan. */
+static void fetch(member *me, size_t bytes)
+{
+    for (; bytes && me->next_range < me->n_ranges; me->next_range += !me->ranges[me->next_range].bytes) {
+        range *r = &me->ranges[me->next_range];
+        size_t n = r->bytes < bytes ? r->bytes : bytes;
+        for (size_t i = 0; i < n; i += 64) __builtin_prefetch(r->at + i, 0, 2); /* into the second-level cache */
+        r->at += n, r->bytes -= n, bytes -= n;
+    }
+}
+
 /* t = scale * weight * sum of the parts, for the modules [module, module + n) of one group. */
 static void gather(const ad_scratch *s, const member *me, const run *runs, int n_runs, int module, int n, const float *partial, int parts)
 {
@@ -357,9 +409,17 @@ static void multiply(const ad_scratch *s, const span *spans, int n_spans, float 
     }
 }
 
-static void linear(const ad_scratch *s, const member *me, float *y, size_t ldy, const act *x, int module, const ad_matrix *w, int begin, int end)
+/* The same with corrections; every few panels the member asks for its share of what this phase reads of adapters (`total`: the columns
+ * that all its calls multiply). 8 rows of 8 adapters on 2 Zen 4 cores: 3 % less time a step, 16 of 16: 4 %. */
+static void linear(const ad_scratch *s, member *me, float *y, size_t ldy, const act *x, int module, const ad_matrix *w, int begin, int end, int total)
 {
-    multiply(s, s->spans, s->n_spans, y, ldy, x, module, w, begin, end);
+    enum { SOME = 4 * AD_PANEL };
+    int step = me->n_ranges ? SOME : end - begin;
+    size_t share = me->n_ranges ? (me->fetch_bytes * SOME / (size_t)total + 63) & ~(size_t)63 : 0;
+    for (int c = begin; c < end; c += step) {
+        fetch(me, share);
+        multiply(s, s->spans, s->n_spans, y + (c - begin), ldy, x, module, w, c, c + step < end ? c + step : end);
+    }
     expand(s, me, s->runs, s->n_runs, module, y, ldy, begin, end);
 }
 
@@ -412,14 +472,16 @@ static void norm_columns(const ad_scratch *s, const member *me, const float *y, 
  * for none. */
 static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, const act *x, const float *in, int parts, float *out, const float *norm, int next_group, int index, int count)
 {
-    const member *me = &s->members[index];
+    member *me = &s->members[index];
     const ad_linear *lin = &m->layers[layer].mod[kind];
     int module = layer * AD_MOD_PER_LAYER + kind, begin, end;
     ad_team_slice(m->config.hidden, COLUMN_GRAIN, index, count, &begin, &end);
+    start_plan(me);
+    plan_phase(s, me, module, 1, begin, end, next_group, begin, end);
     gather(s, me, s->runs, s->n_runs, module, 1, in, parts);
     for (int c = begin; c < end; c += COLUMNS) {
         int stop = c + COLUMNS < end ? c + COLUMNS : end;
-        linear(s, me, me->y, s->ld_columns, x, module, &lin->w, c, stop);
+        linear(s, me, me->y, s->ld_columns, x, module, &lin->w, c, stop, end - begin);
         norm_columns(s, me, me->y, lin->bias, norm, c, stop);
     }
     if (next_group >= 0) shrink(s, s->runs, s->n_runs, next_group, &s->x, out, index, begin, end);
@@ -446,14 +508,17 @@ static void embed(const ad_model *m, ad_scratch *s, int index, int count)
 static void qkv(const ad_model *m, ad_scratch *s, int layer, int index, int count)
 {
     const ad_model_config *c = &m->config;
-    const member *me = &s->members[index];
+    member *me = &s->members[index];
     int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, at[] = {0, q, q + kv}, out[] = {q, kv, kv}, module = layer * AD_MOD_PER_LAYER;
-    gather(s, me, s->runs, s->n_runs, module, 3, s->partial[0], count);
+    int begin[3], end[3], total = 0;
+    start_plan(me);
     for (int i = 0; i < 3; i++) {
-        int begin, end;
-        ad_team_slice(out[i], AD_PANEL, index, count, &begin, &end);
-        linear(s, me, s->qkv + at[i] + begin, s->ld_qkv, &s->x, module + i, &m->layers[layer].mod[i].w, begin, end);
+        ad_team_slice(out[i], AD_PANEL, index, count, &begin[i], &end[i]);
+        plan_phase(s, me, module + i, 1, begin[i], end[i], -1, 0, 0);
+        total += end[i] - begin[i];
     }
+    gather(s, me, s->runs, s->n_runs, module, 3, s->partial[0], count);
+    for (int i = 0; i < 3; i++) linear(s, me, s->qkv + at[i] + begin[i], s->ld_qkv, &s->x, module + i, &m->layers[layer].mod[i].w, begin[i], end[i], total);
 }
 
 /* ---- attention ---- */
@@ -545,16 +610,18 @@ static void attention(const ad_model *m, ad_scratch *s, int layer, int index, in
 
 static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int count)
 {
-    const member *me = &s->members[index];
+    member *me = &s->members[index];
     const ad_linear *gate = &m->layers[layer].mod[AD_MOD_GATE], *up = &m->layers[layer].mod[AD_MOD_UP];
     int module = layer * AD_MOD_PER_LAYER + AD_MOD_GATE, begin, end;
     ad_team_slice(m->config.intermediate, COLUMN_GRAIN, index, count, &begin, &end);
+    start_plan(me);
+    plan_phase(s, me, module, 2, begin, end, 4 * layer + 3, begin, end);
     gather(s, me, s->runs, s->n_runs, module, 2, s->partial[0], count);
     for (int r = 0; r < s->b->n_rows; r++) me->inverse[r] = inverse_rms(s, r);
     for (int c = begin; c < end; c += COLUMNS) {
         int stop = c + COLUMNS < end ? c + COLUMNS : end, n = stop - c;
-        linear(s, me, me->y, s->ld_columns, &s->x, module, &gate->w, c, stop);
-        linear(s, me, me->y2, s->ld_columns, &s->x, module + 1, &up->w, c, stop);
+        linear(s, me, me->y, s->ld_columns, &s->x, module, &gate->w, c, stop, 2 * (end - begin));
+        linear(s, me, me->y2, s->ld_columns, &s->x, module + 1, &up->w, c, stop, 2 * (end - begin));
         for (int r = 0; r < s->b->n_rows; r++) {
             float *g = me->y + (size_t)r * s->ld_columns, *u = me->y2 + (size_t)r * s->ld_columns, by = me->inverse[r];
             if (gate->bias || up->bias) {

@@ -72,7 +72,7 @@ INLINE void strip(int panels, float *y, size_t ldy, const char *x, size_t ldx, c
 {
     for (int i = 0, rows; i < m; i += rows, y += (size_t)rows * ldy, x += (size_t)rows * ldx) {
         rows = tile_rows(m - i, panels);
-        if (i == 0) tile_of(rows, panels, (size_t)panels * panel_bytes, y, ldy, x, ldx, w, panel_bytes, (k + 1) / 2, add, width);
+        if (i == 0 && width > panels * AD_PANEL) tile_of(rows, panels, (size_t)panels * panel_bytes, y, ldy, x, ldx, w, panel_bytes, (k + 1) / 2, add, width);
         else tile_of(rows, panels, 0, y, ldy, x, ldx, w, panel_bytes, (k + 1) / 2, add, width);
     }
 }
