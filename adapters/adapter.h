@@ -24,7 +24,7 @@ const char *ad_adapter_name(const ad_adapter *a);
 const char *ad_adapter_dir(const ad_adapter *a);
 const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a); /* borrowed while a reference is held */
 const ad_mix *ad_adapter_mix(const ad_adapter *a);             /* the adapter alone, with weight 1; borrowed alike */
-/* SHA-256 of what the adapter does: modules, ranks, scales and values as they are packed. Names and files do not count. */
+/* SHA-256 of what the adapter does: modules, ranks, scales, types and values of its tensors. Names and files do not count. */
 const ad_digest *ad_adapter_digest(const ad_adapter *a);
 int ad_adapter_rank(const ad_adapter *a);                      /* largest rank of any module */
 int ad_adapter_matched_modules(const ad_adapter *a);

@@ -160,24 +160,56 @@ bool ad_pack_panel_exact(ad_pack type, void *panel, ad_dtype from, const void *c
 
 /* ---- all formats ---- */
 
+/* Rounds finite values to nearest even; without a branch, so that compilers vectorise the loop around it. */
+static inline uint16_t finite_to_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* Column by column of a strip that stays in the first-level cache. */
+static void pack_bf16(uint32_t *panel, const float *rows, int n, int cols)
+{
+    enum { STRIP = 256 };
+    uint16_t strip[AD_PANEL][STRIP];
+    for (int r = n; r < AD_PANEL; r++) memset(strip[r], 0, sizeof strip[r]);
+    for (int c = 0; c < cols; c += STRIP) {
+        int width = cols - c < STRIP ? cols - c : STRIP;
+        for (int r = 0; r < n; r++) {
+            const float *x = rows + (size_t)r * (size_t)cols + c;
+            for (int i = 0; i < width; i++) strip[r][i] = finite_to_bf16(x[i]);
+            if (width % 2) strip[r][width] = 0;
+        }
+        for (int i = 0; i < width; i += 2, panel += AD_PANEL)
+            for (int r = 0; r < AD_PANEL; r++) panel[r] = strip[r][i] | (uint32_t)strip[r][i + 1] << 16;
+    }
+}
+
+static bool all_finite(const float *x, size_t n)
+{
+    uint32_t worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        u &= 0x7fffffff;
+        worst = u > worst ? u : worst;
+    }
+    return worst < 0x7f800000;
+}
+
 bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols)
 {
     if (type != AD_PACK_F32 && type != AD_PACK_BF16) return pack_quantised(type, panel, rows, n, cols);
-    bool finite = true;
-    if (n < AD_PANEL || cols % 2) memset(panel, 0, ad_pack_panel_bytes(type, cols));
-    for (int lane = 0; lane < n; lane++) {
-        const float *x = rows + (size_t)lane * (size_t)cols;
-        float *wide = (float *)panel + lane;
-        uint32_t *pair = (uint32_t *)panel + lane;
-        float bad = 0; /* stays 0 for finite values */
-        for (int i = 0; i < cols; i++) bad += x[i] * 0;
-        finite &= bad == 0;
-        if (type == AD_PACK_F32)
-            for (int i = 0; i < cols; i++) wide[(size_t)i * AD_PANEL] = x[i];
-        else
-            for (int i = 0; i < cols; i += 2, pair += AD_PANEL) *pair = ad_f32_to_bf16(x[i]) | (uint32_t)(i + 1 < cols ? ad_f32_to_bf16(x[i + 1]) : 0) << 16;
+    if (!all_finite(rows, (size_t)n * (size_t)cols)) return false;
+    if (type == AD_PACK_BF16) {
+        pack_bf16(panel, rows, n, cols);
+        return true;
     }
-    return finite;
+    float *dst = panel;
+    for (int i = 0; i < cols; i++, dst += AD_PANEL)
+        for (int r = 0; r < AD_PANEL; r++) dst[r] = r < n ? rows[(size_t)r * (size_t)cols + (size_t)i] : 0;
+    return true;
 }
 
 static float read_one(const ad_matrix *m, const char *panel, int lane, int i)
