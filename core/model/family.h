@@ -23,6 +23,7 @@ typedef struct ad_family {
     const char *name;
     const char *const *gguf_archs; /* general.architecture values, NULL-terminated */
     const char *const *hf_types;   /* model_type values, NULL-terminated */
+    const char *const *gguf_names; /* [AD_MOD_KINDS] of module weights in GGUF files, without layer and suffix */
     /* Fills m->config and m->rope from the source. */
     ad_status (*configure)(ad_model *m, ad_err *err);
     /* Names every tensor of the family through ad_model_want. */
@@ -40,7 +41,7 @@ typedef struct {
     const float **vector;
     int rows, cols;     /* a vector has one row */
     ad_pack type;       /* of a matrix */
-    bool exact;         /* by its codes, without rounding */
+    bool by_codes, exact; /* packed from the codes of its block format; without rounding */
     size_t at, bytes;   /* in the arena */
     int permuted_heads; /* GGUF's interleaved Q/K rows: the number of heads; 0 = rows are in order */
     int module;         /* module index or -1 */

@@ -159,7 +159,7 @@ static ad_status configure(ad_model *m, ad_err *err)
 
 /* ---- tensors ---- */
 
-static const char *const gguf_names[AD_MOD_PER_LAYER] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+static const char *const gguf_names[AD_MOD_KINDS] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "token_embd", "output"};
 
 static ad_status bind_module(ad_model *m, int layer, int kind, ad_err *err)
 {
@@ -208,4 +208,4 @@ static ad_status bind(ad_model *m, ad_err *err)
 
 static const char *const archs[] = {"llama", NULL};
 static const char *const types[] = {"llama", "mistral", NULL};
-const ad_family ad_family_llama = {"llama", archs, types, configure, bind, ad_decoder_step};
+const ad_family ad_family_llama = {"llama", archs, types, gguf_names, configure, bind, ad_decoder_step};

@@ -118,7 +118,9 @@ ad_status ad_model_want_matrix(ad_model *m, const char *name, ad_matrix *slot, i
     w->matrix = slot;
     w->module = module;
     w->type = type_for(m, w->src->dtype, module);
-    w->exact = ad_pack_exact(w->src->dtype, &exact) && exact == w->type;
+    bool coded = ad_pack_exact(w->src->dtype, &exact);
+    w->exact = coded && exact == w->type;
+    w->by_codes = coded && (w->exact || w->type == AD_PACK_INT8);
     w->bytes = ad_pack_bytes(w->type, rows, cols);
     return AD_OK;
 }
@@ -240,9 +242,10 @@ static void pack_panel(packer *p, const ad_want *w, size_t i, int panel, char *d
     const void *rows[AD_PANEL];
     int first = panel * AD_PANEL, n = w->rows - first < AD_PANEL ? w->rows - first : AD_PANEL;
     for (int r = 0; r < n; r++) rows[r] = file_row_at(w, first + r);
-    if (w->exact && ad_pack_panel_exact(w->type, dst, w->src->dtype, rows, n, w->cols)) return;
+    bool done = w->by_codes && ad_pack_panel_codes(w->type, dst, w->src->dtype, rows, n, w->cols);
+    if (done && (w->exact || panel % 16)) return;
     for (int r = 0; r < n; r++) ad_dequant_row(w->src->dtype, p->rows + (size_t)r * (size_t)w->cols, rows[r], (size_t)w->cols);
-    if (!ad_pack_panel(w->type, dst, p->rows, n, w->cols)) p->bad = w;
+    if (!done && !ad_pack_panel(w->type, dst, p->rows, n, w->cols)) p->bad = w;
     else if (w->type != AD_PACK_F32 && panel % 16 == 0) measure_loss(p, w, i, dst, n);
 }
 
@@ -431,6 +434,13 @@ float ad_model_packing_loss(const ad_model *m) { return m->loss; }
 int ad_model_group_count(const ad_model *m) { return 4 * m->config.layers + 2; }
 int ad_model_module_count(const ad_model *m) { return m->n_modules; }
 const ad_module *ad_model_module(const ad_model *m, int index) { return &m->modules[index]; }
+
+int ad_model_gguf_name(const ad_model *m, int module, char *out, size_t size)
+{
+    const ad_module *mod = &m->modules[module];
+    const char *name = m->family->gguf_names[mod->kind];
+    return mod->layer < 0 ? snprintf(out, size, "%s.weight", name) : snprintf(out, size, "blk.%d.%s.weight", mod->layer, name);
+}
 
 int ad_model_group_of(const ad_model *m, int module)
 {

@@ -75,6 +75,9 @@ const ad_module *ad_model_module(const ad_model *m, int index);
 /* Exact name without prefixes such as "base_model.model."; -1 when there is none. O(1). */
 int ad_model_find_module(const ad_model *m, const char *name);
 
+/* The weight's name in GGUF files of this family, "blk.3.attn_q.weight"; returns its length like snprintf. */
+int ad_model_gguf_name(const ad_model *m, int module, char *out, size_t size);
+
 /* Modules with the same input: index = 4 * layer + (q k v, o, gate up, down), then embedding, then head. */
 int ad_model_group_count(const ad_model *m);
 int ad_model_group_of(const ad_model *m, int module);

@@ -55,8 +55,9 @@ bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols
 
 /* The packed type that holds every value of a block format exactly (Q4_0, Q4_1, Q4_K; Q8_0, Q5_0); false: there is none. */
 bool ad_pack_exact(ad_dtype from, ad_pack *type);
-/* One panel from n rows of such a format; false as above, or when a row holds a value that the exact type does not. */
-bool ad_pack_panel_exact(ad_pack type, void *panel, ad_dtype from, const void *const *rows, int n, int cols);
+/* One panel from n rows of such a format, by its codes: of the exact type, or INT8 from 4-bit codes (scale * code stays, the
+ * minimum moves to the nearest multiple of a scale chosen for that). False as above, or when the type does not hold a code. */
+bool ad_pack_panel_codes(ad_pack type, void *panel, ad_dtype from, const void *const *rows, int n, int cols);
 
 /* Values [begin, end) of one row; begin and end need no alignment. */
 void ad_matrix_read(const ad_matrix *m, int row, int begin, int end, float *dst);
