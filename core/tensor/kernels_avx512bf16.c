@@ -78,14 +78,21 @@ INLINE void strip(int panels, float *y, size_t ldy, const char *x, size_t ldx, c
 }
 
 /* A few rows wait for memory, which is fastest as one stream; more rows keep the multipliers busy with four panels at once.
- * A Zen 4 core, 1 row: 33 GB/s by one panel, 27 by four. */
+ * A Zen 4 core, 1 row: 33 GB/s by one panel, 27 by four. What is small, such as the factors of an adapter, was fetched before:
+ * there it is the chain of one accumulator that takes time, so several go side by side. */
 static void gemm_bf16(float *y, size_t ldy, const void *x, size_t ldx, const void *w, size_t panel_bytes, int m, int n, int k, bool add)
 {
+    bool small = n <= 8 * AD_PANEL || k <= 8 * AD_PANEL;
     for (int j = 0, panels; j < n; j += panels * AD_PANEL) {
         const char *at = (const char *)w + (size_t)(j / AD_PANEL) * panel_bytes;
-        panels = m > 12 && n - j > 3 * AD_PANEL ? 4 : 1;
-        if (panels == 4) strip(4, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
-        else strip(1, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
+        int left = (n - j + AD_PANEL - 1) / AD_PANEL;
+        panels = m <= 12 && !small ? 1 : left < 4 ? left : 4;
+        switch (panels) {
+        case 1: strip(1, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j); break;
+        case 2: strip(2, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j); break;
+        case 3: strip(3, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j); break;
+        default: strip(4, y + j, ldy, x, ldx, at, panel_bytes, m, k, add, n - j);
+        }
     }
 }
 
