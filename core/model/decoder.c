@@ -13,7 +13,7 @@
  *   down      columns   as o, for the next layer's q, k, v
  *
  * A norm's division by the root of the sum is a factor per row: it is applied to what the GEMM makes of x.
- * Every value is computed in an order fixed by its own row and the number of members: neighbours never enter.
+ * Every value is computed in an order fixed by its own row and the model: neither neighbours nor the number of members enter.
  * Engine thread and its helpers. */
 #include "core/model/decoder.h"
 
@@ -98,7 +98,20 @@ struct ad_scratch {
 };
 
 /* Columns of a block (what a member's rows of it take stays in the second-level cache), rows of an attention tile. */
-enum { COLUMNS = 256, COLUMN_GRAIN = 32, TILE_ROWS = 8 };
+enum { COLUMNS = 256, TILE_ROWS = 8, MOST_PARTS = 24 };
+
+/* Columns are cut over members at multiples of this, and t is summed over parts of so many inputs, so that a result does not depend on
+ * the number of members: whole blocks of 32, and not too many parts. */
+static int grain_of(int cols)
+{
+    int blocks = (cols + AD_BLOCK - 1) / AD_BLOCK;
+    return AD_BLOCK * ((blocks + MOST_PARTS - 1) / MOST_PARTS);
+}
+
+static int parts_of(int cols)
+{
+    return (cols + grain_of(cols) - 1) / grain_of(cols);
+}
 
 static size_t number_bytes(ad_kv_type type)
 {
@@ -179,7 +192,7 @@ ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *
     ad_scratch *s = ad_calloc(1, sizeof *s);
     if (!s) return ad_fail(err, AD_ENOMEM, "step buffers: out of memory");
     *s = (ad_scratch){.k = k, .team = team, .m = m, .max_rows = max_rows, .max_out = max_out, .context = context, .kv = kv_type, .n_members = ad_team_size(team)};
-    s->n_parts = s->n_members > m->config.kv_heads ? s->n_members : m->config.kv_heads;
+    s->n_parts = m->config.kv_heads > MOST_PARTS ? m->config.kv_heads : MOST_PARTS;
     s->members = ad_calloc((size_t)s->n_members, sizeof *s->members);
     s->next_unit = ad_calloc((size_t)m->config.layers, sizeof *s->next_unit);
     s->runs = ad_calloc((size_t)max_rows, sizeof *s->runs);
@@ -287,8 +300,8 @@ static size_t form_bytes(ad_pack type)
 
 /* ---- low-rank corrections ---- */
 
-/* part = A x over the inputs [begin, end), for all rows of the runs. */
-static void shrink(const ad_scratch *s, const run *runs, int n_runs, int group, const act *x, float *partial, int part, int begin, int end)
+/* A x over the inputs [begin, end), part by part of `grain` inputs, for all rows of the runs. */
+static void shrink(const ad_scratch *s, const run *runs, int n_runs, int group, const act *x, float *partial, int grain, int begin, int end)
 {
     for (const run *r = runs; r < runs + n_runs; r++) {
         size_t at = 0;
@@ -296,10 +309,12 @@ static void shrink(const ad_scratch *s, const run *runs, int n_runs, int group, 
             const ad_lowrank_set *set = r->mix->sets[p];
             const ad_matrix *a = &set->a[group];
             ad_act form = ad_act_of(set->type);
-            size_t row = (size_t)part * (size_t)s->max_rows + (size_t)r->begin, number = form_bytes(set->type);
-            if (!a->rows) continue;
-            s->k->gemm[set->type](partial + row * (size_t)s->t_stride + at, (size_t)s->t_stride, act_row(x, form, r->begin) + (size_t)begin * number, x->stride[form],
-                                  (const char *)a->data + (size_t)begin * number * AD_PANEL, a->panel_bytes, r->end - r->begin, a->rows, end - begin, false);
+            size_t number = form_bytes(set->type);
+            for (int c = begin; c < end && a->rows; c += grain) {
+                size_t row = (size_t)(c / grain) * (size_t)s->max_rows + (size_t)r->begin;
+                s->k->gemm[set->type](partial + row * (size_t)s->t_stride + at, (size_t)s->t_stride, act_row(x, form, r->begin) + (size_t)c * number, x->stride[form],
+                                      (const char *)a->data + (size_t)c * number * AD_PANEL, a->panel_bytes, r->end - r->begin, a->rows, (c + grain < end ? c + grain : end) - c, false);
+            }
         }
     }
 }
@@ -345,7 +360,7 @@ static void fetch(member *me, size_t bytes)
     }
 }
 
-/* t = scale * weight * sum of the parts, for the modules [module, module + n) of one group. */
+/* t = scale * weight * sum of the parts, in order, for the modules [module, module + n) of one group. */
 static void gather(const ad_scratch *s, const member *me, const run *runs, int n_runs, int module, int n, const float *partial, int parts)
 {
     size_t ld = (size_t)s->t_stride, part = (size_t)s->max_rows * ld;
@@ -361,11 +376,9 @@ static void gather(const ad_scratch *s, const member *me, const run *runs, int n
                     const float *from = partial + (size_t)row * ld + at + (size_t)low->at;
                     float *sum = me->sum;
                     char *to = me->t + (size_t)row * ld * sizeof(float) + (at + (size_t)low->at) * form_bytes(set->type);
-                    for (int j = 0; j < width; j++) {
-                        float v = from[j];
-                        for (int i = 1; i < parts; i++) v += from[(size_t)i * part + (size_t)j];
-                        sum[j] = by * v;
-                    }
+                    for (int j = 0; j < width; j++) sum[j] = from[j];
+                    for (int i = 1; i < parts; i++) s->k->scale_add(sum, sum, 1, from + (size_t)i * part, width);
+                    s->k->scale_add(sum, sum, by, NULL, width);
                     if (set->type == AD_PACK_F32) memcpy(to, sum, (size_t)width * sizeof *sum);
                     else s->k->to_bf16((uint16_t *)(void *)to, sum, width);
                 }
@@ -413,8 +426,8 @@ static void multiply(const ad_scratch *s, const span *spans, int n_spans, float 
  * that all its calls multiply). 8 rows of 8 adapters on 2 Zen 4 cores: 4 % less time a step, 16 of 16: 5 %. */
 static void linear(const ad_scratch *s, member *me, float *y, size_t ldy, const act *x, int module, const ad_matrix *w, int begin, int end, int total)
 {
-    int step = me->n_ranges ? AD_PANEL : end - begin;
-    size_t share = me->n_ranges ? (me->fetch_bytes * AD_PANEL / (size_t)total + 63) & ~(size_t)63 : 0;
+    int step = me->n_ranges && s->b->n_rows > 2 ? AD_PANEL : end - begin; /* a row or two wait for memory anyway */
+    size_t share = me->n_ranges ? (me->fetch_bytes * (size_t)step / (size_t)total + 63) & ~(size_t)63 : 0;
     for (int c = begin; c < end; c += step) {
         fetch(me, share);
         multiply(s, s->spans, s->n_spans, y + (c - begin), ldy, x, module, w, c, c + step < end ? c + step : end);
@@ -474,7 +487,7 @@ static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, cons
     member *me = &s->members[index];
     const ad_linear *lin = &m->layers[layer].mod[kind];
     int module = layer * AD_MOD_PER_LAYER + kind, begin, end;
-    ad_team_slice(m->config.hidden, COLUMN_GRAIN, index, count, &begin, &end);
+    ad_team_slice(m->config.hidden, grain_of(m->config.hidden), index, count, &begin, &end);
     start_plan(me);
     plan_phase(s, me, module, 1, begin, end, next_group, begin, end);
     gather(s, me, s->runs, s->n_runs, module, 1, in, parts);
@@ -483,7 +496,7 @@ static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, cons
         linear(s, me, me->y, s->ld_columns, x, module, &lin->w, c, stop, end - begin);
         norm_columns(s, me, me->y, lin->bias, norm, c, stop);
     }
-    if (next_group >= 0) shrink(s, s->runs, s->n_runs, next_group, &s->x, out, index, begin, end);
+    if (next_group >= 0) shrink(s, s->runs, s->n_runs, next_group, &s->x, out, grain_of(m->config.hidden), begin, end);
 }
 
 static void embed(const ad_model *m, ad_scratch *s, int index, int count)
@@ -498,10 +511,10 @@ static void embed(const ad_model *m, ad_scratch *s, int index, int count)
             s->cosines[(size_t)r * (size_t)half + (size_t)i] = cosf(angle) * m->rope_magnitude;
             s->sines[(size_t)r * (size_t)half + (size_t)i] = sinf(angle) * m->rope_magnitude;
         }
-    ad_team_slice(m->config.hidden, COLUMN_GRAIN, index, count, &begin, &end);
+    ad_team_slice(m->config.hidden, grain_of(m->config.hidden), index, count, &begin, &end);
     for (int r = 0; r < b->n_rows; r++) embed_row(m, s, me, r, begin, end);
     for (int c = begin; c < end; c += COLUMNS) norm_columns(s, me, NULL, NULL, m->layers[0].attn_norm, c, c + COLUMNS < end ? c + COLUMNS : end);
-    shrink(s, s->runs, s->n_runs, 0, &s->x, s->partial[0], index, begin, end);
+    shrink(s, s->runs, s->n_runs, 0, &s->x, s->partial[0], grain_of(m->config.hidden), begin, end);
 }
 
 static void qkv(const ad_model *m, ad_scratch *s, int layer, int index, int count)
@@ -516,7 +529,7 @@ static void qkv(const ad_model *m, ad_scratch *s, int layer, int index, int coun
         plan_phase(s, me, module + i, 1, begin[i], end[i], -1, 0, 0);
         total += end[i] - begin[i];
     }
-    gather(s, me, s->runs, s->n_runs, module, 3, s->partial[0], count);
+    gather(s, me, s->runs, s->n_runs, module, 3, s->partial[0], parts_of(c->hidden));
     for (int i = 0; i < 3; i++) linear(s, me, s->qkv + at[i] + begin[i], s->ld_qkv, &s->x, module + i, &m->layers[layer].mod[i].w, begin[i], end[i], total);
 }
 
@@ -588,7 +601,7 @@ static void attend(const ad_model *m, ad_scratch *s, const member *me, int layer
     s->k->attend(me->o, me->q, (size_t)width, keys, vals, s->kv == AD_KV_F16, t->rows, n_ctx, group, hd, 1.0f / sqrtf((float)hd), me->scores);
     for (int i = 0; i < t->rows; i++) put_act(s, &s->att, forms, t->row + i, me->o + i * width, first, first + width);
     run own = {t->row, t->row + t->rows, s->b->mixes[t->row]};
-    if (own.mix) shrink(s, &own, 1, 4 * layer + 1, &s->att, s->partial[1], head, first, first + width);
+    if (own.mix) shrink(s, &own, 1, 4 * layer + 1, &s->att, s->partial[1], width, first, first + width);
 }
 
 static void attention(const ad_model *m, ad_scratch *s, int layer, int index, int count)
@@ -612,10 +625,10 @@ static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int 
     member *me = &s->members[index];
     const ad_linear *gate = &m->layers[layer].mod[AD_MOD_GATE], *up = &m->layers[layer].mod[AD_MOD_UP];
     int module = layer * AD_MOD_PER_LAYER + AD_MOD_GATE, begin, end;
-    ad_team_slice(m->config.intermediate, COLUMN_GRAIN, index, count, &begin, &end);
+    ad_team_slice(m->config.intermediate, grain_of(m->config.intermediate), index, count, &begin, &end);
     start_plan(me);
     plan_phase(s, me, module, 2, begin, end, 4 * layer + 3, begin, end);
-    gather(s, me, s->runs, s->n_runs, module, 2, s->partial[0], count);
+    gather(s, me, s->runs, s->n_runs, module, 2, s->partial[0], parts_of(m->config.hidden));
     for (int r = 0; r < s->b->n_rows; r++) me->inverse[r] = inverse_rms(s, r);
     for (int c = begin; c < end; c += COLUMNS) {
         int stop = c + COLUMNS < end ? c + COLUMNS : end, n = stop - c;
@@ -632,7 +645,7 @@ static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int 
             put_act(s, &s->mlp, s->forms, r, g, c, stop);
         }
     }
-    shrink(s, s->runs, s->n_runs, 4 * layer + 3, &s->mlp, s->partial[1], index, begin, end);
+    shrink(s, s->runs, s->n_runs, 4 * layer + 3, &s->mlp, s->partial[1], grain_of(m->config.intermediate), begin, end);
 }
 
 /* ---- the head ---- */
@@ -652,7 +665,7 @@ static void norm_outputs(const ad_model *m, ad_scratch *s, int index, int count)
     }
     for (const run *r = s->out_runs; r < s->out_runs + s->n_out_runs; r++) {
         run own = {r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, r->mix};
-        if (own.begin < own.end) shrink(s, &own, 1, ad_model_group_of(m, m->n_modules - 1), &s->out, s->partial[0], 0, 0, d);
+        if (own.begin < own.end) shrink(s, &own, 1, ad_model_group_of(m, m->n_modules - 1), &s->out, s->partial[0], d, 0, d);
     }
 }
 
@@ -662,7 +675,7 @@ static void head(const ad_model *m, ad_scratch *s, int index, int count)
     int v = m->config.vocab, module = m->n_modules - 1, begin, end;
     norm_outputs(m, s, index, count);
     ad_team_barrier(s->team);
-    ad_team_slice(v, COLUMN_GRAIN, index, count, &begin, &end);
+    ad_team_slice(v, AD_PANEL, index, count, &begin, &end);
     gather(s, me, s->out_runs, s->n_out_runs, module, 1, s->partial[0], 1);
     if (begin == end) return;
     multiply(s, s->out_spans, s->n_out_spans, s->b->logits + begin, (size_t)v, &s->out, module, &m->head.w, begin, end);
@@ -684,7 +697,7 @@ void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
         ad_team_barrier(s->team);
         gate_up(m, s, l, index, count);
         ad_team_barrier(s->team);
-        residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], count, s->partial[0], last ? m->final_norm : m->layers[l + 1].attn_norm, last ? -1 : 4 * (l + 1), index, count);
+        residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], parts_of(m->config.intermediate), s->partial[0], last ? m->final_norm : m->layers[l + 1].attn_norm, last ? -1 : 4 * (l + 1), index, count);
         ad_team_barrier(s->team);
     }
     if (s->b->n_out) head(m, s, index, count);

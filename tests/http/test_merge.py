@@ -23,7 +23,7 @@ def merge(d, name):
 class Merge(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(GQA, "--served-name", "base", adapters=ADAPTERS)
+        cls.d = Daemon(GQA, "--served-name", "base", "--weights", "f32", adapters=ADAPTERS)
 
     @classmethod
     def tearDownClass(cls):
