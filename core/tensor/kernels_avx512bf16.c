@@ -4,13 +4,7 @@
 #include <string.h>
 
 #include "core/tensor/kernels.h"
-
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 24")
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "core/tensor/unroll.h"
 
 INLINE __m512 start(const float *y, bool add, int n)
 {

@@ -12,16 +12,9 @@
  * A block's integer sum is exact, so its order is free; the float sum walks over blocks in order, one lane per output:
  * neither tile shape nor neighbours enter. Any thread. */
 
-#ifndef UNROLL
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 24")
-#endif
-#define INLINE static inline __attribute__((always_inline))
-#endif
-
 #include <string.h>
+
+#include "core/tensor/unroll.h"
 
 enum { QPARTS = AD_PANEL / QLANES };
 

@@ -25,12 +25,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 24")
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "core/tensor/unroll.h"
+
 enum { PARTS = AD_PANEL / LANES }; /* registers of a panel */
 
 /* ---- y = x W^T ---- */
