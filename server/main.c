@@ -97,7 +97,9 @@ static void on_finish(void *arg, const ad_http_exchange *x, int status, uint64_t
     const ad_http_route *r = ad_http_matched_route(x);
     const char *route = r ? r->label : "other";
     ad_metrics_request(app->metrics, route, status, duration_ns);
-    ad_log_request(ad_http_request_id(x), ad_http_peer(x), ad_http_method(x), route, status, (double)duration_ns / 1e6, bytes_out);
+    char version[AD_MAX_MIX * 65];
+    bool has = ad_http_get_set_header(x, "x-adapter-version", version, sizeof version);
+    ad_log_request(ad_http_request_id(x), ad_http_peer(x), ad_http_method(x), route, status, (double)duration_ns / 1e6, bytes_out, has ? version : NULL);
 }
 
 static ad_status listen_http(ad_app *app, ad_err *err)

@@ -32,6 +32,8 @@ void ad_error_body(void *app, ad_buf *out, int status, const char *message);
 void ad_put_json(ad_buf *out, json_t *v);
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
+void ad_handle_adapters(ad_http_exchange *x, void *app);
+void ad_handle_adapter(ad_http_exchange *x, void *app); /* /v1/adapters/NAME */
 void ad_handle_merge(ad_http_exchange *x, void *app);
 
 #endif

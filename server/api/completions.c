@@ -38,6 +38,7 @@ struct completion {
     ad_adapter *adapters[AD_MAX_MIX]; /* retained */
     int n_adapters;
     ad_mix mix;               /* of them; n is 0 for the base */
+    char receipt[AD_MAX_MIX * 65]; /* digests of the adapter versions, joined by commas; "" for the base */
     ad_merge *merge;          /* retained; the only adapter's merged weights, or NULL: unmerged */
     ad_prefix_root root;
     ad_completion_request rq;
@@ -151,7 +152,9 @@ static json_t *usage_json(const completion *c)
 static json_t *envelope(const completion *c, json_t *choices)
 {
     json_t *v = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", (json_int_t)c->created, "model", c->rq.model, "choices", choices);
-    if (c->n_adapters) json_object_set_new(v, "adapter_mode", json_string(c->merge ? "merged" : "unmerged"));
+    if (!c->n_adapters) return v;
+    json_object_set_new(v, "adapter_version", json_string(c->receipt));
+    json_object_set_new(v, "adapter_mode", json_string(c->merge ? "merged" : "unmerged"));
     return v;
 }
 
@@ -412,6 +415,18 @@ static bool find_root(completion *c, ad_fault *f)
     return ad_prefix_root_of(&c->root, &id, &err) == AD_OK || ad_fault_from(f, &err, NULL);
 }
 
+/* Which versions answer: in the body, the header x-adapter-version and the log. */
+static void write_receipt(completion *c)
+{
+    char *at = c->receipt;
+    for (int i = 0; i < c->n_adapters; i++) {
+        if (i) *at++ = ',';
+        ad_digest_hex(ad_adapter_digest(c->adapters[i]), at);
+        at += 64;
+    }
+    if (c->n_adapters) ad_http_set_header(c->x, "x-adapter-version", c->receipt);
+}
+
 static bool find_model(completion *c, ad_fault *f)
 {
     bool is_base = !strcmp(c->rq.model, c->app->served_name), good = true;
@@ -421,6 +436,7 @@ static bool find_model(completion *c, ad_fault *f)
     for (int i = 0; good && i < c->rq.n_adapters; i++) good = add_adapter(c, c->rq.adapters[i].name, c->rq.adapters[i].weight, "adapters", f);
     ad_merge *merge = good && c->mix.n == 1 && c->mix.weights[0] == 1 ? ad_merger_find(c->app->merger, c->adapters[0]) : NULL;
     if (merge) c->merge = ad_merge_retain(merge);
+    if (good) write_receipt(c);
     return good && find_root(c, f);
 }
 

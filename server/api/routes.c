@@ -75,6 +75,8 @@ static void metrics(ad_http_exchange *x, void *arg)
 static const ad_http_route routes[] = {
     {"POST", "/v1/completions", ad_handle_completions, "/v1/completions"},
     {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge"},
+    {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters"},
+    {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}"},
     {"GET", "/v1/models", list_models, "/v1/models"},
     {"GET", "/v1/models/*", get_model, "/v1/models/{id}"},
     {"GET", "/health", health, "/health"},

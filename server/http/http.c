@@ -308,6 +308,20 @@ void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value
     ad_buf_printf(&x->extra, "%s: %s\r\n", name, value);
 }
 
+bool ad_http_get_set_header(const ad_http_exchange *x, const char *name, char *value, size_t size)
+{
+    size_t n = strlen(name);
+    for (const char *line = x->extra.data; line && *line; line = strstr(line, "\r\n") + 2) {
+        if (strncmp(line, name, n) || line[n] != ':') continue;
+        size_t len = strcspn(line + n + 2, "\r");
+        if (len >= size) return false;
+        memcpy(value, line + n + 2, len);
+        value[len] = '\0';
+        return true;
+    }
+    return false;
+}
+
 void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len)
 {
     ad_buf b = {0};

@@ -60,6 +60,8 @@ uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the requ
 
 /* The reply. Adds a header to the reply before it starts; name and value are copied. */
 void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value);
+/* The value set for `name`, exactly as written there, into value[size]; false: none was, or it does not fit. */
+bool ad_http_get_set_header(const ad_http_exchange *x, const char *name, char *value, size_t size);
 /* The whole reply at once; body is copied. Ends the exchange: x is invalid afterwards. */
 void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len);
 /* A chunked reply (close-delimited on HTTP/1.0). Nothing is buffered longer than one loop turn. */

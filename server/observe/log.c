@@ -81,12 +81,12 @@ void ad_log(ad_log_level level, const char *fmt, ...)
 }
 
 void ad_log_request(const char *request_id, const char *peer, const char *method, const char *route, int status,
-                    double duration_ms, unsigned long long bytes)
+                    double duration_ms, unsigned long long bytes, const char *adapter_version)
 {
     char when[40];
     if (!ad_log_enabled(AD_LOG_INFO)) return;
     format_time(when, sizeof when);
-    write_line(json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:i, s:f, s:I}", "time", when, "level", "info", "msg", "request",
+    write_line(json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:i, s:f, s:I, s:s*}", "time", when, "level", "info", "msg", "request",
                          "request_id", ad_json_text(request_id), "peer", ad_json_text(peer), "method", ad_json_text(method), "route", route,
-                         "status", status, "duration_ms", duration_ms, "bytes", (json_int_t)bytes));
+                         "status", status, "duration_ms", duration_ms, "bytes", (json_int_t)bytes, "adapter_version", adapter_version));
 }

@@ -13,9 +13,9 @@ int ad_log_parse_level(const char *name, ad_log_level *out);
 int ad_log_enabled(ad_log_level level);
 /* The message is escaped; control bytes cannot forge lines. */
 void ad_log(ad_log_level level, const char *fmt, ...) AD_PRINTF(2, 3);
-/* The access log line of one request (level info). */
+/* The access log line of one request (level info). adapter_version is NULL for what no adapter answered. */
 void ad_log_request(const char *request_id, const char *peer, const char *method, const char *route, int status,
-                    double duration_ms, unsigned long long bytes);
+                    double duration_ms, unsigned long long bytes, const char *adapter_version);
 
 struct json_t;
 /* A JSON string of any bytes: where they are not UTF-8, what is not ASCII becomes '?'. Owned by the caller; NULL when out of memory. */

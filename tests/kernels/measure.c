@@ -33,7 +33,7 @@ static double median(double *v, int n)
 
 /* ---- kernels ---- */
 
-enum { ROUNDS = 7, COPIES = 24 }; /* of the weights: more than the caches hold */
+enum { ROUNDS = 5, COPIES = 96 }; /* of the weights: more than the caches hold */
 
 /* One weight matrix in one type, and rows of activations for it. */
 typedef struct {

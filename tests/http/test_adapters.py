@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""GET /v1/adapters, and the receipts that tell which version of an adapter answered."""
+import json
+import os
+import unittest
+
+from daemon import TINY, Daemon
+
+
+class Adapters(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", adapters=("qv", "all", "patterns"), log_level="info")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop()
+
+    def version_of(self, name):
+        status, reply = self.d.get(f"/v1/adapters/{name}")
+        self.assertEqual(status, 200, reply)
+        return reply["digest"]
+
+    def test_the_list_has_every_adapter_and_what_its_load_found(self):
+        status, reply = self.d.get("/v1/adapters")
+        self.assertEqual(status, 200)
+        self.assertEqual([a["name"] for a in reply["data"]], ["qv", "all", "patterns"])
+        for a in reply["data"]:
+            self.assertEqual(a["state"], "ready")
+            self.assertRegex(a["digest"], r"^[0-9a-f]{64}$")
+            self.assertGreater(a["bytes_packed"], 0)
+            self.assertFalse(a["merged"])
+
+    def test_one_adapter_lists_rank_and_scaling_of_each_module(self):
+        status, a = self.d.get("/v1/adapters/qv")
+        with open(os.path.join(TINY, "adapters", "qv", "adapter_config.json")) as f:
+            config = json.load(f)
+        self.assertEqual(status, 200)
+        self.assertEqual(len(a["modules"]), a["modules_matched"])
+        for name, module in a["modules"].items():
+            self.assertRegex(name, r"^model\.layers\.\d\.self_attn\.[qv]_proj$")
+            self.assertEqual(module["rank"], config["r"])
+            self.assertAlmostEqual(module["scaling"], config["lora_alpha"] / config["r"], places=6)
+
+    def test_an_unknown_adapter_is_404(self):
+        status, reply = self.d.get("/v1/adapters/nobody")
+        self.assertEqual((status, reply["error"]["code"]), (404, "adapter_not_found"))
+
+    def test_every_reply_of_an_adapter_names_its_version_in_body_and_header(self):
+        want = self.version_of("qv")
+        body = json.dumps({"model": "qv", "prompt": "Hello", "max_tokens": 2}).encode()
+        status, headers, reply = self.d.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        self.assertEqual(status, 200)
+        self.assertEqual(headers["x-adapter-version"], want)
+        self.assertEqual(json.loads(reply)["adapter_version"], want)
+        for event in self.d.stream(model="qv", prompt="Hello", max_tokens=3):
+            self.assertEqual(event["adapter_version"], want)
+
+    def test_a_mix_names_all_of_its_versions_in_order(self):
+        r = self.d.complete(model="base", prompt="Hello", max_tokens=1, adapters=[{"name": "all"}, {"name": "qv", "weight": 0.5}])
+        self.assertEqual(r["adapter_version"], self.version_of("all") + "," + self.version_of("qv"))
+
+    def test_the_base_has_no_version(self):
+        body = json.dumps({"model": "base", "prompt": "Hello", "max_tokens": 1}).encode()
+        _, headers, reply = self.d.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        self.assertIsNone(headers["x-adapter-version"])
+        self.assertNotIn("adapter_version", json.loads(reply))
+
+    def test_the_log_names_the_version_too(self):
+        self.d.complete(model="patterns", prompt="Hello", max_tokens=1)
+        lines = [json.loads(line) for line in self.d.stderr().splitlines() if "/v1/completions" in line]
+        self.assertIn(self.version_of("patterns"), [line.get("adapter_version") for line in lines])
+
+
+if __name__ == "__main__":
+    unittest.main()
