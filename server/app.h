@@ -7,6 +7,7 @@
 #include <uv.h>
 
 #include "adapters/registry.h"
+#include "adapters/store.h"
 #include "core/model/model.h"
 #include "server/config.h"
 #include "server/http/http.h"
@@ -19,6 +20,7 @@ typedef struct ad_app {
     const ad_config *config;
     ad_model *model;
     ad_registry *registry;
+    ad_store *store;         /* for blobs and incoming directories; its rows belong to the store thread */
     ad_worker *worker;
     ad_http_server *http;
     ad_metrics *metrics;

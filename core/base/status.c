@@ -29,6 +29,8 @@ const char *ad_status_name(ad_status code)
         [AD_EEXIST] = "exists",
         [AD_ELIMIT] = "limit",
         [AD_EBUSY] = "busy",
+        [AD_EFULL] = "full",
+        [AD_EUNTRUSTED] = "untrusted",
     };
     return code >= 0 && code < AD_STATUS_COUNT ? names[code] : "unknown";
 }

@@ -18,6 +18,8 @@ typedef enum {
     AD_EEXIST,        /* the name is taken */
     AD_ELIMIT,        /* over a fixed size or count */
     AD_EBUSY,         /* a queue is full; try again later */
+    AD_EFULL,         /* the disk, or a quota of it, is full */
+    AD_EUNTRUSTED,    /* a signature is missing, wrong, or of a key nobody trusts */
     AD_STATUS_COUNT
 } ad_status;
 

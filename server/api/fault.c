@@ -18,9 +18,11 @@ int ad_http_status_of(ad_status code)
     case AD_ELIMIT: return 413;
     case AD_EFORMAT:
     case AD_EUNSUPPORTED:
+    case AD_EUNTRUSTED:
     case AD_EMISMATCH: return 422;
     case AD_EBUSY:
     case AD_ENOMEM: return 503;
+    case AD_EFULL: return 507;
     default: return 500;
     }
 }

@@ -19,6 +19,7 @@ typedef struct {
     const char *path;    /* exact, or with a trailing '*' that matches the rest: "/v1/models" + slash + '*' */
     ad_http_handler handler;
     const char *label;   /* the route's name in metrics: bounded cardinality */
+    bool streams;        /* the handler is called when the head is complete, and takes the body with ad_http_take_body */
 } ad_http_route;
 
 typedef struct {
@@ -57,6 +58,14 @@ const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL w
 const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
 const char *ad_http_peer(const ad_http_exchange *x);
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */
+
+/* The body of a request of a route that streams, called by its handler before it returns: data for each piece (borrowed for the call), then end once. More than
+ * max_bytes is answered 413, a body that comes too slowly 408, a malformed one 400: then the abort callback is called instead of end. Without the call the
+ * body is thrown away. The handler may reply before the end: what still comes is thrown away then, and the connection closes. */
+void ad_http_take_body(ad_http_exchange *x, size_t max_bytes, void (*data)(ad_http_exchange *x, const char *data, size_t len, void *user),
+                       void (*end)(ad_http_exchange *x, void *user), void *user);
+/* While paused, no data callback comes and the socket is not read: the client waits, and no timer runs against it. */
+void ad_http_pause_body(ad_http_exchange *x, bool paused);
 
 /* The reply. Adds a header to the reply before it starts; name and value are copied. */
 void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value);

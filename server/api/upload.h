@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* multipart/form-data with an adapter in it, streamed to disk while it is hashed; the loop never writes a file. Loop thread. */
+#ifndef AD_API_UPLOAD_H
+#define AD_API_UPLOAD_H
+
+#include "adapters/store.h"
+#include "server/api/api.h"
+
+/* What came. Text fields are NULL when absent, at most 64 KiB each (selftest 1 MiB). */
+typedef struct {
+    char *name, *description, *labels /* a JSON object of strings, checked */, *selftest, *signature;
+    char sha256[65];           /* expected digest of the weights, lower case; "" when absent */
+    bool activate;             /* default true */
+    char dir[AD_STORE_PATH];   /* an incoming directory of the store: the owner discards it or hands it on */
+    bool is_archive;           /* dir/archive; else adapter_config.json + adapter_model.safetensors, or adapter.gguf */
+    ad_digest weights;         /* SHA-256 of the weights' bytes as sent (of safetensors or GGUF; not of an archive) */
+    size_t bytes;              /* of all files */
+    uint64_t last_byte_ns;     /* uv_hrtime when the body was complete */
+} ad_upload;
+void ad_upload_free(ad_upload **u); /* discards nothing on disk; NULL is fine */
+
+/* Called by the handler of a route that streams its body, first thing. Refusals (400, 408, 413, 415, 503, 507) are answered here, and the directory is gone then. On success done gets the
+ * open exchange and the upload, which it owns; ad_http_on_abort is the owner's again. */
+typedef void (*ad_upload_done)(ad_http_exchange *x, ad_upload *u, void *user);
+void ad_upload_receive(ad_http_exchange *x, ad_app *app, ad_upload_done done, void *user);
+int ad_uploads_pending(void); /* bodies being received */
+
+#endif

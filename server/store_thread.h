@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* The store's thread: takes changes from the loop, commits what has gathered with one fsync, answers the loop by message.
+ * All functions are called on the loop thread. */
+#ifndef AD_SERVER_STORE_THREAD_H
+#define AD_SERVER_STORE_THREAD_H
+
+#include <uv.h>
+
+#include "adapters/store.h"
+
+typedef struct ad_store_thread ad_store_thread;
+
+/* Takes the store on success; it is closed on the thread at the end. */
+AD_MUSTUSE ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *store, ad_err *err);
+
+/* Takes changes[n] (from malloc, each with its strings) whatever the status: they are one group, all of it or nothing. done runs on the loop, after the commit
+ * or with the reason. AD_EBUSY when more than 1024 groups wait: then done is not called. */
+typedef void (*ad_store_done)(void *user, ad_status st, const ad_err *err);
+AD_MUSTUSE ad_status ad_store_thread_submit(ad_store_thread *t, ad_store_change *changes, int n, ad_store_done done, void *user, ad_err *err);
+/* Deletes a blob that no row names any longer, behind everything submitted so far. */
+void ad_store_thread_collect(ad_store_thread *t, const ad_digest *digest);
+
+/* Finishes what was submitted, closes the store, joins the thread, then calls done(user) on the loop. */
+void ad_store_thread_close(ad_store_thread **t, void (*done)(void *user), void *user);
+
+#endif
