@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* Reads a PEFT directory: the configuration says which modules have which rank, every tensor must be one of theirs, and
+ * all of them must be there. */
+#include "adapters/load.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "core/base/file.h"
+
+enum { COMPARE_ROWS = 64 };
+static const size_t max_config = 1u << 20, max_weights = (size_t)4 << 30;
+
+/* ---- what the configuration asks for ---- */
+
+static ad_status plan_modules(ad_loader *l, ad_peft *config)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_modules; i++) {
+        ad_status st = ad_peft_plan_module(config, ad_model_module(l->base, i), &l->pairs[i].plan, l->err);
+        if (st != AD_OK) return st;
+        n += l->pairs[i].plan.rank > 0;
+    }
+    l->adapter->n_matched = n;
+    if (!n) return ad_fail(l->err, AD_EMISMATCH, "%s: target_modules selects no module of the base model", l->adapter->dir);
+    return AD_OK;
+}
+
+static ad_status note_oddities(ad_loader *l, const ad_peft *config)
+{
+    const char *name;
+    for (int i = 0; (name = ad_peft_idle_target(config, i)); i++) {
+        ad_buf b = {0};
+        ad_buf_printf(&b, "target module \"%.80s\" selects no module of the base model", name);
+        ad_status st = ad_load_warn(l, &b);
+        if (st != AD_OK) return st;
+    }
+    if (!ad_peft_fan_in_fan_out(config)) return AD_OK;
+    ad_buf b = {0};
+    ad_buf_puts(&b, "fan_in_fan_out is ignored: the base model has linear layers only");
+    return ad_load_warn(l, &b);
+}
+
+static ad_status read_config(ad_loader *l)
+{
+    char path[4200];
+    ad_file f = {0};
+    ad_peft *config = NULL;
+    snprintf(path, sizeof path, "%s/adapter_config.json", l->adapter->dir);
+    ad_status st = ad_file_read(&f, path, max_config, l->err);
+    if (st != AD_OK) return st;
+    st = ad_peft_parse(&config, f.data ? f.data : "", f.len, path, l->err);
+    if (st == AD_OK) st = plan_modules(l, config);
+    if (st == AD_OK) st = note_oddities(l, config);
+    ad_peft_free(&config);
+    ad_file_close(&f);
+    return st;
+}
+
+/* ---- names of tensors ---- */
+
+typedef enum { PART_A, PART_B, PART_COPY, PART_OTHER } part_kind;
+
+static bool cut_prefix(ad_str *s, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    if (s->len < n || memcmp(s->ptr, prefix, n)) return false;
+    *s = (ad_str){s->ptr + n, s->len - n};
+    return true;
+}
+
+static bool cut_suffix(ad_str *s, const char *suffix)
+{
+    size_t n = strlen(suffix);
+    if (s->len < n || memcmp(s->ptr + s->len - n, suffix, n)) return false;
+    s->len -= n;
+    return true;
+}
+
+/* "X.lora_A.weight", also with the adapter's name in it: "X.lora_A.default.weight". */
+static bool cut_part(ad_str *s, const char *part, const char *tail)
+{
+    ad_str t = *s;
+    if (!cut_suffix(&t, tail)) return false;
+    if (!cut_suffix(&t, part)) {
+        const char *dot = memrchr(t.ptr, '.', t.len);
+        if (!dot) return false;
+        t.len = (size_t)(dot - t.ptr);
+        if (!cut_suffix(&t, part)) return false;
+    }
+    *s = t;
+    return true;
+}
+
+static part_kind cut_kind(ad_str *s, bool *embedding)
+{
+    *embedding = false;
+    if (cut_part(s, ".lora_A", ".weight")) return PART_A;
+    if (cut_part(s, ".lora_B", ".weight")) return PART_B;
+    *embedding = true;
+    if (cut_part(s, ".lora_embedding_A", "")) return PART_A;
+    if (cut_part(s, ".lora_embedding_B", "")) return PART_B;
+    if (cut_suffix(s, ".base_layer.weight") || cut_suffix(s, ".weight")) return PART_COPY;
+    return PART_OTHER;
+}
+
+static int find_exact(const ad_model *m, const char *prefix, ad_str s)
+{
+    char name[64];
+    int n = snprintf(name, sizeof name, "%s%.*s", prefix, (int)s.len, s.ptr);
+    return n < (int)sizeof name ? ad_model_find_module(m, name) : -1;
+}
+
+/* The same module has other paths in other model classes. */
+static int find_module(const ad_model *m, ad_str s)
+{
+    static const char *const classes[] = {"", "model.language_model.", "language_model.model.", "language_model."};
+    if (s.len >= 64) return -1;
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        ad_str rest = s;
+        if (!cut_prefix(&rest, classes[i])) continue;
+        int module = find_exact(m, "", rest);
+        if (module < 0) module = find_exact(m, "model.", rest);
+        if (module >= 0) return module;
+    }
+    return -1;
+}
+
+static const char *explain(const char *name)
+{
+    if (strstr(name, "lora_magnitude_vector")) return "is part of a DoRA adapter, which is not supported";
+    if (strstr(name, "trainable_tokens")) return "is a trained token embedding, which is not supported";
+    size_t n = strlen(name);
+    if (n > 5 && !strcmp(name + n - 5, ".bias")) return "is an adapter bias, which is not supported";
+    return "is nothing that is known of a LoRA adapter";
+}
+
+/* ---- tensors ---- */
+
+static ad_status check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols)
+{
+    if (t->dtype > AD_BF16) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is %s; F32, F16 and BF16 are supported", ad_safetensors_label(l->file), t->name, ad_dtype_name(t->dtype));
+    if (t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols) return AD_OK;
+    char shape[128] = "";
+    for (int i = 0, at = 0; i < t->n_dims && at < (int)sizeof shape - 24; i++) at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)t->dims[i]);
+    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" has shape [%s]; the configuration and the base model ask for [%lld, %lld]",
+                   ad_safetensors_label(l->file), t->name, shape, (long long)rows, (long long)cols);
+}
+
+/* A copy of the base's weight may come along; it must be this base's. Distances within what either side's
+ * number format rounds away are equal. */
+static ad_status compare_copy(ad_loader *l, const ad_tensor *t, int module)
+{
+    const ad_module *m = ad_model_module(l->base, module);
+    int rows = m->kind == AD_MOD_EMBED ? m->in : m->out, cols = m->kind == AD_MOD_EMBED ? m->out : m->in;
+    ad_status st = check_shape(l, t, rows, cols);
+    if (st != AD_OK) return st;
+    size_t n = (size_t)COMPARE_ROWS * (size_t)cols, row_bytes = (size_t)cols * ad_dtype_block_bytes(t->dtype);
+    float *buf = ad_calloc(4 * n, sizeof *buf), *base = buf, *slack = buf + n, *copy = buf + 2 * n, *rounding = buf + 3 * n;
+    if (!buf) return ad_load_no_memory(l);
+    for (int row = 0, now; st == AD_OK && row < rows; row += now) {
+        now = rows - row < COMPARE_ROWS ? rows - row : COMPARE_ROWS;
+        const char *src = (const char *)t->data + (size_t)row * row_bytes;
+        n = (size_t)now * (size_t)cols;
+        ad_model_read_rows(l->base, module, row, now, base, slack);
+        ad_dequant_row(t->dtype, copy, src, n);
+        ad_dequant_error(t->dtype, rounding, src, n);
+        for (size_t i = 0; st == AD_OK && i < n; i++)
+            if (!(fabsf(copy[i] - base[i]) <= slack[i] + rounding[i])) st = ad_load_refuse(l, t, "is a copy of a base weight that differs from this base model's: the adapter was trained on another");
+    }
+    free(buf);
+    if (st != AD_OK) return st;
+    ad_buf b = {0};
+    ad_buf_printf(&b, "tensor \"%.160s\" equals the base model's weight and is ignored", t->name);
+    return ad_load_warn(l, &b);
+}
+
+static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
+{
+    ad_str s = {t->name, strlen(t->name)};
+    bool embedding;
+    cut_prefix(&s, "base_model.model.");
+    part_kind kind = cut_kind(&s, &embedding);
+    if (kind == PART_OTHER) return ad_load_refuse(l, t, explain(t->name));
+    int module = find_module(l->base, s);
+    if (module < 0) return ad_load_refuse(l, t, "belongs to no module of the base model that can be adapted");
+    if (kind == PART_COPY) return compare_copy(l, t, module);
+    const ad_module *m = ad_model_module(l->base, module);
+    if (embedding != (m->kind == AD_MOD_EMBED)) return ad_load_refuse(l, t, "does not have the form of its module (linear or embedding)");
+    ad_load_pair *p = &l->pairs[module];
+    if (!p->plan.rank) return ad_load_refuse(l, t, "belongs to a module that the configuration does not target");
+    const ad_tensor **slot = kind == PART_A ? &p->a : &p->b;
+    if (*slot) return ad_load_refuse(l, t, "is there twice, under two names");
+    *slot = t;
+    return kind == PART_A ? check_shape(l, t, p->plan.rank, m->in) : check_shape(l, t, m->out, p->plan.rank);
+}
+
+static ad_status check_complete(ad_loader *l)
+{
+    for (int i = 0; i < l->n_modules; i++) {
+        const ad_load_pair *p = &l->pairs[i];
+        if (!p->plan.rank || (p->a && p->b)) continue;
+        return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", ad_safetensors_label(l->file),
+                       ad_model_module(l->base, i)->name, p->a ? "lora_B" : p->b ? "lora_A" : "pair");
+    }
+    return AD_OK;
+}
+
+static ad_status open_weights(ad_loader *l)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", l->adapter->dir);
+    bool missing = stat(path, &st) != 0;
+    ad_status rc = missing ? AD_EIO : ad_safetensors_read(&l->file, path, max_weights, l->err);
+    if (!missing) return rc;
+    char pickle[4200];
+    snprintf(pickle, sizeof pickle, "%s/adapter_model.bin", l->adapter->dir);
+    if (stat(pickle, &st) == 0)
+        return ad_fail(l->err, AD_EUNSUPPORTED, "%s is a pickle file, which could run code when read; save the adapter as adapter_model.safetensors", pickle);
+    return ad_fail(l->err, AD_EIO, "%s: no such file", path);
+}
+
+static ad_status read_weights(ad_loader *l)
+{
+    ad_status st = open_weights(l);
+    size_t n = st == AD_OK ? ad_safetensors_count(l->file) : 0;
+    for (size_t i = 0; st == AD_OK && i < n; i++) st = sort_tensor(l, ad_safetensors_at(l->file, i));
+    return st == AD_OK ? check_complete(l) : st;
+}
+
+ad_status ad_load_peft(ad_loader *l)
+{
+    ad_status st = read_config(l);
+    return st == AD_OK ? read_weights(l) : st;
+}
