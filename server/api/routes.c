@@ -73,16 +73,16 @@ static void metrics(ad_http_exchange *x, void *arg)
 }
 
 static const ad_http_route routes[] = {
-    {"POST", "/v1/completions", ad_handle_completions, "/v1/completions"},
-    {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge"},
-    {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters"},
-    {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}"},
-    {"GET", "/v1/models", list_models, "/v1/models"},
-    {"GET", "/v1/models/*", get_model, "/v1/models/{id}"},
-    {"GET", "/health", health, "/health"},
-    {"GET", "/livez", livez, "/livez"},
-    {"GET", "/readyz", readyz, "/readyz"},
-    {"GET", "/metrics", metrics, "/metrics"},
+    {"POST", "/v1/completions", ad_handle_completions, "/v1/completions", false},
+    {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge", false},
+    {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters", false},
+    {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}", false},
+    {"GET", "/v1/models", list_models, "/v1/models", false},
+    {"GET", "/v1/models/*", get_model, "/v1/models/{id}", false},
+    {"GET", "/health", health, "/health", false},
+    {"GET", "/livez", livez, "/livez", false},
+    {"GET", "/readyz", readyz, "/readyz", false},
+    {"GET", "/metrics", metrics, "/metrics", false},
 };
 
 const ad_http_route *ad_api_routes(int *n)

@@ -29,7 +29,7 @@ static void error_body(void *app, ad_buf *out, int status, const char *message)
     ad_buf_printf(out, "%d %s", status, message);
 }
 
-static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo"}, {"GET", "/stream/*", stream, "stream"}};
+static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo", false}, {"GET", "/stream/*", stream, "stream", false}};
 
 static void turn(uv_loop_t *loop)
 {
