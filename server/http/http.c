@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* HTTP/1.1 on libuv. Loop thread only.
  *
- * A connection is in one phase at a time: it waits for a head, reads a body, is busy with an exchange, or lingers
- * (everything was said; what still comes in is thrown away until the peer closes, so that it gets to read our
+ * A connection is in one phase at a time: it waits for a head, reads a body, feeds a handler with one, is busy with an exchange, or
+ * lingers (everything was said; what still comes in is thrown away until the peer closes, so that it gets to read our
  * last words). The head is checked byte by byte before llhttp sees it: proxies disagree on what is lenient, so
  * nothing is. A connection that must end inside a call ends in the next loop turn, so that no caller loses the
  * ground under its feet. */
@@ -22,14 +22,17 @@ enum {
     MAX_HEADERS = 100,
     MAX_AHEAD = 64 * 1024,     /* bytes read ahead while an exchange runs */
     READ_BYTES = 64 * 1024,
-    LINGER_MS = 2000,
-    LINGER_BYTES = 64 << 20,   /* thrown away while lingering */
+    MIN_BODY_RATE = 4096,      /* bytes a second of a streamed body */
+    RATE_WINDOW_MS = 10000,
+    LINGER_MS = 2000,          /* without a byte */
+    LINGER_TOTAL_MS = 30000,
+    LINGER_BYTES = 1 << 30,    /* thrown away while lingering */
     BACKLOG = 511,
 };
 
 typedef struct conn conn;
 
-typedef enum { PHASE_HEAD, PHASE_BODY, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
+typedef enum { PHASE_HEAD, PHASE_BODY, PHASE_FEED, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
 
 typedef struct {
     const char *name, *value; /* in the exchange's head */
@@ -44,6 +47,16 @@ struct ad_http_exchange {
     const char *method, *query;
     char *path;
     ad_buf body;
+    size_t length;            /* Content-Length; 0 when absent */
+    struct {                  /* of a body that is fed to the handler */
+        void (*data)(ad_http_exchange *x, const char *data, size_t len, void *user);
+        void (*end)(ad_http_exchange *x, void *user);
+        void *user;
+        size_t max_bytes, received;
+        size_t window_bytes;  /* received in this window of the minimum rate */
+        uint64_t window_ms;   /* left of it, while paused */
+        bool taken, paused, say_continue;
+    } feed;
     int minor;                /* HTTP/1.minor */
     bool keep_alive, is_head, chunked, streaming;
     char id[132];
@@ -70,6 +83,7 @@ struct conn {
     size_t in_at, scanned;    /* scanned: of these, how many were checked for the end of the head */
     uint64_t first_byte_ns;
     size_t lingered;
+    uint64_t linger_end;      /* of the loop's clock, ms */
     char peer[64];
 };
 
@@ -91,6 +105,9 @@ struct ad_http_server {
 };
 
 static void process(conn *c);
+static void refuse(conn *c, int status, const char *message);
+static void check_rate(conn *c);
+static void adjust_reading(conn *c);
 
 /* ---- ends ---- */
 
@@ -148,7 +165,7 @@ static void conn_close(conn *c)
     c->closing = true;
     if (c->x) {
         ad_http_exchange *x = c->x;
-        if (c->phase == PHASE_BUSY || c->phase == PHASE_DOOMED) {
+        if (c->phase == PHASE_BUSY || c->phase == PHASE_FEED || c->phase == PHASE_DOOMED) {
             if (x->on_abort) x->on_abort(x, x->abort_user);
             x->status = 499; /* the client left before the reply was complete, as nginx logs it */
             exchange_finish(x);
@@ -157,6 +174,7 @@ static void conn_close(conn *c)
             exchange_free(x);
         }
     }
+    c->phase = PHASE_DOOMED;
     uv_close((uv_handle_t *)&c->tcp, on_handle_closed);
     uv_close((uv_handle_t *)&c->timer, on_handle_closed);
 }
@@ -164,17 +182,9 @@ static void conn_close(conn *c)
 static void on_timer(uv_timer_t *t)
 {
     conn *c = t->data;
-    if (c->phase == PHASE_BODY) { /* a body that trickles: say so before leaving */
-        ad_buf b = {0};
-        ad_http_exchange *x = c->x;
-        c->phase = PHASE_BUSY;
-        x->keep_alive = false;
-        c->server->opt.error_body(c->server->opt.app, &b, 408, "the request's body did not arrive in time");
-        ad_http_reply(x, 408, "application/json", b.data, b.len);
-        ad_buf_deinit(&b);
-        return;
-    }
-    conn_close(c);
+    if (c->phase == PHASE_BODY) refuse(c, 408, "the request's body did not arrive in time"); /* say so before leaving */
+    else if (c->phase == PHASE_FEED) check_rate(c);
+    else conn_close(c);
 }
 
 static void set_timer(conn *c, int ms)
@@ -242,7 +252,9 @@ static void linger(conn *c)
 {
     uv_shutdown_t *req = malloc(sizeof *req);
     c->phase = PHASE_LINGER;
+    c->linger_end = uv_now(c->server->loop) + LINGER_TOTAL_MS;
     set_timer(c, LINGER_MS);
+    adjust_reading(c); /* it may have stopped */
     if (!req || uv_shutdown(req, (uv_stream_t *)&c->tcp, on_shutdown) != 0) {
         free(req);
         doom(c);
@@ -255,16 +267,18 @@ static const char *reason(int status)
         int status;
         const char *text;
     } reasons[] = {
-        {200, "OK"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
-        {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"},
-        {417, "Expectation Failed"}, {422, "Unprocessable Content"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
-        {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"}, {505, "HTTP Version Not Supported"},
+        {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"},
+        {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"}, {412, "Precondition Failed"},
+        {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"}, {417, "Expectation Failed"}, {422, "Unprocessable Content"},
+        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
+        {503, "Service Unavailable"}, {505, "HTTP Version Not Supported"}, {507, "Insufficient Storage"},
     };
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         if (reasons[i].status == status) return reasons[i].text;
     return "Unknown";
 }
 
+/* content_type NULL: the reply has no body. */
 static void put_head(ad_http_exchange *x, ad_buf *b, const char *content_type)
 {
     char date[64];
@@ -272,8 +286,9 @@ static void put_head(ad_http_exchange *x, ad_buf *b, const char *content_type)
     time_t now = time(NULL);
     gmtime_r(&now, &tm);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    if (x->conn->server->draining) x->keep_alive = false;
-    ad_buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nx-request-id: %s\r\n", x->status, reason(x->status), date, content_type, x->id);
+    if (x->conn->server->draining || (x->conn->phase == PHASE_FEED && !x->conn->complete)) x->keep_alive = false;
+    ad_buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\nx-request-id: %s\r\n", x->status, reason(x->status), date, x->id);
+    if (content_type) ad_buf_printf(b, "Content-Type: %s\r\n", content_type);
     ad_buf_append(b, x->extra.data, x->extra.len);
     if (!x->keep_alive) ad_buf_puts(b, "Connection: close\r\n");
     else if (x->minor == 0) ad_buf_puts(b, "Connection: keep-alive\r\n");
@@ -325,10 +340,12 @@ bool ad_http_get_set_header(const ad_http_exchange *x, const char *name, char *v
 void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len)
 {
     ad_buf b = {0};
+    bool bodyless = status == 204 || status == 304;
     x->status = status;
-    put_head(x, &b, content_type);
-    ad_buf_printf(&b, "Content-Length: %zu\r\n\r\n", len);
-    if (!x->is_head && len) ad_buf_append(&b, body, len);
+    put_head(x, &b, bodyless ? NULL : content_type);
+    if (!bodyless) ad_buf_printf(&b, "Content-Length: %zu\r\n", len);
+    ad_buf_puts(&b, "\r\n");
+    if (!bodyless && !x->is_head && len) ad_buf_append(&b, body, len);
     send_buf(x, &b);
     end_exchange(x);
 }
@@ -410,6 +427,8 @@ static void refuse(conn *c, int status, const char *message)
     ad_buf_deinit(&b);
 }
 
+static const char too_large[] = "the request's body is larger than this server accepts";
+
 static bool is_token_char(unsigned char ch)
 {
     return (ch >= '0' && ch <= '9') || ((ch | 32) >= 'a' && (ch | 32) <= 'z') || (ch && strchr("!#$%&'*+-.^_`|~", ch));
@@ -475,6 +494,33 @@ static bool percent_decode(char *s)
     return true;
 }
 
+/* from[len] of a query into out[size]. False, with out "": a bad escape, an escaped NUL, or more than fits. */
+static bool decode_query(const char *from, size_t len, char *out, size_t size)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        int hi = from[i] == '%' && len - i > 2 ? hex(from[i + 1]) : -1, lo = hi < 0 ? -1 : hex(from[i + 2]);
+        if ((from[i] == '%' && (lo < 0 || (!hi && !lo))) || n + 1 >= size) return *out = '\0', false;
+        out[n++] = (char)(lo >= 0 ? hi * 16 + lo : from[i] == '+' ? ' ' : from[i]);
+        if (lo >= 0) i += 2;
+    }
+    out[n] = '\0';
+    return true;
+}
+
+bool ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size)
+{
+    *out = '\0';
+    for (const char *pair = x->query, *next; *pair; pair = next) {
+        char key[64];
+        size_t len = strcspn(pair, "&"), n = strcspn(pair, "=&");
+        next = pair + len + (pair[len] == '&');
+        if (!decode_query(pair, n, key, sizeof key) || strcmp(key, name)) continue;
+        return n == len ? true : decode_query(pair + n + 1, len - n - 1, out, size);
+    }
+    return false;
+}
+
 /* METHOD SP target SP HTTP/1.x; absolute targets lose scheme and host. */
 static int read_request_line(ad_http_exchange *x, char *line, const char **why)
 {
@@ -501,10 +547,11 @@ static int read_request_line(ad_http_exchange *x, char *line, const char **why)
     return percent_decode(x->path) ? 0 : 400;
 }
 
-/* What both ends must agree on: where the body ends. */
+/* What both ends must agree on: where the body ends. A route that streams has a limit of its own. */
 static int check_framing(ad_http_exchange *x, const ad_http_server *s, const char **why)
 {
     const char *length = ad_http_header(x, "content-length"), *coding = ad_http_header(x, "transfer-encoding"), *expect = ad_http_header(x, "expect");
+    const char *encoding = ad_http_header(x, "content-encoding");
     int hosts = count_header(x, "host");
     *why = "a request must have exactly one Host header";
     if (hosts > 1 || (hosts == 0 && x->minor == 1)) return 400;
@@ -516,8 +563,12 @@ static int check_framing(ad_http_exchange *x, const ad_http_server *s, const cha
     if (coding && x->minor == 0) return 400;
     *why = "the only Transfer-Encoding is chunked";
     if (coding && strcasecmp(coding, "chunked")) return 501;
-    *why = "the request's body is larger than this server accepts";
-    if (length && (strlen(length) > 18 || strtoull(length, NULL, 10) > s->opt.max_body_bytes)) return 413;
+    *why = too_large;
+    if (length && strlen(length) > 18) return 413;
+    x->length = length ? strtoull(length, NULL, 10) : 0;
+    if (x->length > s->opt.max_body_bytes && !(x->route && x->route->streams)) return 413;
+    *why = "the request's body must come without a Content-Encoding";
+    if (encoding && strcasecmp(encoding, "identity")) return ad_http_set_header(x, "Accept-Encoding", "identity"), 415;
     *why = "the only Expect is 100-continue";
     if (expect && strcasecmp(expect, "100-continue")) return 417;
     return 0;
@@ -530,6 +581,26 @@ static void choose_id(ad_http_exchange *x, ad_http_server *s)
     size_t n = theirs ? strlen(theirs) : 0;
     if (n >= 1 && n <= 128 && strspn(theirs, harmless) == n) memcpy(x->id, theirs, n + 1);
     else snprintf(x->id, sizeof x->id, "req-%08llx%08llx", (unsigned long long)(s->id_base & 0xffffffff), (unsigned long long)++s->id_next);
+}
+
+static bool matches(const ad_http_route *r, const char *path)
+{
+    size_t n = strlen(r->path);
+    if (n && r->path[n - 1] == '*') return !strncmp(r->path, path, n - 1) && path[n - 1];
+    return !strcmp(r->path, path);
+}
+
+/* The first route of the path and method. NULL: none, and allowed[size] lists the methods that routes of the path have. */
+static const ad_http_route *find_route(const ad_http_exchange *x, char *allowed, size_t size)
+{
+    const ad_http_options *opt = &x->conn->server->opt;
+    const char *method = x->is_head ? "GET" : x->method;
+    for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++) {
+        if (!matches(r, x->path)) continue;
+        if (!strcmp(r->method, method)) return r;
+        if (allowed && !strstr(allowed, r->method)) snprintf(allowed + strlen(allowed), size - strlen(allowed), "%s%s", *allowed ? ", " : "", r->method);
+    }
+    return NULL;
 }
 
 /* llhttp reads the same head; what it refuses is refused, whatever we think. */
@@ -548,6 +619,7 @@ static int parse_head(conn *c, size_t len, const char **why)
     if (*why) return 400;
     int status = read_request_line(x, x->head, why);
     choose_id(x, s);
+    if (!status) x->route = find_route(x, NULL, 0);
     if (!status) status = check_framing(x, s, why);
     if (status) return status;
     llhttp_init(&c->parser, HTTP_REQUEST, &s->settings);
@@ -566,9 +638,25 @@ static int on_headers_complete(llhttp_t *p)
     return 0;
 }
 
+/* A piece for the handler. */
+static int feed_piece(conn *c, const char *at, size_t len)
+{
+    ad_http_exchange *x = c->x;
+    if (!len) return 0; /* what llhttp says when it goes on after a pause and has nothing yet */
+    if (len > x->feed.max_bytes - x->feed.received) return HPE_USER;
+    x->feed.received += len;
+    x->feed.window_bytes += len;
+    if (x->feed.data) x->feed.data(x, at, len, x->feed.user);
+    else if (x->feed.taken) ad_buf_append(&x->body, at, len);
+    if (c->phase != PHASE_FEED) return HPE_USER; /* answered in the callback, which ended x */
+    if (x->body.failed) return HPE_USER;
+    return x->feed.paused ? HPE_PAUSED : 0;
+}
+
 static int on_body(llhttp_t *p, const char *at, size_t len)
 {
     conn *c = p->data;
+    if (c->phase == PHASE_FEED) return feed_piece(c, at, len);
     ad_buf *body = &c->x->body;
     if (body->len + len > c->server->opt.max_body_bytes) return HPE_USER;
     ad_buf_append(body, at, len);
@@ -581,13 +669,15 @@ static int on_message_complete(llhttp_t *p)
     return HPE_PAUSED;
 }
 
-/* ---- routes ---- */
+/* ---- dispatch ---- */
 
-static bool matches(const ad_http_route *r, const char *path)
+static void consume(conn *c, size_t n)
 {
-    size_t n = strlen(r->path);
-    if (n && r->path[n - 1] == '*') return !strncmp(r->path, path, n - 1) && path[n - 1];
-    return !strcmp(r->path, path);
+    c->in_at += n;
+    c->scanned = 0;
+    if (c->in_at < c->in.len) return;
+    ad_buf_clear(&c->in);
+    c->in_at = 0;
 }
 
 static void reply_error(ad_http_exchange *x, int status, const char *message)
@@ -602,42 +692,127 @@ static void reply_error(ad_http_exchange *x, int status, const char *message)
 static void dispatch(conn *c)
 {
     ad_http_exchange *x = c->x;
-    const ad_http_server *s = c->server;
-    const char *method = x->is_head ? "GET" : x->method;
-    char allowed[64] = "";
+    char allowed[128] = "", message[300];
     c->phase = PHASE_BUSY;
     uv_timer_stop(&c->timer);
-    for (int i = 0; i < s->opt.n_routes; i++) {
-        const ad_http_route *r = &s->opt.routes[i];
-        if (!matches(r, x->path)) continue;
-        if (!strcmp(r->method, method)) {
-            x->route = r;
-            r->handler(x, s->opt.app);
-            return;
-        }
-        snprintf(allowed + strlen(allowed), sizeof allowed - strlen(allowed), "%s%s", *allowed ? ", " : "", r->method);
+    if (x->route) {
+        x->route->handler(x, c->server->opt.app);
+        return;
     }
-    char message[200];
+    find_route(x, allowed, sizeof allowed);
     if (!*allowed) {
         snprintf(message, sizeof message, "there is nothing at %.120s", x->path);
         reply_error(x, 404, message);
         return;
     }
     ad_http_set_header(x, "Allow", allowed);
-    snprintf(message, sizeof message, "%.100s takes %s only", x->path, allowed);
+    snprintf(message, sizeof message, "%.80s takes %s only", x->path, allowed);
     reply_error(x, 405, message);
 }
 
-/* ---- reading ---- */
+/* ---- bodies that are fed to a handler ---- */
 
-static void consume(conn *c, size_t n)
+static uint64_t rate_window_ms(const conn *c)
 {
-    c->in_at += n;
-    c->scanned = 0;
-    if (c->in_at < c->in.len) return;
-    ad_buf_clear(&c->in);
-    c->in_at = 0;
+    return c->server->opt.rate_window_ms ? (uint64_t)c->server->opt.rate_window_ms : RATE_WINDOW_MS;
 }
+
+void ad_http_take_body(ad_http_exchange *x, size_t max_bytes, void (*data)(ad_http_exchange *, const char *, size_t, void *), void (*end)(ad_http_exchange *, void *), void *user)
+{
+    x->feed.max_bytes = max_bytes;
+    x->feed.data = data;
+    x->feed.end = end;
+    x->feed.user = user;
+    x->feed.taken = true;
+}
+
+void ad_http_pause_body(ad_http_exchange *x, bool paused)
+{
+    conn *c = x->conn;
+    if (x->feed.paused == paused) return;
+    x->feed.paused = paused;
+    if (c->phase != PHASE_FEED) return;
+    if (paused) {
+        if (uv_is_active((uv_handle_t *)&c->timer)) x->feed.window_ms = uv_timer_get_due_in(&c->timer);
+        uv_timer_stop(&c->timer);
+        adjust_reading(c);
+        return;
+    }
+    uv_timer_start(&c->timer, on_timer, x->feed.window_ms, 0);
+    process(c);
+}
+
+/* The body does not come to its end: whoever takes it hears of it, then the client. */
+static void fail_feed(conn *c, int status, const char *message)
+{
+    ad_http_exchange *x = c->x;
+    if (x->on_abort) x->on_abort(x, x->abort_user);
+    ad_buf_clear(&x->extra);
+    if (x->streaming) ad_http_stream_abort(x);
+    else refuse(c, status, message);
+}
+
+static void check_rate(conn *c)
+{
+    uint64_t wanted = rate_window_ms(c) * MIN_BODY_RATE / 1000;
+    if (c->x->feed.window_bytes < wanted) {
+        fail_feed(c, 408, "the request's body comes too slowly");
+        return;
+    }
+    c->x->feed.window_bytes = 0;
+    uv_timer_start(&c->timer, on_timer, rate_window_ms(c), 0);
+}
+
+/* The head is complete, and the handler wants the body as it comes. */
+static void begin_feed(conn *c)
+{
+    ad_http_exchange *x = c->x;
+    c->phase = PHASE_FEED;
+    uv_timer_stop(&c->timer);
+    x->feed.max_bytes = c->server->opt.max_body_bytes; /* of what nobody takes */
+    x->feed.window_ms = rate_window_ms(c);
+    x->feed.say_continue = ad_http_header(x, "expect") && x->minor == 1;
+    x->route->handler(x, c->server->opt.app);
+    if (c->phase != PHASE_FEED) return;
+    x->feed.say_continue = x->feed.say_continue && x->feed.taken && !x->streaming;
+    if (x->length > x->feed.max_bytes) fail_feed(c, 413, too_large);
+    else if (!x->feed.paused) uv_timer_start(&c->timer, on_timer, x->feed.window_ms, 0);
+}
+
+static void end_feed(conn *c)
+{
+    ad_http_exchange *x = c->x;
+    c->phase = PHASE_BUSY;
+    uv_timer_stop(&c->timer);
+    if (x->feed.end) x->feed.end(x, x->feed.user);
+}
+
+/* True when there may be more to do with the bytes at hand. */
+static bool read_feed(conn *c)
+{
+    ad_http_exchange *x = c->x;
+    const char *data = c->in.data + c->in_at;
+    size_t len = c->in.len - c->in_at;
+    if (x->feed.paused) return false;
+    if (c->complete) return end_feed(c), true;
+    if (x->feed.say_continue && !len) conn_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    x->feed.say_continue = false;
+    if (c->phase != PHASE_FEED) return false; /* it could not be written */
+    bool stopped = llhttp_get_errno(&c->parser) == HPE_PAUSED; /* the end may be due without another byte */
+    if (!len && !stopped) return false;
+    if (stopped) llhttp_resume(&c->parser);
+    llhttp_errno_t rc = llhttp_execute(&c->parser, len ? data : "", len);
+    if (c->phase != PHASE_FEED) return false;
+    if (rc == HPE_OK || rc == HPE_PAUSED) {
+        consume(c, rc == HPE_OK || !len ? len : (size_t)(llhttp_get_error_pos(&c->parser) - data));
+        return true;
+    }
+    bool user = rc == HPE_USER;
+    fail_feed(c, !user ? 400 : x->body.failed ? 503 : 413, !user ? "the request's body is malformed" : x->body.failed ? "out of memory" : too_large);
+    return false;
+}
+
+/* ---- reading ---- */
 
 static bool begin_exchange(conn *c)
 {
@@ -692,6 +867,10 @@ static bool read_head(conn *c)
         return false;
     }
     consume(c, len);
+    if (c->x->route && c->x->route->streams) {
+        begin_feed(c);
+        return true;
+    }
     if (c->complete) {
         dispatch(c);
         return true;
@@ -717,9 +896,8 @@ static bool read_body(conn *c)
         consume(c, len);
         return false;
     }
-    bool too_large = rc == HPE_USER && !c->x->body.failed;
-    refuse(c, too_large ? 413 : rc == HPE_USER ? 503 : 400,
-           too_large ? "the request's body is larger than this server accepts" : rc == HPE_USER ? "out of memory" : "the request's body is malformed");
+    bool over = rc == HPE_USER && !c->x->body.failed;
+    refuse(c, over ? 413 : rc == HPE_USER ? 503 : 400, over ? too_large : rc == HPE_USER ? "out of memory" : "the request's body is malformed");
     return false;
 }
 
@@ -735,7 +913,7 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
 /* Reading goes on while an exchange runs, to see the client leave; only so much is read ahead. */
 static void adjust_reading(conn *c)
 {
-    bool want = c->phase != PHASE_BUSY || c->in.len - c->in_at < MAX_AHEAD;
+    bool want = c->phase == PHASE_FEED ? !c->x->feed.paused : c->phase != PHASE_BUSY || c->in.len - c->in_at < MAX_AHEAD;
     if (c->closing || want == c->reading) return;
     c->reading = want;
     if (want) uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
@@ -750,6 +928,7 @@ static void process(conn *c)
     while (more && !c->closing) {
         if (c->phase == PHASE_HEAD) more = read_head(c);
         else if (c->phase == PHASE_BODY) more = read_body(c);
+        else if (c->phase == PHASE_FEED) more = read_feed(c);
         else more = false;
     }
     c->processing = false;
@@ -771,8 +950,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     }
     if (c->phase == PHASE_DOOMED) return;
     if (c->phase == PHASE_LINGER) {
+        uint64_t now = uv_now(c->server->loop);
         c->lingered += (size_t)n;
-        if (c->lingered > LINGER_BYTES) conn_close(c);
+        if (c->lingered > LINGER_BYTES || now >= c->linger_end) conn_close(c);
+        else if (!c->server->draining) uv_timer_start(&c->timer, on_timer, c->linger_end - now < LINGER_MS ? c->linger_end - now : LINGER_MS, 0);
         return;
     }
     ad_buf_append(&c->in, buf->base, (size_t)n);

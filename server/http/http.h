@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* HTTP/1.1 over libuv and llhttp: listeners, connections, exchanges. Loop thread only.
- * A handler gets an exchange when its request is complete and answers it now or later: once with
- * ad_http_reply, or as a stream. Requests pipelined on one connection are handled one after another. */
+ * A handler gets an exchange when its request is complete (of routes that stream: its
+ * head) and answers it now or later: once with ad_http_reply, or as a stream. Requests pipelined on one connection are handled one after another. */
 #ifndef AD_HTTP_HTTP_H
 #define AD_HTTP_HTTP_H
 
@@ -28,8 +28,9 @@ typedef struct {
     size_t max_body_bytes;
     int max_connections;
     int header_timeout_ms;    /* from the first byte of a request to the end of its headers */
-    int body_timeout_ms;      /* to the end of its body */
+    int body_timeout_ms;      /* to the end of its body, where the route does not stream */
     int idle_timeout_ms;      /* keep-alive */
+    int rate_window_ms;       /* a streamed body must bring 4 KiB a second on the average of each window; 0: 10 s */
     size_t max_output_bytes;  /* a stream whose client reads slower than this much is cut */
     const ad_http_route *routes; /* n_routes, borrowed */
     int n_routes;
@@ -52,6 +53,8 @@ void ad_http_close(ad_http_server **s, void (*done)(void *user), void *user);
 const char *ad_http_method(const ad_http_exchange *x);
 const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, without the query */
 const char *ad_http_query(const ad_http_exchange *x);  /* raw, "" when absent */
+/* The first value of `name` in the query, decoded ('+' is a blank), into out[size]. False, with out "": there is none, it is malformed or does not fit. */
+bool ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
 ad_str ad_http_body(const ad_http_exchange *x);
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */
@@ -59,21 +62,24 @@ const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-req
 const char *ad_http_peer(const ad_http_exchange *x);
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */
 
-/* The body of a request of a route that streams, called by its handler before it returns: data for each piece (borrowed for the call), then end once. More than
- * max_bytes is answered 413, a body that comes too slowly 408, a malformed one 400: then the abort callback is called instead of end. Without the call the
- * body is thrown away. The handler may reply before the end: what still comes is thrown away then, and the connection closes. */
+/* The body of a request of a route that streams; called by its handler before it returns. data gets each piece (borrowed for the call); NULL collects them for
+ * ad_http_body. Then end is called once, also for an empty body, and never before the handler returned. More than max_bytes is answered 413, a body that comes too
+ * slowly 408, a malformed one 400: then the abort callback is called instead of end, and the reply is ours. Without the call the body is thrown away. The handler may reply
+ * (or begin a stream) before the end: what still comes is thrown away then, and the connection closes. A client that expects "100 Continue" hears
+ * it once the body is taken and not paused. */
 void ad_http_take_body(ad_http_exchange *x, size_t max_bytes, void (*data)(ad_http_exchange *x, const char *data, size_t len, void *user),
                        void (*end)(ad_http_exchange *x, void *user), void *user);
-/* While paused, no data callback comes and the socket is not read: the client waits, and no timer runs against it. */
+/* While paused, neither data nor end is called and the socket is not read: the client waits, no timer runs against it, and its leaving goes unseen. Going on, from
+ * elsewhere than these callbacks, may call them (and the abort callback) before it returns: do it last. */
 void ad_http_pause_body(ad_http_exchange *x, bool paused);
 
 /* The reply. Adds a header to the reply before it starts; name and value are copied. */
 void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value);
 /* The value set for `name`, exactly as written there, into value[size]; false: none was, or it does not fit. */
 bool ad_http_get_set_header(const ad_http_exchange *x, const char *name, char *value, size_t size);
-/* The whole reply at once; body is copied. Ends the exchange: x is invalid afterwards. */
+/* The whole reply at once; body is copied. 204 and 304 go without body and content type. Ends the exchange: x is invalid afterwards. */
 void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len);
-/* A chunked reply (close-delimited on HTTP/1.0). Nothing is buffered longer than one loop turn. */
+/* A chunked reply (close-delimited on HTTP/1.0). Nothing is buffered longer than one loop turn, and no timer runs against it however long it lives. */
 void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_type);
 void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len);
 void ad_http_stream_end(ad_http_exchange *x); /* x is invalid afterwards */
