@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows as SQLite keeps them. WAL with synchronous=FULL: a commit is one append and one fsync. locking_mode=EXCLUSIVE, since the
+ * directory belongs to one daemon: the index of the WAL is in our memory and not in a shared file. */
+#include "adapters/store_db.h"
+
+#include <assert.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapters/store_files.h"
+#include "core/base/mem.h"
+
+/* migrations[i] makes schema i + 1 of schema i. Steps that were released are never changed. */
+static const char *const migrations[] = {
+    "CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+    "INSERT INTO counter VALUES('revision', 0), ('settled', 0);"
+    "CREATE TABLE adapter(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, created INTEGER NOT NULL, active INTEGER NOT NULL,"
+    "  previous INTEGER NOT NULL, next_number INTEGER NOT NULL, pinned INTEGER NOT NULL, description TEXT, labels TEXT) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE version(name TEXT NOT NULL, number INTEGER NOT NULL, digest BLOB NOT NULL, base BLOB NOT NULL, fits INTEGER NOT NULL,"
+    "  created INTEGER NOT NULL, bytes_disk INTEGER NOT NULL, source TEXT, report TEXT, signature TEXT, selftest TEXT,"
+    "  PRIMARY KEY(name, number)) STRICT, WITHOUT ROWID;"
+    "CREATE INDEX version_digest ON version(digest);"
+    "CREATE TABLE alias(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, targets TEXT NOT NULL) STRICT, WITHOUT ROWID;",
+};
+enum { SCHEMA = sizeof migrations / sizeof *migrations };
+
+typedef enum {
+    BEGIN, COMMIT, ROLLBACK, SAVE, RELEASE, UNDO, COUNT_REVISION, LAST_REVISION, SETTLE, PUT_ADAPTER, DROP_ADAPTER, DROP_VERSIONS,
+    PUT_VERSION, DROP_VERSION, PUT_ALIAS, DROP_ALIAS, FIND_ADAPTER, FIND_DIGEST, READ_ADAPTERS, READ_VERSIONS, READ_ALIASES, N_STATEMENTS
+} statement;
+
+static const char *const sql[N_STATEMENTS] = {
+    [BEGIN] = "BEGIN IMMEDIATE",
+    [COMMIT] = "COMMIT",
+    [ROLLBACK] = "ROLLBACK",
+    [SAVE] = "SAVEPOINT one",
+    [RELEASE] = "RELEASE one",
+    [UNDO] = "ROLLBACK TO one",
+    [COUNT_REVISION] = "UPDATE counter SET value = ?1 WHERE name = 'revision' AND value < ?1",
+    [LAST_REVISION] = "SELECT value FROM counter WHERE name = 'revision'",
+    [SETTLE] = "UPDATE counter SET value = value + 1 WHERE name = 'settled'",
+    [PUT_ADAPTER] = "INSERT OR REPLACE INTO adapter VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    [DROP_ADAPTER] = "DELETE FROM adapter WHERE name = ?1",
+    [DROP_VERSIONS] = "DELETE FROM version WHERE name = ?1",
+    [PUT_VERSION] = "INSERT OR REPLACE INTO version VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    [DROP_VERSION] = "DELETE FROM version WHERE name = ?1 AND number = ?2",
+    [PUT_ALIAS] = "INSERT OR REPLACE INTO alias VALUES(?1, ?2, ?3)",
+    [DROP_ALIAS] = "DELETE FROM alias WHERE name = ?1",
+    [FIND_ADAPTER] = "SELECT 1 FROM adapter WHERE name = ?1",
+    [FIND_DIGEST] = "SELECT 1 FROM version WHERE digest = ?1",
+    [READ_ADAPTERS] = "SELECT name, revision, created, active, previous, next_number, pinned, description, labels FROM adapter ORDER BY name",
+    [READ_VERSIONS] = "SELECT name, number, digest, base, fits, created, bytes_disk, source, report, signature, selftest FROM version ORDER BY name, number",
+    [READ_ALIASES] = "SELECT name, revision, targets FROM alias ORDER BY name",
+};
+
+struct ad_store_db {
+    sqlite3 *handle;
+    char *label; /* path, for messages */
+    sqlite3_stmt *statements[N_STATEMENTS];
+    ad_err broken;     /* why the open transaction cannot be committed; AD_OK: it can */
+    /* A commit failed, maybe after its frames were written: they are undone for us, but a crash now could make them come true. The
+     * next commit writes over them. */
+    bool unsettled;
+};
+
+/* ---- errors and statements ---- */
+
+static ad_status status_of(sqlite3 *h)
+{
+    switch (sqlite3_errcode(h) & 0xFF) {
+    case SQLITE_FULL: return AD_EFULL;
+    case SQLITE_NOMEM: return AD_ENOMEM;
+    case SQLITE_TOOBIG: return AD_ELIMIT;
+    case SQLITE_CONSTRAINT: case SQLITE_MISMATCH: return AD_EINVAL;
+    case SQLITE_CORRUPT: case SQLITE_NOTADB: return AD_EFORMAT;
+    case SQLITE_BUSY: case SQLITE_LOCKED: return AD_EBUSY;
+    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_store_errno_status(sqlite3_system_errno(h));
+    default: return AD_EIO;
+    }
+}
+
+static ad_status fail_sql(ad_store_db *db, ad_err *err)
+{
+    ad_status st = status_of(db->handle);
+    const char *why = sqlite3_errmsg(db->handle);
+    if (st == AD_EFULL) return ad_fail(err, st, "%s: the disk, or a quota of it, is full (%s)", db->label, why);
+    if (st == AD_EFORMAT) return ad_fail(err, st, "%s is damaged (%s); restore the state directory from a backup, or begin with another one", db->label, why);
+    return ad_fail(err, st, "%s: %s", db->label, why);
+}
+
+static void reset(sqlite3_stmt *q)
+{
+    sqlite3_reset(q);
+    sqlite3_clear_bindings(q);
+}
+
+/* Runs a statement that was bound before; *found says whether it gave a row (NULL: it gives none). */
+static ad_status run(ad_store_db *db, statement which, bool *found, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[which];
+    int rc = sqlite3_step(q);
+    ad_status st = rc == SQLITE_DONE || rc == SQLITE_ROW ? AD_OK : fail_sql(db, err);
+    if (st == AD_OK && found) *found = rc == SQLITE_ROW;
+    reset(q);
+    return st;
+}
+
+static ad_status run_script(ad_store_db *db, const char *script, ad_err *err)
+{
+    return sqlite3_exec(db->handle, script, NULL, NULL, NULL) == SQLITE_OK ? AD_OK : fail_sql(db, err);
+}
+
+static void bind_text(sqlite3_stmt *q, int at, const char *s) { sqlite3_bind_text(q, at, s, -1, SQLITE_STATIC); }
+static void bind_digest(sqlite3_stmt *q, int at, const ad_digest *d) { sqlite3_bind_blob(q, at, d->bytes, sizeof d->bytes, SQLITE_STATIC); }
+
+/* ---- begin and end ---- */
+
+/* The first value of a pragma; text is cut to fit. */
+static ad_status ask(ad_store_db *db, const char *question, char *text, size_t size, ad_err *err)
+{
+    sqlite3_stmt *q = NULL;
+    ad_status st = AD_OK;
+    if (sqlite3_prepare_v2(db->handle, question, -1, &q, NULL) != SQLITE_OK || sqlite3_step(q) != SQLITE_ROW) st = fail_sql(db, err);
+    else snprintf(text, size, "%s", (const char *)sqlite3_column_text(q, 0));
+    sqlite3_finalize(q);
+    return st;
+}
+
+static ad_status migrate(ad_store_db *db, ad_err *err)
+{
+    char text[32] = "", step[64];
+    ad_status st = ask(db, "PRAGMA user_version", text, sizeof text, err);
+    if (st != AD_OK) return st;
+    int have = atoi(text);
+    if (have < 0 || have > SCHEMA)
+        return ad_fail(err, AD_EUNSUPPORTED, "%s has schema %d, but this program knows 1 to %d; use the newer program that made it", db->label, have, SCHEMA);
+    for (int i = have; st == AD_OK && i < SCHEMA; i++) {
+        snprintf(step, sizeof step, "PRAGMA user_version = %d; COMMIT;", i + 1);
+        st = run_script(db, "BEGIN IMMEDIATE", err);
+        if (st == AD_OK) st = run_script(db, migrations[i], err);
+        if (st == AD_OK) st = run_script(db, step, err);
+    }
+    return st;
+}
+
+static ad_status check_pages(ad_store_db *db, ad_err *err)
+{
+    char found[256] = "";
+    ad_status st = ask(db, "PRAGMA quick_check(1)", found, sizeof found, err);
+    if (st != AD_OK || !strcmp(found, "ok")) return st;
+    return ad_fail(err, AD_EFORMAT, "%s is damaged (%s); restore the state directory from a backup, or begin with another one", db->label, found);
+}
+
+static ad_status prepare_all(ad_store_db *db, ad_err *err)
+{
+    for (int i = 0; i < N_STATEMENTS; i++)
+        if (sqlite3_prepare_v3(db->handle, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &db->statements[i], NULL) != SQLITE_OK) return fail_sql(db, err);
+    return AD_OK;
+}
+
+/* What a killed daemon had written and not synced is visible to us now, so it must be durable before anybody is shown it. A disk too
+ * full for the database proper is no obstacle: the log was synced first, and somebody must be able to delete something. */
+static ad_status sync_what_is_there(ad_store_db *db, ad_err *err)
+{
+    ad_status st = run_script(db, "PRAGMA wal_checkpoint(TRUNCATE)", err);
+    return st == AD_EFULL ? AD_OK : st;
+}
+
+static ad_status set_up(ad_store_db *db, bool in_memory, ad_err *err)
+{
+    char mode[32] = "";
+    ad_status st = run_script(db, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY", err);
+    if (st == AD_OK) st = ask(db, "PRAGMA journal_mode = WAL", mode, sizeof mode, err);
+    if (st == AD_OK && !in_memory && strcmp(mode, "wal")) st = ad_fail(err, AD_EIO, "%s: SQLite keeps no write-ahead log here but \"%s\"", db->label, mode);
+    if (st == AD_OK) st = check_pages(db, err);
+    if (st == AD_OK) st = migrate(db, err);
+    if (st == AD_OK) st = prepare_all(db, err);
+    if (st == AD_OK && !in_memory) st = sync_what_is_there(db, err);
+    return st;
+}
+
+ad_status ad_store_db_open(ad_store_db **out, const char *path, const char *vfs, ad_err *err)
+{
+    ad_store_db *db = ad_calloc(1, sizeof *db);
+    if (db) db->label = strdup(path ? path : "registry in memory");
+    if (!db || !db->label) {
+        free(db);
+        return ad_fail(err, AD_ENOMEM, "registry: out of memory");
+    }
+    int rc = sqlite3_open_v2(path ? path : ":memory:", &db->handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, vfs);
+    ad_status st = !db->handle ? ad_fail(err, AD_ENOMEM, "registry: out of memory") : rc != SQLITE_OK ? fail_sql(db, err) : AD_OK;
+    if (st == AD_OK) st = set_up(db, !path, err);
+    if (st == AD_OK) *out = db;
+    else ad_store_db_close(&db);
+    return st;
+}
+
+void ad_store_db_close(ad_store_db **dp)
+{
+    ad_store_db *db = *dp;
+    if (!db) return;
+    *dp = NULL;
+    for (int i = 0; i < N_STATEMENTS; i++) sqlite3_finalize(db->statements[i]);
+    int rc = sqlite3_close(db->handle);
+    assert(rc == SQLITE_OK);
+    (void)rc;
+    free(db->label);
+    free(db);
+}
+
+/* ---- reading ---- */
+
+static ad_status fail_row(ad_store_db *db, const char *what, ad_err *err)
+{
+    return ad_fail(err, AD_EFORMAT, "%s is damaged (a row of %s is not ours); restore the state directory from a backup, or begin with another one", db->label, what);
+}
+
+static bool take_name(char name[AD_MAX_NAME + 1], sqlite3_stmt *q)
+{
+    const char *s = (const char *)sqlite3_column_text(q, 0);
+    size_t len = s ? strlen(s) : 0;
+    if (!len || len > AD_MAX_NAME) return false;
+    memcpy(name, s, len + 1);
+    return true;
+}
+
+static bool take_digest(ad_digest *d, sqlite3_stmt *q, int at)
+{
+    const void *p = sqlite3_column_blob(q, at);
+    if (!p || sqlite3_column_bytes(q, at) != sizeof d->bytes) return false;
+    memcpy(d->bytes, p, sizeof d->bytes);
+    return true;
+}
+
+static char *borrow_text(sqlite3_stmt *q, int at) { return (char *)sqlite3_column_text(q, at); }
+
+static ad_status read_adapter(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
+{
+    ad_stored_adapter a = {
+        .revision = sqlite3_column_int64(q, 1), .created = sqlite3_column_int64(q, 2), .active = sqlite3_column_int(q, 3),
+        .previous = sqlite3_column_int(q, 4), .next_number = sqlite3_column_int(q, 5), .pinned = sqlite3_column_int(q, 6),
+        .description = borrow_text(q, 7), .labels = borrow_text(q, 8),
+    };
+    return take_name(a.name, q) ? r->adapter(r->user, &a, err) : fail_row(db, "adapter", err);
+}
+
+static ad_status read_version(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
+{
+    ad_stored_version v = {
+        .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .created = sqlite3_column_int64(q, 5),
+        .bytes_disk = sqlite3_column_int64(q, 6), .source = borrow_text(q, 7), .report = borrow_text(q, 8),
+        .signature = borrow_text(q, 9), .selftest = borrow_text(q, 10),
+    };
+    bool good = take_name(v.name, q) && take_digest(&v.digest, q, 2) && take_digest(&v.base, q, 3);
+    return good ? r->version(r->user, &v, err) : fail_row(db, "version", err);
+}
+
+static ad_status read_alias(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
+{
+    ad_stored_alias a = {.revision = sqlite3_column_int64(q, 1), .targets = borrow_text(q, 2)};
+    return take_name(a.name, q) ? r->alias(r->user, &a, err) : fail_row(db, "alias", err);
+}
+
+typedef ad_status (*row_reader)(ad_store_db *, sqlite3_stmt *, const ad_store_reader *, ad_err *);
+
+static ad_status read_rows(ad_store_db *db, statement which, row_reader read_row, const ad_store_reader *r, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[which];
+    ad_status st = AD_OK;
+    int rc = SQLITE_ROW;
+    while (st == AD_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) st = read_row(db, q, r, err);
+    if (st == AD_OK && rc != SQLITE_DONE) st = fail_sql(db, err);
+    reset(q);
+    return st;
+}
+
+ad_status ad_store_db_read(ad_store_db *db, const ad_store_reader *r, ad_err *err)
+{
+    ad_status st = r->adapter ? read_rows(db, READ_ADAPTERS, read_adapter, r, err) : AD_OK;
+    if (st == AD_OK && r->version) st = read_rows(db, READ_VERSIONS, read_version, r, err);
+    if (st == AD_OK && r->alias) st = read_rows(db, READ_ALIASES, read_alias, r, err);
+    return st;
+}
+
+ad_status ad_store_db_last_revision(ad_store_db *db, int64_t *out, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[LAST_REVISION];
+    int rc = sqlite3_step(q);
+    ad_status st = rc == SQLITE_ROW ? AD_OK : rc == SQLITE_DONE ? fail_row(db, "counter", err) : fail_sql(db, err);
+    if (st == AD_OK) *out = sqlite3_column_int64(q, 0);
+    reset(q);
+    return st;
+}
+
+static ad_status find_digest(ad_store_db *db, const ad_digest *digest, bool *found, ad_err *err)
+{
+    bind_digest(db->statements[FIND_DIGEST], 1, digest);
+    return run(db, FIND_DIGEST, found, err);
+}
+
+/* ---- changes ---- */
+
+static void roll_back(ad_store_db *db)
+{
+    if (!sqlite3_get_autocommit(db->handle) && run(db, ROLLBACK, NULL, NULL) != AD_OK) db->unsettled = true;
+}
+
+ad_status ad_store_db_begin(ad_store_db *db, ad_err *err)
+{
+    db->broken.code = AD_OK;
+    ad_status st = run(db, BEGIN, NULL, err);
+    if (st != AD_OK || !db->unsettled) return st;
+    st = run(db, SETTLE, NULL, err); /* so that this transaction writes in any case */
+    if (st != AD_OK) roll_back(db);
+    return st;
+}
+
+static ad_status count_revision(ad_store_db *db, int64_t revision, ad_err *err)
+{
+    sqlite3_bind_int64(db->statements[COUNT_REVISION], 1, revision);
+    return run(db, COUNT_REVISION, NULL, err);
+}
+
+static ad_status put_adapter(ad_store_db *db, const ad_stored_adapter *a, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[PUT_ADAPTER];
+    bind_text(q, 1, a->name);
+    sqlite3_bind_int64(q, 2, a->revision);
+    sqlite3_bind_int64(q, 3, a->created);
+    sqlite3_bind_int(q, 4, a->active);
+    sqlite3_bind_int(q, 5, a->previous);
+    sqlite3_bind_int(q, 6, a->next_number);
+    sqlite3_bind_int(q, 7, a->pinned);
+    bind_text(q, 8, a->description);
+    bind_text(q, 9, a->labels);
+    ad_status st = run(db, PUT_ADAPTER, NULL, err);
+    return st == AD_OK ? count_revision(db, a->revision, err) : st;
+}
+
+static ad_status put_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[PUT_VERSION];
+    bind_text(q, 1, v->name);
+    sqlite3_bind_int(q, 2, v->number);
+    bind_digest(q, 3, &v->digest);
+    bind_digest(q, 4, &v->base);
+    sqlite3_bind_int(q, 5, v->fits);
+    sqlite3_bind_int64(q, 6, v->created);
+    sqlite3_bind_int64(q, 7, v->bytes_disk);
+    bind_text(q, 8, v->source);
+    bind_text(q, 9, v->report);
+    bind_text(q, 10, v->signature);
+    bind_text(q, 11, v->selftest);
+    return run(db, PUT_VERSION, NULL, err);
+}
+
+static ad_status put_alias(ad_store_db *db, const ad_stored_alias *a, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[PUT_ALIAS];
+    bind_text(q, 1, a->name);
+    sqlite3_bind_int64(q, 2, a->revision);
+    bind_text(q, 3, a->targets);
+    ad_status st = run(db, PUT_ALIAS, NULL, err);
+    return st == AD_OK ? count_revision(db, a->revision, err) : st;
+}
+
+/* A revision that goes with a drop counts as given out, too. */
+static ad_status drop(ad_store_db *db, statement which, const char *name, int64_t revision, ad_err *err)
+{
+    bind_text(db->statements[which], 1, name);
+    ad_status st = run(db, which, NULL, err);
+    return st == AD_OK ? count_revision(db, revision, err) : st;
+}
+
+static ad_status drop_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
+{
+    bind_text(db->statements[DROP_VERSION], 1, v->name);
+    sqlite3_bind_int(db->statements[DROP_VERSION], 2, v->number);
+    return run(db, DROP_VERSION, NULL, err);
+}
+
+static ad_status apply_one(ad_store_db *db, const ad_store_change *c, ad_err *err)
+{
+    ad_status st;
+    switch (c->kind) {
+    case AD_PUT_ADAPTER: return put_adapter(db, &c->adapter, err);
+    case AD_DROP_ADAPTER:
+        st = drop(db, DROP_VERSIONS, c->adapter.name, 0, err);
+        return st == AD_OK ? drop(db, DROP_ADAPTER, c->adapter.name, c->adapter.revision, err) : st;
+    case AD_PUT_VERSION: return put_version(db, &c->version, err);
+    case AD_DROP_VERSION: return drop_version(db, &c->version, err);
+    case AD_PUT_ALIAS: return put_alias(db, &c->alias, err);
+    case AD_DROP_ALIAS: return drop(db, DROP_ALIAS, c->alias.name, c->alias.revision, err);
+    }
+    assert(!"a kind of change");
+    return AD_EINVAL;
+}
+
+/* After the whole group, since a version may come before its adapter in it. */
+static ad_status check_owner(ad_store_db *db, const ad_store_change *c, ad_err *err)
+{
+    bool found = true;
+    if (c->kind != AD_PUT_VERSION) return AD_OK;
+    bind_text(db->statements[FIND_ADAPTER], 1, c->version.name);
+    ad_status st = run(db, FIND_ADAPTER, &found, err);
+    if (st != AD_OK || found) return st;
+    return ad_fail(err, AD_ENOTFOUND, "there is no adapter named \"%s\" for version %d", c->version.name, c->version.number);
+}
+
+/* Some errors make SQLite undo the whole transaction; then what other groups applied is gone, too, and no commit may say otherwise. */
+static void undo_group(ad_store_db *db, const ad_err *why)
+{
+    bool open = !sqlite3_get_autocommit(db->handle);
+    if (open && run(db, UNDO, NULL, NULL) == AD_OK && run(db, RELEASE, NULL, NULL) == AD_OK) return;
+    db->broken = *why;
+}
+
+ad_status ad_store_db_apply(ad_store_db *db, const ad_store_change *changes, int n, ad_err *err)
+{
+    ad_err why = db->broken;
+    if (why.code == AD_OK && run(db, SAVE, NULL, &why) != AD_OK) db->broken = why;
+    if (db->broken.code != AD_OK) return ad_fail(err, why.code, "%s", why.msg);
+    ad_status st = AD_OK;
+    for (int i = 0; st == AD_OK && i < n; i++) st = apply_one(db, &changes[i], &why);
+    for (int i = 0; st == AD_OK && i < n; i++) st = check_owner(db, &changes[i], &why);
+    if (st == AD_OK) st = run(db, RELEASE, NULL, &why);
+    if (st == AD_OK) return AD_OK;
+    undo_group(db, &why);
+    return ad_fail(err, st, "%s", why.msg);
+}
+
+static ad_status commit(ad_store_db *db, ad_err *err)
+{
+    ad_status st = run(db, COMMIT, NULL, err);
+    db->unsettled = st != AD_OK;
+    return st;
+}
+
+ad_status ad_store_db_commit(ad_store_db *db, ad_err *err)
+{
+    ad_status st = db->broken.code == AD_OK ? commit(db, err) : ad_fail(err, db->broken.code, "%s", db->broken.msg);
+    roll_back(db);
+    return st;
+}
+
+static bool settle(ad_store_db *db)
+{
+    return !db->unsettled || (ad_store_db_begin(db, NULL) == AD_OK && ad_store_db_commit(db, NULL) == AD_OK);
+}
+
+bool ad_store_db_is_unused(ad_store_db *db, const ad_digest *digest)
+{
+    bool found = true;
+    return settle(db) && find_digest(db, digest, &found, NULL) == AD_OK && !found;
+}

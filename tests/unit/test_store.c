@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: MIT */
+/* The store on a real directory; what a power loss does to it is test_power_loss's subject. */
+#include "tests/unit/store_util.h"
+#include "tests/unit/suite.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <sys/wait.h>
+#include <time.h>
+
+static char root[AD_STORE_PATH], dir[2 * AD_STORE_PATH];
+static ad_store *store;
+static ad_err err;
+
+static void open_store(void) { ck_assert_msg(ad_store_open(&store, dir, &err) == AD_OK, "%s", err.msg); }
+
+static void reopen(void)
+{
+    ad_store_close(&store);
+    open_store();
+}
+
+static void setup(void)
+{
+    tu_make_dir(root);
+    snprintf(dir, sizeof dir, "%s/state", root);
+    open_store();
+}
+
+static void teardown(void)
+{
+    ad_store_close(&store);
+    tu_remove_dir(root);
+}
+
+static void commit(const ad_store_change *changes, int n) { ck_assert_msg(tu_commit(store, changes, n, &err) == AD_OK, "%s", err.msg); }
+
+static void admit(const char *name, int number)
+{
+    ck_assert_msg(tu_keep(store, number, &err) == AD_OK, "%s", err.msg);
+    ad_digest d = tu_digest(number);
+    ad_store_change c[] = {tu_put_adapter(name, number, 1), tu_put_version(name, 1, d)};
+    commit(c, 2);
+    ad_store_unhold(store, &d);
+}
+
+static void in_database(const char *script)
+{
+    char path[3 * AD_STORE_PATH];
+    sqlite3 *h;
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    ck_assert_int_eq(sqlite3_open(path, &h), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(h, script, NULL, NULL, NULL), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_close(h), SQLITE_OK);
+}
+
+/* ---- rows ---- */
+
+START_TEST(rows_come_back_with_every_field_after_a_restart)
+{
+    ad_store_change c[] = {tu_put_adapter("sql", 7, 2), tu_put_version("sql", 1, tu_digest(1)), tu_put_version("sql", 2, tu_digest(2)),
+        {.kind = AD_PUT_ALIAS, .alias = {.name = "best", .revision = 9, .targets = (char *)"[{\"model\":\"sql\"}]"}}};
+    c[0].adapter.previous = 1;
+    c[0].adapter.pinned = true;
+    c[0].adapter.description = (char *)"writes SQL";
+    c[0].adapter.labels = (char *)"{\"team\":\"db\"}";
+    c[2].version.base = tu_digest(5);
+    c[2].version.fits = false;
+    c[2].version.bytes_disk = 10000000000;
+    c[2].version.source = (char *)"upload";
+    c[2].version.report = (char *)"{\"rank\":16}";
+    c[2].version.signature = (char *)"untrusted comment";
+    c[2].version.selftest = (char *)"[]";
+    commit(c, 4);
+    reopen();
+    ck_assert_str_eq(tu_read_rows(store)->text,
+        "adapter sql r7 active 2 previous 1 next 3 pinned 1 writes SQL {\"team\":\"db\"}\n"
+        "version sql@1 digest 1 base 0 fits 1 bytes 10 - - - -\n"
+        "version sql@2 digest 2 base 5 fits 0 bytes 10000000000 upload {\"rank\":16} untrusted comment []\n"
+        "alias best r9 [{\"model\":\"sql\"}]\n");
+}
+END_TEST
+
+START_TEST(a_put_replaces_and_a_drop_takes_the_versions_along)
+{
+    ad_store_change c[] = {tu_put_adapter("a", 1, 1), tu_put_version("a", 1, tu_digest(1)), tu_put_adapter("b", 2, 1), tu_put_version("b", 1, tu_digest(2)),
+        tu_put_adapter("a", 3, 0), tu_put_version("b", 1, tu_digest(3)), {.kind = AD_PUT_ALIAS, .alias = {.name = "x", .targets = (char *)"[]"}}};
+    commit(c, 7);
+    ck_assert_str_eq(tu_read_rows(store)->text,
+        "adapter a r3 active 0 previous 0 next 1 pinned 0 - -\nadapter b r2 active 1 previous 0 next 2 pinned 0 - -\n"
+        "version a@1 digest 1 base 0 fits 1 bytes 10 - - - -\nversion b@1 digest 3 base 0 fits 1 bytes 10 - - - -\nalias x r0 []\n");
+    ad_store_change drops[] = {tu_drop_adapter("a"), {.kind = AD_DROP_VERSION, .version = {.name = "b", .number = 1}}, {.kind = AD_DROP_ALIAS, .alias = {.name = "x"}}};
+    commit(drops, 3);
+    ck_assert_str_eq(tu_read_rows(store)->text, "adapter b r2 active 1 previous 0 next 2 pinned 0 - -\n");
+}
+END_TEST
+
+START_TEST(one_group_that_fails_leaves_the_others_of_its_transaction)
+{
+    ad_store_change good = tu_put_adapter("good", 1, 0), more = tu_put_adapter("more", 2, 0);
+    ad_store_change bad[] = {tu_put_adapter("half", 3, 0), tu_put_version("nobody", 1, tu_digest(1))};
+    ck_assert_int_eq(ad_store_begin(store, &err), AD_OK);
+    ck_assert_int_eq(ad_store_apply(store, &good, 1, &err), AD_OK);
+    ck_assert_int_eq(ad_store_apply(store, bad, 2, &err), AD_ENOTFOUND);
+    ck_assert_ptr_nonnull(strstr(err.msg, "nobody"));
+    ck_assert_int_eq(ad_store_apply(store, &more, 1, &err), AD_OK);
+    ck_assert_int_eq(ad_store_commit(store, &err), AD_OK);
+    reopen();
+    ck_assert_str_eq(tu_read_rows(store)->text, "adapter good r1 active 0 previous 0 next 1 pinned 0 - -\nadapter more r2 active 0 previous 0 next 1 pinned 0 - -\n");
+}
+END_TEST
+
+START_TEST(a_revision_is_remembered_after_its_row_is_gone)
+{
+    int64_t last = -1;
+    ck_assert_int_eq(ad_store_last_revision(store, &last, &err), AD_OK);
+    ck_assert_int_eq(last, 0);
+    ad_store_change c[] = {tu_put_adapter("a", 41, 0), {.kind = AD_PUT_ALIAS, .alias = {.name = "x", .revision = 42, .targets = (char *)"[]"}}, tu_put_adapter("b", 12, 0)};
+    commit(c, 3);
+    ad_store_change drops[] = {tu_drop_adapter("a"), {.kind = AD_DROP_ALIAS, .alias = {.name = "x", .revision = 43}}};
+    commit(drops, 2);
+    reopen();
+    ck_assert_int_eq(ad_store_last_revision(store, &last, &err), AD_OK);
+    ck_assert_int_eq(last, 43);
+}
+END_TEST
+
+static ad_status stop_reading(void *user, const ad_stored_adapter *a, ad_err *e) { return ad_fail(e, AD_ELIMIT, "enough"); }
+
+START_TEST(a_reader_may_stop_and_its_reason_is_returned)
+{
+    ad_store_change c = tu_put_adapter("a", 1, 0);
+    commit(&c, 1);
+    ad_store_reader reader = {.adapter = stop_reading};
+    ck_assert_int_eq(ad_store_read(store, &reader, &err), AD_ELIMIT);
+    ck_assert_str_eq(err.msg, "enough");
+    ck_assert_int_eq(tu_read_rows(store)->adapters, 1);
+}
+END_TEST
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int n_read;
+static ad_status count_adapter(void *user, const ad_stored_adapter *a, ad_err *e) { return n_read++, AD_OK; }
+static ad_status count_version(void *user, const ad_stored_version *v, ad_err *e) { return n_read++, AD_OK; }
+
+START_TEST(ten_thousand_adapters_are_opened_and_read_at_once)
+{
+    char name[32], report[2048];
+    memset(report, 'r', sizeof report - 1);
+    report[sizeof report - 1] = '\0';
+    ck_assert_int_eq(ad_store_begin(store, &err), AD_OK);
+    for (int i = 0; i < 10000; i++) {
+        snprintf(name, sizeof name, "adapter-%d", i);
+        ad_store_change c[] = {tu_put_adapter(name, i, 1), tu_put_version(name, 1, tu_digest(i))};
+        c[1].version.report = report;
+        ck_assert_int_eq(ad_store_apply(store, c, 2, &err), AD_OK);
+    }
+    ck_assert_int_eq(ad_store_commit(store, &err), AD_OK);
+    double start = now();
+    reopen();
+    ad_store_reader reader = {.adapter = count_adapter, .version = count_version};
+    ck_assert_int_eq(ad_store_read(store, &reader, &err), AD_OK);
+    double seconds = now() - start;
+    ck_assert_int_eq(n_read, 20000);
+    printf("10,000 adapters with reports of 2 KB: closed, opened and read in %.3f s\n", seconds);
+    ck_assert_double_lt(seconds, 5.0); /* sanitizers; without them a tenth of the 0.5 s that is wanted */
+}
+END_TEST
+
+/* ---- blobs ---- */
+
+START_TEST(an_upload_becomes_a_blob_under_its_digest)
+{
+    char path[AD_STORE_PATH], incoming[3 * AD_STORE_PATH];
+    ad_digest d = tu_digest(3);
+    admit("a", 3);
+    ad_store_blob_path(store, &d, path);
+    ck_assert_ptr_nonnull(strstr(path, "/blobs/6f/6fab0003"));
+    reopen();
+    ck_assert(tu_blob_is_whole(store, 3));
+    snprintf(incoming, sizeof incoming, "%s/incoming", dir);
+    ck_assert_int_eq(rmdir(incoming), 0); /* it is empty */
+}
+END_TEST
+
+START_TEST(a_blob_that_is_there_already_is_kept_and_the_upload_goes)
+{
+    char path[AD_STORE_PATH];
+    ad_digest d = tu_digest(1);
+    admit("a", 1);
+    ck_assert_int_eq(ad_store_new_incoming(store, path, &err), AD_OK);
+    tu_write_file(path, "adapter.gguf", "the same by another name");
+    ck_assert_int_eq(ad_store_sync_incoming(store, path, &err), AD_OK);
+    ck_assert_int_eq(ad_store_keep(store, path, &d, &err), AD_OK);
+    ad_store_unhold(store, &d);
+    ck_assert(!tu_exists(path) && tu_blob_is_whole(store, 1));
+}
+END_TEST
+
+START_TEST(a_blob_is_collected_when_no_row_names_it_and_nobody_holds_it)
+{
+    ad_digest d = tu_digest(1);
+    admit("a", 1);
+    ad_store_collect(store, &d);
+    ck_assert(tu_blob_is_whole(store, 1));
+    ck_assert_int_eq(tu_keep(store, 1, &err), AD_OK); /* somebody uploads the same again while it is deleted */
+    ad_store_change drop = tu_drop_adapter("a");
+    commit(&drop, 1);
+    ad_store_collect(store, &d);
+    ck_assert(tu_blob_is_whole(store, 1));
+    ad_store_unhold(store, &d);
+    ad_store_collect(store, &d);
+    ck_assert(!tu_blob_is_there(store, 1));
+    ad_store_collect(store, &d); /* twice does no harm */
+}
+END_TEST
+
+START_TEST(a_start_removes_orphans_and_uploads_and_leaves_what_is_not_ours)
+{
+    char foreign[3 * AD_STORE_PATH], path[AD_STORE_PATH];
+    admit("a", 1);
+    ck_assert_int_eq(tu_keep(store, 2, &err), AD_OK);
+    ck_assert_int_eq(ad_store_new_incoming(store, path, &err), AD_OK);
+    snprintf(foreign, sizeof foreign, "%s/blobs/25/README", dir);
+    ck_assert_int_eq(mkdir(foreign, 0700), 0);
+    reopen();
+    ck_assert(tu_blob_is_whole(store, 1));
+    ck_assert(!tu_blob_is_there(store, 2) && !tu_exists(path) && tu_exists(foreign));
+}
+END_TEST
+
+START_TEST(a_directory_inside_of_an_upload_is_discarded_with_it)
+{
+    char path[AD_STORE_PATH], sub[2 * AD_STORE_PATH];
+    ck_assert_int_eq(ad_store_new_incoming(store, path, &err), AD_OK);
+    snprintf(sub, sizeof sub, "%s/deep", path);
+    ck_assert_int_eq(mkdir(sub, 0700), 0);
+    tu_write_file(sub, "file", "x");
+    snprintf(sub, sizeof sub, "%s/link", path);
+    ck_assert_int_eq(symlink(root, sub), 0); /* is removed, not followed */
+    ad_store_discard(store, path);
+    ck_assert(!tu_exists(path) && tu_exists(root));
+}
+END_TEST
+
+/* Threads upload the same digest while this one collects it: whoever holds it finds it whole. */
+static void *keep_often(void *arg)
+{
+    ad_digest d = tu_digest(1);
+    ad_err e;
+    for (int i = 0; i < 200; i++) {
+        if (tu_keep(store, 1, &e) != AD_OK || !tu_blob_is_there(store, 1)) return arg;
+        ad_store_unhold(store, &d);
+    }
+    return NULL;
+}
+
+START_TEST(a_held_blob_is_never_collected_by_another_thread)
+{
+    pthread_t t;
+    void *failed;
+    ad_digest d = tu_digest(1);
+    teardown();
+    tu_make_dir(root); /* in memory: no waiting for the disk */
+    ck_assert_int_eq(ad_store_open(&store, NULL, &err), AD_OK);
+    ck_assert_int_eq(pthread_create(&t, NULL, keep_often, &d), 0);
+    while (pthread_tryjoin_np(t, &failed) != 0) ad_store_collect(store, &d);
+    ck_assert_ptr_null(failed);
+}
+END_TEST
+
+/* ---- the directory ---- */
+
+static void check_mode(const char *name, mode_t mode)
+{
+    char path[3 * AD_STORE_PATH];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    ck_assert_msg(stat(path, &st) == 0, "%s", path);
+    ck_assert_msg((st.st_mode & 07777) == mode, "%s has mode %o", path, st.st_mode & 07777);
+}
+
+START_TEST(nobody_else_can_read_the_state_directory)
+{
+    umask(0);
+    teardown();
+    setup();
+    admit("a", 1);
+    check_mode("", 0700);
+    check_mode("blobs", 0700);
+    check_mode("blobs/25", 0700);
+    check_mode("incoming", 0700);
+    check_mode("lock", 0600);
+    check_mode("registry.db", 0600);
+    check_mode("registry.db-wal", 0600);
+}
+END_TEST
+
+START_TEST(a_second_daemon_is_refused_and_told_who_has_the_directory)
+{
+    ad_store *second = NULL;
+    char pid[32];
+    snprintf(pid, sizeof pid, "process %ld", (long)getpid());
+    ck_assert_int_eq(ad_store_open(&second, dir, &err), AD_EBUSY);
+    ck_assert_ptr_nonnull(strstr(err.msg, dir));
+    ck_assert_ptr_nonnull(strstr(err.msg, pid));
+    ck_assert_ptr_null(second);
+    admit("a", 1); /* the first has lost nothing */
+}
+END_TEST
+
+START_TEST(a_killed_daemon_leaves_no_lock_and_all_it_committed)
+{
+    ad_store_close(&store);
+    pid_t child = fork();
+    if (child == 0) {
+        open_store();
+        admit("a", 1);
+        kill(getpid(), SIGKILL);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(WTERMSIG(status), SIGKILL);
+    open_store();
+    ck_assert_int_eq(tu_read_rows(store)->versions, 1);
+    ck_assert(tu_blob_is_whole(store, 1));
+}
+END_TEST
+
+START_TEST(the_path_may_be_relative_and_the_program_may_move)
+{
+    ad_store_close(&store);
+    char *before = getcwd(NULL, 0);
+    ck_assert(chdir(root) == 0 && ad_store_open(&store, "state", &err) == AD_OK);
+    ck_assert_int_eq(chdir(before), 0);
+    free(before);
+    ck_assert_str_eq(ad_store_dir(store), dir);
+    admit("a", 1);
+    ck_assert(ad_store_durable(store) && tu_blob_is_whole(store, 1));
+}
+END_TEST
+
+START_TEST(without_a_directory_all_is_forgotten_and_removed)
+{
+    char private[AD_STORE_PATH];
+    ad_store_close(&store);
+    ck_assert_int_eq(ad_store_open(&store, NULL, &err), AD_OK);
+    ck_assert(!ad_store_durable(store));
+    strcpy(private, ad_store_dir(store));
+    admit("a", 1);
+    ck_assert_int_eq(tu_read_rows(store)->versions, 1);
+    ck_assert(tu_blob_is_whole(store, 1));
+    ad_store_close(&store);
+    ck_assert(!tu_exists(private));
+}
+END_TEST
+
+START_TEST(a_directory_that_cannot_be_made_is_named)
+{
+    ad_store *other = NULL;
+    ck_assert_int_eq(ad_store_open(&other, "/proc/nowhere/state", &err), AD_EIO);
+    ck_assert_ptr_nonnull(strstr(err.msg, "/proc/nowhere/state"));
+}
+END_TEST
+
+/* ---- a database that is not as it should be ---- */
+
+START_TEST(a_newer_schema_is_refused_and_left_alone)
+{
+    ad_store *other = NULL;
+    admit("a", 1);
+    ad_store_close(&store);
+    in_database("PRAGMA user_version = 1000");
+    ck_assert_int_eq(ad_store_open(&other, dir, &err), AD_EUNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.msg, "1000"));
+    in_database("PRAGMA user_version = 1");
+    open_store();
+    ck_assert_int_eq(tu_read_rows(store)->versions, 1);
+    ck_assert(tu_blob_is_whole(store, 1));
+}
+END_TEST
+
+/* Writes noise over part of the database, from `at` hundredths of its length on. */
+static void damage(int at, size_t length)
+{
+    char path[3 * AD_STORE_PATH], noise[8192];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    for (size_t i = 0; i < sizeof noise; i++) noise[i] = (char)(i * 2654435761u >> 13);
+    ck_assert_int_eq(pwrite(fd, noise, length, st.st_size * at / 100), (ssize_t)length);
+    close(fd);
+}
+
+static void fill(void)
+{
+    char name[32];
+    ck_assert_int_eq(ad_store_begin(store, &err), AD_OK);
+    for (int i = 0; i < 300; i++) {
+        snprintf(name, sizeof name, "adapter-%d", i);
+        ad_store_change c[] = {tu_put_adapter(name, i, 1), tu_put_version(name, 1, tu_digest(i))};
+        ck_assert_int_eq(ad_store_apply(store, c, 2, &err), AD_OK);
+    }
+    ck_assert_int_eq(ad_store_commit(store, &err), AD_OK);
+}
+
+START_TEST(a_damaged_database_is_refused_and_no_blob_is_touched)
+{
+    char blob[AD_STORE_PATH];
+    ad_store *other = NULL;
+    ad_digest d = tu_digest(7);
+    ck_assert_int_eq(tu_keep(store, 7, &err), AD_OK);
+    fill();
+    ad_store_blob_path(store, &d, blob);
+    ad_store_close(&store);
+    damage(3 * _i, _i ? 6000 : 4096);
+    ad_status st = ad_store_open(&other, dir, &err);
+    ck_assert_msg(st == AD_EFORMAT, "at %d%%: status %s, %s", 3 * _i, ad_status_name(st), st == AD_OK ? "" : err.msg);
+    ck_assert_ptr_nonnull(strstr(err.msg, "registry.db"));
+    ck_assert_ptr_nonnull(strstr(err.msg, "damaged"));
+    ck_assert(tu_exists(blob));
+}
+END_TEST
+
+START_TEST(a_row_that_is_not_ours_is_refused)
+{
+    admit("a", 1);
+    ad_store_close(&store);
+    in_database("INSERT INTO version VALUES('a', 2, x'00', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)");
+    open_store();
+    ad_store_reader reader = {.version = count_version};
+    ck_assert_int_eq(ad_store_read(store, &reader, &err), AD_EFORMAT);
+}
+END_TEST
+
+START_TEST(blobs_without_their_database_are_not_collected)
+{
+    char path[3 * AD_STORE_PATH], blob[AD_STORE_PATH];
+    ad_store *other = NULL;
+    ad_digest d = tu_digest(1);
+    admit("a", 1);
+    ad_store_blob_path(store, &d, blob);
+    ad_store_close(&store);
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    ck_assert_int_eq(unlink(path), 0);
+    for (int i = 0; i < 2; i++) { /* not at a second start either */
+        ck_assert_int_eq(ad_store_open(&other, dir, &err), AD_EFORMAT);
+        ck_assert_ptr_nonnull(strstr(err.msg, "1 blobs"));
+    }
+    ck_assert(tu_exists(blob));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("store");
+    TCase *tc = tcase_create("store");
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, rows_come_back_with_every_field_after_a_restart);
+    tcase_add_test(tc, a_put_replaces_and_a_drop_takes_the_versions_along);
+    tcase_add_test(tc, one_group_that_fails_leaves_the_others_of_its_transaction);
+    tcase_add_test(tc, a_revision_is_remembered_after_its_row_is_gone);
+    tcase_add_test(tc, a_reader_may_stop_and_its_reason_is_returned);
+    tcase_add_test(tc, ten_thousand_adapters_are_opened_and_read_at_once);
+    tcase_add_test(tc, an_upload_becomes_a_blob_under_its_digest);
+    tcase_add_test(tc, a_blob_that_is_there_already_is_kept_and_the_upload_goes);
+    tcase_add_test(tc, a_blob_is_collected_when_no_row_names_it_and_nobody_holds_it);
+    tcase_add_test(tc, a_start_removes_orphans_and_uploads_and_leaves_what_is_not_ours);
+    tcase_add_test(tc, a_directory_inside_of_an_upload_is_discarded_with_it);
+    tcase_add_test(tc, a_held_blob_is_never_collected_by_another_thread);
+    tcase_add_test(tc, nobody_else_can_read_the_state_directory);
+    tcase_add_test(tc, a_second_daemon_is_refused_and_told_who_has_the_directory);
+    tcase_add_test(tc, a_killed_daemon_leaves_no_lock_and_all_it_committed);
+    tcase_add_test(tc, the_path_may_be_relative_and_the_program_may_move);
+    tcase_add_test(tc, without_a_directory_all_is_forgotten_and_removed);
+    tcase_add_test(tc, a_directory_that_cannot_be_made_is_named);
+    tcase_add_test(tc, a_newer_schema_is_refused_and_left_alone);
+    tcase_add_loop_test(tc, a_damaged_database_is_refused_and_no_blob_is_touched, 0, 30);
+    tcase_add_test(tc, a_row_that_is_not_ours_is_refused);
+    tcase_add_test(tc, blobs_without_their_database_are_not_collected);
+    suite_add_tcase(suite, tc);
+    return tu_run(suite);
+}
