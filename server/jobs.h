@@ -20,7 +20,7 @@ struct ad_job {
 AD_MUSTUSE ad_status ad_jobs_new(ad_jobs **out, uv_loop_t *loop, int n_threads, int niceness, ad_err *err);
 void ad_jobs_submit(ad_jobs *j, ad_job *job);
 int ad_jobs_pending(const ad_jobs *j); /* submitted, and done not called yet */
-/* Runs what was submitted to its end, joins the threads, then calls done(user) on the loop. */
+/* Runs what was submitted (nothing more may be) to its end, joins the threads, then calls done(user) on the loop. */
 void ad_jobs_close(ad_jobs **j, void (*done)(void *user), void *user);
 
 #endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* Loader threads. */
+#include "tests/unit/suite.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "server/jobs.h"
+
+typedef struct {
+    ad_job job;
+    int number, niceness;
+} numbered;
+
+static uv_loop_t loop;
+static ad_jobs *jobs;
+static pthread_t loop_thread;
+static int n_done, order[256];
+static atomic_int at_once, most_at_once, sequence;
+static bool closed;
+
+static void start(int n_threads, int niceness)
+{
+    ad_err err;
+    loop_thread = pthread_self();
+    ck_assert_int_eq(uv_loop_init(&loop), 0);
+    ck_assert_int_eq(ad_jobs_new(&jobs, &loop, n_threads, niceness, &err), AD_OK);
+}
+
+static void on_closed(void *user)
+{
+    ck_assert_ptr_eq(user, &loop);
+    closed = true;
+}
+
+static void finish(void)
+{
+    ad_jobs_close(&jobs, on_closed, &loop);
+    ck_assert_ptr_null(jobs);
+    ck_assert(!closed);
+    ck_assert_int_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    ck_assert(closed);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+}
+
+static void work(ad_job *job)
+{
+    numbered *n = (numbered *)job;
+    int here = atomic_fetch_add(&at_once, 1) + 1, most = atomic_load(&most_at_once);
+    while (here > most && !atomic_compare_exchange_weak(&most_at_once, &most, here)) continue;
+    n->niceness = getpriority(PRIO_PROCESS, (id_t)gettid());
+    order[atomic_fetch_add(&sequence, 1)] = n->number;
+    usleep(2000);
+    ck_assert(!pthread_equal(pthread_self(), loop_thread));
+    atomic_fetch_sub(&at_once, 1);
+}
+
+static void done(ad_job *job)
+{
+    ck_assert(pthread_equal(pthread_self(), loop_thread));
+    n_done++;
+    free(job);
+}
+
+static void submit(int number)
+{
+    numbered *n = calloc(1, sizeof *n);
+    n->job = (ad_job){.work = work, .done = done};
+    n->number = number;
+    ad_jobs_submit(jobs, &n->job);
+}
+
+START_TEST(one_thread_works_in_order_and_close_waits_for_all)
+{
+    start(1, 0);
+    for (int i = 0; i < 50; i++) submit(i);
+    ck_assert_int_eq(ad_jobs_pending(jobs), 50);
+    finish();
+    ck_assert_int_eq(n_done, 50);
+    for (int i = 0; i < 50; i++) ck_assert_int_eq(order[i], i);
+}
+END_TEST
+
+START_TEST(as_many_work_at_once_as_there_are_threads)
+{
+    start(3, 0);
+    for (int i = 0; i < 60; i++) submit(i);
+    finish();
+    ck_assert_int_eq(n_done, 60);
+    ck_assert_int_eq(atomic_load(&most_at_once), 3);
+}
+END_TEST
+
+static int nice_seen;
+
+static void done_nice(ad_job *job)
+{
+    nice_seen = ((numbered *)job)->niceness;
+    done(job);
+}
+
+START_TEST(threads_are_nicer_than_the_rest_of_the_program)
+{
+    int mine = getpriority(PRIO_PROCESS, 0);
+    start(1, mine + 5);
+    submit(0);
+    numbered *n = calloc(1, sizeof *n);
+    n->job = (ad_job){.work = work, .done = done_nice};
+    ad_jobs_submit(jobs, &n->job);
+    finish();
+    ck_assert_int_eq(nice_seen, mine + 5);
+    ck_assert_int_eq(getpriority(PRIO_PROCESS, 0), mine);
+}
+END_TEST
+
+static void done_again(ad_job *job)
+{
+    numbered *n = (numbered *)job;
+    ck_assert_int_eq(ad_jobs_pending(jobs), 0);
+    n_done++;
+    if (--n->number > 0) ad_jobs_submit(jobs, job);
+    else free(job);
+}
+
+START_TEST(done_may_submit_the_job_again)
+{
+    start(2, 0);
+    numbered *n = calloc(1, sizeof *n);
+    n->job = (ad_job){.work = work, .done = done_again};
+    n->number = 20;
+    ad_jobs_submit(jobs, &n->job);
+    while (n_done < 20) uv_run(&loop, UV_RUN_ONCE);
+    ck_assert_int_eq(ad_jobs_pending(jobs), 0);
+    finish();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("jobs");
+    TCase *tc = tcase_create("jobs");
+    tcase_set_timeout(tc, 30);
+    tcase_add_test(tc, one_thread_works_in_order_and_close_waits_for_all);
+    tcase_add_test(tc, as_many_work_at_once_as_there_are_threads);
+    tcase_add_test(tc, threads_are_nicer_than_the_rest_of_the_program);
+    tcase_add_test(tc, done_may_submit_the_job_again);
+    suite_add_tcase(suite, tc);
+    return tu_run(suite);
+}
