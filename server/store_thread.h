@@ -20,7 +20,10 @@ AD_MUSTUSE ad_status ad_store_thread_submit(ad_store_thread *t, ad_store_change 
 /* Deletes a blob that no row names any longer, behind everything submitted so far. */
 void ad_store_thread_collect(ad_store_thread *t, const ad_digest *digest);
 
-/* Finishes what was submitted, closes the store, joins the thread, then calls done(user) on the loop. */
+/* Transactions so far: fewer than groups where groups came together. */
+uint64_t ad_store_thread_commits(const ad_store_thread *t);
+
+/* Finishes what was submitted (nothing more may be), closes the store, joins the thread, then calls done(user) on the loop. */
 void ad_store_thread_close(ad_store_thread **t, void (*done)(void *user), void *user);
 
 #endif

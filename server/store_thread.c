@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/* Everything that gathered while the last commit waited for the disk goes into the next one. */
+#include "server/store_thread.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "core/base/mem.h"
+
+/* Enough for any burst of uploads; a disk that is this far behind is a reason to say so. */
+enum { MAX_WAITING = 1024 };
+
+/* A group of changes, or a blob to collect when done is NULL. */
+typedef struct task task;
+struct task {
+    ad_store_change *changes; /* [n], owned */
+    int n;
+    ad_store_done done;
+    void *user;
+    ad_digest blob;
+    ad_err err;               /* code is the answer */
+    task *next;
+};
+
+typedef struct {
+    task *head, **tail;
+} task_list;
+
+struct ad_store_thread {
+    ad_store *store;
+    uv_async_t wakeup;
+    pthread_t thread;
+    pthread_mutex_t mutex; /* guards waiting, finished, stopping, ended */
+    pthread_cond_t work;
+    task_list waiting, finished;
+    bool stopping, ended;
+    _Atomic uint64_t commits;
+    /* Loop thread. */
+    int n_pending;         /* groups that were not answered */
+    void (*closed)(void *user);
+    void *closed_user;
+};
+
+static void list_init(task_list *l)
+{
+    l->head = NULL;
+    l->tail = &l->head;
+}
+
+static void list_push(task_list *l, task *t)
+{
+    t->next = NULL;
+    *l->tail = t;
+    l->tail = &t->next;
+}
+
+static task *list_take_all(task_list *l)
+{
+    task *head = l->head;
+    list_init(l);
+    return head;
+}
+
+static void free_changes(ad_store_change *changes, int n)
+{
+    for (int i = 0; i < n; i++) ad_store_change_deinit(&changes[i]);
+    free(changes);
+}
+
+/* ---- the store's thread ---- */
+
+static bool is_group(const task *t) { return t->done != NULL; }
+
+static bool any_group(const task *t)
+{
+    for (; t; t = t->next)
+        if (is_group(t)) return true;
+    return false;
+}
+
+/* Nothing of them is there. */
+static void fail_groups(task *tasks, const ad_err *why)
+{
+    for (task *t = tasks; t; t = t->next)
+        if (is_group(t) && t->err.code == AD_OK) t->err = *why;
+}
+
+static void commit_groups(ad_store_thread *s, task *tasks)
+{
+    ad_err err;
+    if (ad_store_begin(s->store, &err) != AD_OK) {
+        fail_groups(tasks, &err);
+        return;
+    }
+    for (task *t = tasks; t; t = t->next)
+        if (is_group(t)) t->err.code = ad_store_apply(s->store, t->changes, t->n, &t->err);
+    if (ad_store_commit(s->store, &err) == AD_OK) atomic_fetch_add(&s->commits, 1);
+    else fail_groups(tasks, &err);
+}
+
+static task *take_tasks(ad_store_thread *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    while (!s->waiting.head && !s->stopping) pthread_cond_wait(&s->work, &s->mutex);
+    task *tasks = list_take_all(&s->waiting);
+    pthread_mutex_unlock(&s->mutex);
+    return tasks;
+}
+
+/* Groups go back to the loop; what is left is returned. */
+static task *answer_groups(ad_store_thread *s, task *tasks)
+{
+    task_list blobs;
+    list_init(&blobs);
+    pthread_mutex_lock(&s->mutex);
+    for (task *t = tasks, *next; t; t = next) {
+        next = t->next;
+        list_push(is_group(t) ? &s->finished : &blobs, t);
+    }
+    pthread_mutex_unlock(&s->mutex);
+    uv_async_send(&s->wakeup);
+    return blobs.head;
+}
+
+static void collect_blobs(ad_store_thread *s, task *tasks)
+{
+    for (task *t = tasks, *next; t; t = next) {
+        next = t->next;
+        ad_store_collect(s->store, &t->blob);
+        free(t);
+    }
+}
+
+static void *thread_main(void *arg)
+{
+    ad_store_thread *s = arg;
+    for (task *tasks; (tasks = take_tasks(s));) {
+        if (any_group(tasks)) commit_groups(s, tasks);
+        collect_blobs(s, answer_groups(s, tasks)); /* deleting files takes time, which nobody waits for */
+    }
+    ad_store_close(&s->store);
+    pthread_mutex_lock(&s->mutex);
+    s->ended = true;
+    pthread_mutex_unlock(&s->mutex);
+    uv_async_send(&s->wakeup);
+    return NULL;
+}
+
+/* ---- the loop ---- */
+
+static void on_closed(uv_handle_t *handle)
+{
+    ad_store_thread *s = handle->data;
+    void (*closed)(void *user) = s->closed;
+    void *user = s->closed_user;
+    pthread_cond_destroy(&s->work);
+    pthread_mutex_destroy(&s->mutex);
+    free(s);
+    if (closed) closed(user);
+}
+
+static void answer(ad_store_thread *s, task *t)
+{
+    s->n_pending--;
+    t->done(t->user, t->err.code, &t->err);
+    free_changes(t->changes, t->n);
+    free(t);
+}
+
+static void on_wakeup(uv_async_t *handle)
+{
+    ad_store_thread *s = handle->data;
+    pthread_mutex_lock(&s->mutex);
+    task *tasks = list_take_all(&s->finished);
+    bool ended = s->ended;
+    pthread_mutex_unlock(&s->mutex);
+    for (task *t = tasks, *next; t; t = next) {
+        next = t->next;
+        answer(s, t);
+    }
+    if (!ended || uv_is_closing((uv_handle_t *)handle)) return;
+    pthread_join(s->thread, NULL);
+    uv_close((uv_handle_t *)handle, on_closed);
+}
+
+/* Signals are the loop thread's business. */
+static int start_thread(ad_store_thread *s)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&s->thread, NULL, thread_main, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *store, ad_err *err)
+{
+    ad_store_thread *s = ad_calloc(1, sizeof *s);
+    if (!s || uv_async_init(loop, &s->wakeup, on_wakeup) != 0) {
+        free(s);
+        return ad_fail(err, AD_ENOMEM, "store thread: out of memory");
+    }
+    s->wakeup.data = s;
+    s->store = store;
+    list_init(&s->waiting);
+    list_init(&s->finished);
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->work, NULL);
+    if (start_thread(s) == 0) {
+        *out = s;
+        return AD_OK;
+    }
+    uv_close((uv_handle_t *)&s->wakeup, on_closed);
+    return ad_fail(err, AD_EIO, "cannot start the store's thread");
+}
+
+static void hand_over(ad_store_thread *s, task *t)
+{
+    pthread_mutex_lock(&s->mutex);
+    list_push(&s->waiting, t);
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+ad_status ad_store_thread_submit(ad_store_thread *s, ad_store_change *changes, int n, ad_store_done done, void *user, ad_err *err)
+{
+    task *t = s->n_pending < MAX_WAITING ? ad_calloc(1, sizeof *t) : NULL;
+    if (!t) {
+        free_changes(changes, n);
+        if (s->n_pending < MAX_WAITING) return ad_fail(err, AD_ENOMEM, "store: out of memory");
+        return ad_fail(err, AD_EBUSY, "%d changes wait for the disk; try again later", s->n_pending);
+    }
+    *t = (task){.changes = changes, .n = n, .done = done, .user = user};
+    s->n_pending++;
+    hand_over(s, t);
+    return AD_OK;
+}
+
+void ad_store_thread_collect(ad_store_thread *s, const ad_digest *digest)
+{
+    task *t = ad_calloc(1, sizeof *t);
+    if (!t) return; /* the next start collects it */
+    t->blob = *digest;
+    hand_over(s, t);
+}
+
+uint64_t ad_store_thread_commits(const ad_store_thread *s) { return atomic_load(&s->commits); }
+
+void ad_store_thread_close(ad_store_thread **tp, void (*done)(void *user), void *user)
+{
+    ad_store_thread *s = *tp;
+    *tp = NULL;
+    s->closed = done;
+    s->closed_user = user;
+    pthread_mutex_lock(&s->mutex);
+    s->stopping = true;
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->mutex);
+}
