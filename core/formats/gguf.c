@@ -352,6 +352,9 @@ static const pair *find(const ad_gguf *g, const char *key)
     return bsearch(&k, g->pairs, g->n_pairs, sizeof k, by_key);
 }
 
+size_t ad_gguf_key_count(const ad_gguf *g) { return g->n_pairs; }
+ad_str ad_gguf_key_at(const ad_gguf *g, size_t i) { return g->pairs[i].key; }
+
 bool ad_gguf_has(const ad_gguf *g, const char *key) { return find(g, key) != NULL; }
 
 /* One scalar of any integer type at p. */

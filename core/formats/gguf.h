@@ -27,6 +27,10 @@ size_t ad_gguf_tensor_count(const ad_gguf *g);
 const ad_tensor *ad_gguf_tensor_at(const ad_gguf *g, size_t i);             /* file order */
 const ad_tensor *ad_gguf_tensor(const ad_gguf *g, const char *name);        /* NULL when absent; O(log n) */
 
+/* Keys of the metadata in ascending order; borrowed. */
+size_t ad_gguf_key_count(const ad_gguf *g);
+ad_str ad_gguf_key_at(const ad_gguf *g, size_t i);
+
 /* Metadata. Each returns false and leaves *out alone when the key is absent or of another kind.
  * Integers of any width read as i64 (a u64 above INT64_MAX is "another kind"), floats from f32 or f64. */
 bool ad_gguf_has(const ad_gguf *g, const char *key);

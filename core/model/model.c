@@ -442,6 +442,26 @@ int ad_model_gguf_name(const ad_model *m, int module, char *out, size_t size)
     return mod->layer < 0 ? snprintf(out, size, "%s.weight", name) : snprintf(out, size, "blk.%d.%s.weight", mod->layer, name);
 }
 
+int ad_model_find_gguf(const ad_model *m, ad_str name)
+{
+    char own[64];
+    int layer = 0, first = m->n_modules - 2, n = 2;
+    if (name.len >= sizeof own) return -1;
+    memcpy(own, name.ptr, name.len);
+    own[name.len] = '\0';
+    if (sscanf(own, "blk.%9d.", &layer) == 1) {
+        if (layer < 0 || layer >= m->config.layers) return -1;
+        first = layer * AD_MOD_PER_LAYER, n = AD_MOD_PER_LAYER;
+    }
+    for (int i = first; i < first + n; i++) {
+        ad_model_gguf_name(m, i, own, sizeof own);
+        if (ad_str_eq(name, own)) return i;
+    }
+    return -1;
+}
+
+const char *ad_model_gguf_arch(const ad_model *m) { return m->family->gguf_archs[0]; }
+
 int ad_model_group_of(const ad_model *m, int module)
 {
     static const int groups[AD_MOD_PER_LAYER] = {0, 0, 0, 1, 2, 2, 3};

@@ -77,6 +77,9 @@ int ad_model_find_module(const ad_model *m, const char *name);
 
 /* The weight's name in GGUF files of this family, "blk.3.attn_q.weight"; returns its length like snprintf. */
 int ad_model_gguf_name(const ad_model *m, int module, char *out, size_t size);
+/* The module whose weight has this name there; -1 when there is none. */
+int ad_model_find_gguf(const ad_model *m, ad_str name);
+const char *ad_model_gguf_arch(const ad_model *m); /* general.architecture of such files: "llama" */
 
 /* Modules with the same input: index = 4 * layer + (q k v, o, gate up, down), then embedding, then head. */
 int ad_model_group_count(const ad_model *m);
