@@ -5,10 +5,16 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "adapters/load.h"
+
+static atomic_size_t live_bytes;
 
 enum { MAX_NAME = 128, MAX_DIR = 4096 };
 
@@ -21,7 +27,7 @@ ad_status ad_load_no_memory(ad_loader *l)
 
 ad_status ad_load_refuse(ad_loader *l, const ad_tensor *t, const char *why)
 {
-    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" %s", ad_safetensors_label(l->file), t->name, why);
+    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" %s", l->label, t->name, why);
 }
 
 ad_status ad_load_warn(ad_loader *l, ad_buf *text)
@@ -37,10 +43,24 @@ ad_status ad_load_warn(ad_loader *l, ad_buf *text)
     return AD_OK;
 }
 
+ad_status ad_load_set(ad_loader *l, const char *owner, const char *key, const void *value, size_t len)
+{
+    if (ad_grow(&l->settings, &l->cap_settings, l->n_settings + 1, sizeof *l->settings) != AD_OK) return ad_load_no_memory(l);
+    l->settings[l->n_settings++] = (ad_load_setting){owner, key, value, len};
+    return AD_OK;
+}
+
+ad_status ad_load_take(ad_loader *l, const char *owner, const char *part, const ad_tensor *t)
+{
+    if (ad_grow(&l->parts, &l->cap_parts, l->n_parts + 1, sizeof *l->parts) != AD_OK) return ad_load_no_memory(l);
+    l->parts[l->n_parts++] = (ad_load_part){owner, part, t};
+    return AD_OK;
+}
+
 /* ---- loading ---- */
 
 typedef struct {
-    const ad_loader *l;
+    ad_loader *l;
     ad_status status;
     ad_err err;
 } digest_job;
@@ -72,25 +92,64 @@ static bool is_good_name(const char *name)
     return n >= 1 && n <= MAX_NAME && strspn(name, allowed) == n && strcmp(name, ".") && strcmp(name, "..");
 }
 
-ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *dir, const ad_model *base, ad_err *err)
+/* A directory says by its files which format it is in. */
+static ad_status read_files(ad_loader *l, const char *path)
+{
+    char config[MAX_DIR + 32], gguf[MAX_DIR + 32];
+    struct stat info;
+    size_t n = strlen(path);
+    bool is_file = stat(path, &info) == 0 && !S_ISDIR(info.st_mode);
+    if (is_file && n > 5 && !strcmp(path + n - 5, ".gguf")) return ad_load_gguf(l, path);
+    if (is_file) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: neither a directory nor a .gguf file", path);
+    snprintf(config, sizeof config, "%s/adapter_config.json", path);
+    snprintf(gguf, sizeof gguf, "%s/adapter.gguf", path);
+    if (access(gguf, F_OK) != 0) return ad_load_peft(l);
+    if (access(config, F_OK) == 0) return ad_fail(l->err, AD_EFORMAT, "%s: holds adapter_config.json and adapter.gguf, which may be two adapters; remove one", path);
+    return ad_load_gguf(l, gguf);
+}
+
+static void close_files(ad_loader *l)
+{
+    ad_safetensors_close(&l->file);
+    ad_gguf_close(&l->gguf);
+    ad_file_close(&l->bytes);
+    if (l->converted) ad_arena_free(l->converted, l->converted_bytes);
+    free(l->plain);
+    free(l->pairs);
+    free(l->settings);
+    free(l->parts);
+}
+
+static ad_status load(ad_adapter **out, const char *name, const char *path, const ad_model *base, bool mapped, ad_err *err)
 {
     if (!is_good_name(name)) return ad_fail(err, AD_EINVAL, "adapter name \"%.140s\" is not 1 to %d letters, digits and ._:/-", name, MAX_NAME);
-    if (strlen(dir) > MAX_DIR) return ad_fail(err, AD_EINVAL, "adapter %s: the path of its directory is too long", name);
+    if (strlen(path) > MAX_DIR) return ad_fail(err, AD_EINVAL, "adapter %s: the path of its directory is too long", name);
     ad_adapter *a = ad_calloc(1, sizeof *a);
-    if (!a) return ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", dir);
-    ad_loader l = {.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .err = err};
+    if (!a) return ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", path);
+    ad_loader l = {.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .mapped = mapped, .label = path, .arch = "", .err = err};
     a->refs = 1;
     a->mix = (ad_mix){1, {&a->set}, {1}};
     a->name = strdup(name);
-    a->dir = strdup(dir);
+    a->dir = strdup(path);
     l.pairs = ad_calloc((size_t)l.n_modules, sizeof *l.pairs);
-    ad_status st = a->name && a->dir && l.pairs ? ad_load_peft(&l) : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", dir);
+    ad_status st = a->name && a->dir && l.pairs ? read_files(&l, path) : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", path);
     if (st == AD_OK) st = pack_and_digest(&l);
-    free(l.pairs);
-    ad_safetensors_close(&l.file);
+    a->n_tensors = (int)l.n_parts;
+    if (a->block) atomic_fetch_add(&live_bytes, a->set.bytes);
+    close_files(&l);
     if (st == AD_OK) *out = a;
     else ad_adapter_release(&a);
     return st;
+}
+
+ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *path, const ad_model *base, ad_err *err)
+{
+    return load(out, name, path, base, false, err);
+}
+
+ad_status ad_adapter_load_mapped(ad_adapter **out, const char *name, const char *path, const ad_model *base, ad_err *err)
+{
+    return load(out, name, path, base, true, err);
 }
 
 /* ---- the object ---- */
@@ -108,7 +167,9 @@ void ad_adapter_release(ad_adapter **ap)
     if (!a || --a->refs > 0) return;
     for (int i = 0; i < a->n_warnings; i++) free(a->warnings[i]);
     free(a->warnings);
+    if (a->block) atomic_fetch_sub(&live_bytes, a->set.bytes);
     ad_arena_free(a->block, a->set.bytes);
+    free(a->base_name);
     free(a->modules);
     free(a->a);
     free(a->dir);
@@ -122,7 +183,11 @@ const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a) { return &a->set; 
 const ad_mix *ad_adapter_mix(const ad_adapter *a) { return &a->mix; }
 const ad_digest *ad_adapter_digest(const ad_adapter *a) { return &a->digest; }
 int ad_adapter_rank(const ad_adapter *a) { return a->set.max_rank; }
+const char *ad_adapter_format(const ad_adapter *a) { return a->gguf ? "gguf" : "peft"; }
+const char *ad_adapter_base_name(const ad_adapter *a) { return a->base_name; }
 int ad_adapter_matched_modules(const ad_adapter *a) { return a->n_matched; }
+int ad_adapter_matched_tensors(const ad_adapter *a) { return a->n_tensors; }
+size_t ad_adapter_live_bytes(void) { return atomic_load(&live_bytes); }
 size_t ad_adapter_packed_bytes(const ad_adapter *a) { return a->set.bytes; }
 int ad_adapter_warning_count(const ad_adapter *a) { return a->n_warnings; }
 

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "adapters/gguf_lora.h"
 
-#include <errno.h>
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "core/base/mem.h"
-#include "core/formats/gguf.h"
+#include "adapters/load.h"
 
-enum { ALIGNMENT = 32, MAX_PATH = 4096 };
+enum { ALIGNMENT = 32 };
 
 /* ---- the format's little-endian pieces ---- */
 
@@ -69,21 +68,44 @@ static int source_row(const ad_model *base, const ad_module *m, int row)
     return row - in_head + in_head % 2 * (hd / 2) + in_head / 2;
 }
 
-static ad_status add_pair(writer *w, int module, ad_err *err)
+/* Rows of A as they are, or for the embedding turned: one row of `rank` for each token. */
+static ad_status add_a(writer *w, int module, ad_err *err)
 {
     const ad_module *m = ad_model_module(w->base, module);
     const ad_lowrank_set *set = ad_adapter_lowrank(w->a);
-    const ad_lowrank *low = &set->modules[module];
-    int widest = m->in > low->rank ? m->in : low->rank;
-    if (m->kind >= AD_MOD_EMBED) return ad_fail(err, AD_EUNSUPPORTED, "adapter %s adapts %s, which a GGUF LoRA file cannot say", ad_adapter_name(w->a), m->name);
-    float *row = ad_calloc((size_t)widest, sizeof *row), by = low->scale * (float)low->rank / w->alpha;
-    if (!row) return ad_fail(err, AD_ENOMEM, "adapter %s: out of memory", ad_adapter_name(w->a));
-    add_tensor(w, module, "lora_a", (uint64_t)m->in, (uint64_t)low->rank);
-    for (int r = 0; r < low->rank; r++) {
-        ad_matrix_read(&set->a[ad_model_group_of(w->base, module)], low->at + r, 0, m->in, row);
-        ad_buf_append(&w->data, row, (size_t)m->in * sizeof *row);
+    const ad_matrix *a = &set->a[ad_model_group_of(w->base, module)];
+    size_t rank = (size_t)set->modules[module].rank, in = (size_t)m->in;
+    float *rows = ad_calloc(rank * in, sizeof *rows), *column = ad_calloc(rank, sizeof *column);
+    ad_status st = rows && column ? AD_OK : ad_fail(err, AD_ENOMEM, "adapter %s: out of memory", ad_adapter_name(w->a));
+    for (size_t r = 0; st == AD_OK && r < rank; r++) ad_matrix_read(a, set->modules[module].at + (int)r, 0, m->in, rows + r * in);
+    if (st == AD_OK && m->kind != AD_MOD_EMBED) {
+        add_tensor(w, module, "lora_a", in, rank);
+        ad_buf_append(&w->data, rows, rank * in * sizeof *rows);
+    } else if (st == AD_OK) {
+        add_tensor(w, module, "lora_a", rank, in);
+        for (size_t v = 0; v < in; v++) {
+            for (size_t r = 0; r < rank; r++) column[r] = rows[r * in + v];
+            ad_buf_append(&w->data, column, rank * sizeof *column);
+        }
     }
     pad(&w->data);
+    free(rows), free(column);
+    return st;
+}
+
+/* A quotient of 1 that rounding hid is 1: values stay what they are. */
+static float factor(const ad_lowrank *low, float alpha)
+{
+    float by = low->scale * (float)low->rank / alpha;
+    return fabsf(by - 1) < 4 * FLT_EPSILON ? 1 : by;
+}
+
+static ad_status add_b(writer *w, int module, ad_err *err)
+{
+    const ad_module *m = ad_model_module(w->base, module);
+    const ad_lowrank *low = &ad_adapter_lowrank(w->a)->modules[module];
+    float *row = ad_calloc((size_t)low->rank, sizeof *row), by = factor(low, w->alpha);
+    if (!row) return ad_fail(err, AD_ENOMEM, "adapter %s: out of memory", ad_adapter_name(w->a));
     add_tensor(w, module, "lora_b", (uint64_t)low->rank, (uint64_t)m->out);
     for (int r = 0; r < m->out; r++) {
         ad_matrix_read(&low->b, source_row(w->base, m, r), 0, low->rank, row);
@@ -95,28 +117,44 @@ static ad_status add_pair(writer *w, int module, ad_err *err)
     return AD_OK;
 }
 
-/* ---- the file ---- */
-
-static ad_status save(const ad_buf *head, const ad_buf *data, const char *path, ad_err *err)
+static ad_status add_pair(writer *w, int module, ad_err *err)
 {
-    char part[MAX_PATH + 8];
-    if (strlen(path) > MAX_PATH) return ad_fail(err, AD_EINVAL, "%.100s...: the path is too long", path);
-    snprintf(part, sizeof part, "%s.part", path);
-    FILE *f = fopen(part, "wb");
-    if (!f) return ad_fail(err, AD_EIO, "%s: %s", part, strerror(errno));
-    bool good = fwrite(head->data, 1, head->len, f) == head->len && fwrite(data->data, 1, data->len, f) == data->len;
-    good = fclose(f) == 0 && good;
-    if (good && rename(part, path) == 0) return AD_OK;
-    ad_status st = ad_fail(err, AD_EIO, "%s: %s", path, strerror(errno));
-    unlink(part);
-    return st;
+    if (ad_model_module(w->base, module)->kind == AD_MOD_HEAD && ad_model_get_config(w->base)->tied_head)
+        return ad_fail(err, AD_EUNSUPPORTED, "adapter %s adapts lm_head of a model whose head is its embedding, which a GGUF LoRA file cannot say", ad_adapter_name(w->a));
+    ad_status st = add_a(w, module, err);
+    return st == AD_OK ? add_b(w, module, err) : st;
 }
 
+/* ---- the file ---- */
+
+/* The first module's; 0 would mean that nothing is scaled. */
 static float alpha_of(const ad_lowrank_set *set)
 {
     for (int i = 0; i < set->n_modules; i++)
-        if (set->modules[i].rank && set->modules[i].scale != 0) return set->modules[i].scale * (float)set->modules[i].rank;
+        if (set->modules[i].rank && set->modules[i].scale != 0) return (float)ad_write_alpha(set->modules[i].scale, set->modules[i].rank);
     return 1;
+}
+
+static void put_head(writer *w, ad_buf *head)
+{
+    const char *trained_for = ad_adapter_base_name(w->a) ? ad_adapter_base_name(w->a) : ad_model_name(w->base);
+    ad_buf_append(head, "GGUF", 4);
+    put_u32(head, 3);
+    put_u64(head, (uint64_t)w->n_tensors);
+    put_u64(head, 7);
+    put_string_key(head, "general.architecture", ad_model_gguf_arch(w->base));
+    put_string_key(head, "general.type", "adapter");
+    put_string_key(head, "general.name", ad_adapter_name(w->a));
+    put_string(head, "general.base_model.count");
+    put_u32(head, AD_GGUF_U32);
+    put_u32(head, 1);
+    put_string_key(head, "general.base_model.0.name", trained_for);
+    put_string_key(head, "adapter.type", "lora");
+    put_string(head, "adapter.lora.alpha");
+    put_u32(head, AD_GGUF_F32);
+    ad_buf_append(head, &w->alpha, sizeof w->alpha);
+    ad_buf_append(head, w->infos.data, w->infos.len);
+    pad(head);
 }
 
 ad_status ad_gguf_lora_write(const ad_adapter *a, const ad_model *base, const char *path, ad_err *err)
@@ -127,21 +165,9 @@ ad_status ad_gguf_lora_write(const ad_adapter *a, const ad_model *base, const ch
     ad_status st = AD_OK;
     for (int i = 0; i < set->n_modules && st == AD_OK; i++)
         if (set->modules[i].rank) st = add_pair(&w, i, err);
-    ad_buf_append(&head, "GGUF", 4);
-    put_u32(&head, 3);
-    put_u64(&head, (uint64_t)w.n_tensors);
-    put_u64(&head, 5);
-    put_string_key(&head, "general.architecture", "llama");
-    put_string_key(&head, "general.type", "adapter");
-    put_string_key(&head, "general.name", ad_adapter_name(a));
-    put_string_key(&head, "adapter.type", "lora");
-    put_string(&head, "adapter.lora.alpha");
-    put_u32(&head, AD_GGUF_F32);
-    ad_buf_append(&head, &w.alpha, sizeof w.alpha);
-    ad_buf_append(&head, w.infos.data, w.infos.len);
-    pad(&head);
+    if (st == AD_OK) put_head(&w, &head);
     if (st == AD_OK && (head.failed || w.infos.failed || w.data.failed)) st = ad_fail(err, AD_ENOMEM, "adapter %s: out of memory", ad_adapter_name(a));
-    if (st == AD_OK) st = save(&head, &w.data, path, err);
+    if (st == AD_OK) st = ad_write_parts(path, (ad_str[]){{head.data, head.len}, {w.data.data, w.data.len}}, 2, err);
     ad_buf_deinit(&head), ad_buf_deinit(&w.infos), ad_buf_deinit(&w.data);
     return st;
 }

@@ -20,9 +20,15 @@ static ad_status plan_modules(ad_loader *l, ad_peft *config)
 {
     int n = 0;
     for (int i = 0; i < l->n_modules; i++) {
-        ad_status st = ad_peft_plan_module(config, ad_model_module(l->base, i), &l->pairs[i].plan, l->err);
+        const ad_module *m = ad_model_module(l->base, i);
+        ad_peft_plan *plan = &l->pairs[i].plan;
+        ad_status st = ad_peft_plan_module(config, m, plan, l->err);
         if (st != AD_OK) return st;
-        n += l->pairs[i].plan.rank > 0;
+        if (!plan->rank) continue;
+        st = ad_load_set(l, m->name, "rank", &plan->rank, sizeof plan->rank);
+        if (st == AD_OK) st = ad_load_set(l, m->name, "scaling", &plan->scale, sizeof plan->scale);
+        if (st != AD_OK) return st;
+        n++;
     }
     l->adapter->n_matched = n;
     if (!n) return ad_fail(l->err, AD_EMISMATCH, "%s: target_modules selects no module of the base model", l->adapter->dir);
@@ -55,6 +61,7 @@ static ad_status read_config(ad_loader *l)
     st = ad_peft_parse(&config, f.data ? f.data : "", f.len, path, l->err);
     if (st == AD_OK) st = plan_modules(l, config);
     if (st == AD_OK) st = note_oddities(l, config);
+    if (st == AD_OK) st = ad_load_name_base(l, ad_peft_base_model(config));
     ad_peft_free(&config);
     ad_file_close(&f);
     return st;
@@ -142,12 +149,12 @@ static const char *explain(const char *name)
 
 static ad_status check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols)
 {
-    if (t->dtype > AD_BF16) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is %s; F32, F16 and BF16 are supported", ad_safetensors_label(l->file), t->name, ad_dtype_name(t->dtype));
+    if (t->dtype > AD_BF16) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is %s; F32, F16 and BF16 are supported", l->label, t->name, ad_dtype_name(t->dtype));
     if (t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols) return AD_OK;
     char shape[128] = "";
     for (int i = 0, at = 0; i < t->n_dims && at < (int)sizeof shape - 24; i++) at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)t->dims[i]);
     return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" has shape [%s]; the configuration and the base model ask for [%lld, %lld]",
-                   ad_safetensors_label(l->file), t->name, shape, (long long)rows, (long long)cols);
+                   l->label, t->name, shape, (long long)rows, (long long)cols);
 }
 
 /* A copy of the base's weight may come along; it must be this base's. Distances within what either side's
@@ -195,7 +202,8 @@ static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
     const ad_tensor **slot = kind == PART_A ? &p->a : &p->b;
     if (*slot) return ad_load_refuse(l, t, "is there twice, under two names");
     *slot = t;
-    return kind == PART_A ? check_shape(l, t, p->plan.rank, m->in) : check_shape(l, t, m->out, p->plan.rank);
+    ad_status st = kind == PART_A ? check_shape(l, t, p->plan.rank, m->in) : check_shape(l, t, m->out, p->plan.rank);
+    return st == AD_OK ? ad_load_take(l, m->name, kind == PART_A ? "lora_A" : "lora_B", t) : st;
 }
 
 static ad_status check_complete(ad_loader *l)
@@ -203,7 +211,7 @@ static ad_status check_complete(ad_loader *l)
     for (int i = 0; i < l->n_modules; i++) {
         const ad_load_pair *p = &l->pairs[i];
         if (!p->plan.rank || (p->a && p->b)) continue;
-        return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", ad_safetensors_label(l->file),
+        return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", l->label,
                        ad_model_module(l->base, i)->name, p->a ? "lora_B" : p->b ? "lora_A" : "pair");
     }
     return AD_OK;
@@ -214,9 +222,11 @@ static ad_status open_weights(ad_loader *l)
     char path[4200];
     struct stat st;
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", l->adapter->dir);
-    bool missing = stat(path, &st) != 0;
-    ad_status rc = missing ? AD_EIO : ad_safetensors_read(&l->file, path, max_weights, l->err);
-    if (!missing) return rc;
+    if (stat(path, &st) == 0) {
+        ad_status rc = l->mapped ? ad_safetensors_open(&l->file, path, l->err) : ad_safetensors_read(&l->file, path, max_weights, l->err);
+        if (rc == AD_OK) l->label = ad_safetensors_label(l->file);
+        return rc;
+    }
     char pickle[4200];
     snprintf(pickle, sizeof pickle, "%s/adapter_model.bin", l->adapter->dir);
     if (stat(pickle, &st) == 0)

@@ -6,6 +6,8 @@
 
 #include "adapters/adapter.h"
 #include "adapters/peft.h"
+#include "core/base/file.h"
+#include "core/formats/gguf.h"
 #include "core/formats/safetensors.h"
 
 struct ad_adapter {
@@ -17,37 +19,83 @@ struct ad_adapter {
     ad_mix mix;
     ad_digest digest;
     void *block;
-    int n_matched;
+    int n_matched, n_tensors;
+    bool gguf;               /* which format its file had */
+    char *base_name;         /* which base model the file names, or NULL */
     char **warnings;
     int n_warnings;
 };
 
-/* What the configuration asks of one module and the tensors the file has for it. */
+/* What the configuration asks of one module, and its tensors as they are packed: F32, F16 or BF16, [rank, in] and [out, rank], rows in
+ * the order of Hugging Face. Borrowed from the file, or from the loader where the file has them in another form. */
 typedef struct {
     ad_peft_plan plan;
-    const ad_tensor *a, *b; /* borrowed from the file; both there once the file was read, when plan.rank > 0 */
+    const ad_tensor *a, *b; /* both there once the file was read, when plan.rank > 0 */
 } ad_load_pair;
+
+/* What the adapter's identity covers: all that is active. owner is the canonical name of a module; everything is borrowed for the load. */
+typedef struct {
+    const char *owner, *key;
+    const void *value; /* little-endian */
+    size_t len;
+} ad_load_setting;
+
+typedef struct {
+    const char *owner, *part; /* "model.layers.0.self_attn.q_proj", "lora_A" */
+    const ad_tensor *tensor;  /* as the file has it */
+} ad_load_part;
 
 typedef struct {
     ad_adapter *adapter;
     const ad_model *base;
+    bool mapped;         /* the files are ours alone, and need no copy */
+    const char *label;   /* the file with the weights, in messages; borrowed */
     ad_safetensors *file;
+    ad_gguf *gguf;       /* instead of `file` */
+    ad_file bytes;       /* of the GGUF file */
+    const char *arch;    /* of a GGUF file; "" */
+    ad_tensor *plain;    /* [n_modules][A, B] of a GGUF file in the form that is packed */
+    void *converted;     /* what some of those point to */
+    size_t converted_bytes;
     ad_load_pair *pairs; /* [n_modules] */
     int n_modules;
+    ad_load_setting *settings;
+    size_t n_settings, cap_settings;
+    ad_load_part *parts;
+    size_t n_parts, cap_parts;
     ad_err *err;
 } ad_loader;
 
 ad_status ad_load_no_memory(ad_loader *l);
 /* Adds a warning; takes the text (also on failure). */
-ad_status ad_load_warn(ad_loader *l, ad_buf *text);
+AD_MUSTUSE ad_status ad_load_warn(ad_loader *l, ad_buf *text);
 /* AD_EMISMATCH that names the file, the tensor and why it is refused. */
 ad_status ad_load_refuse(ad_loader *l, const ad_tensor *t, const char *why);
 
+/* Whatever changes what the adapter does goes through one of these, or two adapters that differ could have one digest. */
+AD_MUSTUSE ad_status ad_load_set(ad_loader *l, const char *owner, const char *key, const void *value, size_t len);
+AD_MUSTUSE ad_status ad_load_take(ad_loader *l, const char *owner, const char *part, const ad_tensor *t);
+
+/* base_name.c: notes the name (NULL: none) and warns when it is another model's. */
+AD_MUSTUSE ad_status ad_load_name_base(ad_loader *l, const char *name);
+
 /* load.c: the PEFT directory l->adapter->dir into l->pairs. */
 AD_MUSTUSE ad_status ad_load_peft(ad_loader *l);
+/* load_gguf.c: a GGUF LoRA file. path is borrowed for the load. */
+AD_MUSTUSE ad_status ad_load_gguf(ad_loader *l, const char *path);
+/* Which row of the file's B is row `row` of Hugging Face: q and k interleave the halves of each head in GGUF files of Llama models. */
+int ad_load_gguf_row(const ad_model *base, const ad_module *m, int row);
+
+/* write.c: what the writers of both formats share. */
+
+/* alpha such that alpha / rank is `scale` as a float; a short decimal where there is one. */
+double ad_write_alpha(float scale, int rank);
+/* The file `path` of parts[n], complete or not at all. AD_EIO, AD_EFULL. */
+AD_MUSTUSE ad_status ad_write_parts(const char *path, const ad_str *parts, int n, ad_err *err);
+
 /* pack.c: l->pairs into the adapter's set. */
 AD_MUSTUSE ad_status ad_load_pack(ad_loader *l);
-/* digest.c: the identity of l->pairs. It reads the pairs only, and may run beside the packing. */
-AD_MUSTUSE ad_status ad_load_digest(const ad_loader *l, ad_digest *out, ad_err *err);
+/* digest.c: the identity of what was set and taken, which it sorts. It may run beside the packing. */
+AD_MUSTUSE ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err);
 
 #endif

@@ -62,7 +62,7 @@ static ad_status pack_a(ad_loader *l, packer *k, int first, int count, ad_matrix
         int n = a->rows - row < AD_PANEL ? a->rows - row : AD_PANEL;
         stacked_rows(l, first, count, row, n, k->rows);
         if (ad_pack_panel(a->type, k->next, k->rows, n, cols)) continue;
-        return ad_fail(l->err, AD_EMISMATCH, "%s: lora_A of \"%s\" or its neighbours holds a value that is not finite", ad_safetensors_label(l->file), ad_model_module(l->base, first)->name);
+        return ad_fail(l->err, AD_EMISMATCH, "%s: lora_A of \"%s\" or its neighbours holds a value that is not finite", l->label, ad_model_module(l->base, first)->name);
     }
     return AD_OK;
 }

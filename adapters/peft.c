@@ -461,3 +461,9 @@ bool ad_peft_fan_in_fan_out(const ad_peft *p)
 {
     return p->fan_in_fan_out;
 }
+
+const char *ad_peft_base_model(const ad_peft *p)
+{
+    const json_t *v = json_object_get(p->root, "base_model_name_or_path");
+    return json_string_length(v) ? json_string_value(v) : NULL;
+}

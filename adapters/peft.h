@@ -23,5 +23,7 @@ AD_MUSTUSE ad_status ad_peft_plan_module(ad_peft *p, const ad_module *m, ad_peft
 const char *ad_peft_idle_target(const ad_peft *p, int i);
 /* True when the file says fan_in_fan_out, which PEFT ignores for linear layers. */
 bool ad_peft_fan_in_fan_out(const ad_peft *p);
+/* base_model_name_or_path; NULL when absent or empty. Borrowed. */
+const char *ad_peft_base_model(const ad_peft *p);
 
 #endif

@@ -7,7 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "adapters/adapter.h"
+#include "adapters/gguf_lora.h"
+#include "adapters/peft_write.h"
 #include "core/formats/safetensors.h"
 
 enum { MAX_CASES = 400, MAX_STEPS = 400 };
@@ -95,7 +96,33 @@ static void compare_logits(const json_t *c, const float *logits, int n, int voca
     }
 }
 
-static void run_case(const json_t *c, unsigned cpu, int threads)
+/* The adapter as it comes back from a GGUF file, and that one from a PEFT directory; false: such a file cannot say it. */
+static bool convert(const ad_model *m, ad_adapter **a)
+{
+    char dir[] = "/tmp/ad-golden-XXXXXX", file[64], weights[64], config[64];
+    ad_adapter *from_gguf = NULL, *from_peft = NULL;
+    ad_err err;
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(file, sizeof file, "%s/x.gguf", dir);
+    snprintf(config, sizeof config, "%s/adapter_config.json", dir);
+    snprintf(weights, sizeof weights, "%s/adapter_model.safetensors", dir);
+    ad_status st = ad_gguf_lora_write(*a, m, file, &err);
+    ck_assert_msg(st == AD_OK || (st == AD_EUNSUPPORTED && ad_model_get_config(m)->tied_head), "%s", err.msg);
+    if (st == AD_OK) {
+        ck_assert_msg(ad_adapter_load(&from_gguf, "x", file, m, &err) == AD_OK, "%s", err.msg);
+        unlink(file);
+        ck_assert_msg(ad_peft_write(from_gguf, m, dir, &err) == AD_OK, "%s", err.msg);
+        ck_assert_msg(ad_adapter_load(&from_peft, "x", dir, m, &err) == AD_OK, "%s", err.msg);
+        ad_adapter_release(&from_gguf);
+        ad_adapter_release(a);
+        *a = from_peft;
+        unlink(config), unlink(weights);
+    }
+    rmdir(dir);
+    return st == AD_OK;
+}
+
+static void run_case(const json_t *c, unsigned cpu, int threads, bool converted)
 {
     const char *adapter = field(c, "adapter"), *name = field(c, "name");
     ad_model *m = load_base(field(c, "model"));
@@ -105,6 +132,10 @@ static void run_case(const json_t *c, unsigned cpu, int threads)
     char rest[256];
     snprintf(rest, sizeof rest, "adapters/%s", adapter ? adapter : "");
     if (adapter) ck_assert_msg(ad_adapter_load(&a, adapter, golden_path(rest), m, &err) == AD_OK, "%s: %s", name, err.msg);
+    if (converted && !convert(m, &a)) {
+        ad_adapter_release(&a);
+        return;
+    }
     const ad_mix *set = a ? ad_adapter_mix(a) : NULL;
 
     tu_rig r;
@@ -136,7 +167,7 @@ static void run_all(unsigned cpu, int threads)
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *c = json_array_get(cases, i);
         if (is_refused(field(c, "adapter"))) continue;
-        run_case(c, cpu, threads);
+        run_case(c, cpu, threads, false);
         done++;
     }
     ck_assert_int_ge(done, 70);
@@ -157,6 +188,19 @@ END_TEST
 START_TEST(every_case_has_the_golden_logits_and_tokens_with_avx2)
 {
     run_all(ad_cpu_detect() & AD_CPU_AVX2, 2);
+}
+END_TEST
+
+START_TEST(every_adapter_that_went_through_a_gguf_file_has_the_golden_logits)
+{
+    int done = 0;
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *c = json_array_get(cases, i);
+        if (!field(c, "adapter") || is_refused(field(c, "adapter"))) continue;
+        run_case(c, ad_cpu_detect(), 2, true);
+        done++;
+    }
+    ck_assert_int_ge(done, 40);
 }
 END_TEST
 
@@ -288,6 +332,7 @@ int main(void)
     tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_in_plain_c);
     tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_on_this_cpu);
     tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_with_avx2);
+    tcase_add_test(t, every_adapter_that_went_through_a_gguf_file_has_the_golden_logits);
     tcase_add_test(t, a_row_of_a_mixed_batch_is_bitwise_what_it_is_alone_with_all_weights_and_kernels);
     tcase_add_test(t, packed_weights_give_the_golden_logits_within_their_rounding);
     suite_add_tcase(suite, t);
