@@ -239,6 +239,11 @@ const char *ad_store_dir(const ad_store *s) { return s->dir; }
 /* ---- rows ---- */
 
 ad_status ad_store_read(ad_store *s, const ad_store_reader *reader, ad_err *err) { return ad_store_db_read(s->db, reader, err); }
+ad_status ad_store_report(ad_store *s, const char *name, int number, char **out, ad_err *err)
+{
+    return ad_store_db_report(s->db, name, number, out, err);
+}
+
 ad_status ad_store_last_revision(ad_store *s, int64_t *out, ad_err *err) { return ad_store_db_last_revision(s->db, out, err); }
 ad_status ad_store_begin(ad_store *s, ad_err *err) { return ad_store_db_begin(s->db, err); }
 ad_status ad_store_apply(ad_store *s, const ad_store_change *changes, int n, ad_err *err) { return ad_store_db_apply(s->db, changes, n, err); }
@@ -258,6 +263,8 @@ void ad_stored_version_deinit(ad_stored_version *v)
     free(v->signature);
     free(v->selftest);
     v->source = v->report = v->signature = v->selftest = NULL;
+    free(v->reason);
+    v->reason = NULL;
 }
 
 void ad_stored_alias_deinit(ad_stored_alias *a)
@@ -270,7 +277,7 @@ void ad_store_change_deinit(ad_store_change *c)
 {
     switch (c->kind) {
     case AD_PUT_ADAPTER: case AD_DROP_ADAPTER: ad_stored_adapter_deinit(&c->adapter); break;
-    case AD_PUT_VERSION: case AD_DROP_VERSION: ad_stored_version_deinit(&c->version); break;
+    case AD_PUT_VERSION: case AD_DROP_VERSION: case AD_MARK_VERSION: ad_stored_version_deinit(&c->version); break;
     case AD_PUT_ALIAS: case AD_DROP_ALIAS: ad_stored_alias_deinit(&c->alias); break;
     }
 }

@@ -51,10 +51,14 @@ typedef struct {
     ad_digest digest;     /* its blob */
     ad_digest base;       /* fingerprint of the base model it was last checked against */
     bool fits;            /* that base */
+    char *reason;         /* why it does not; or NULL */
+    bool active;          /* read only: its adapter names it as the active one */
     int64_t created;
     int64_t bytes_disk;
+    int64_t bytes_packed; /* what it took in memory when it was admitted */
+    int rank, modules;    /* largest rank, modules matched */
     char *source;         /* "upload", or where it came from; or NULL */
-    char *report;         /* JSON: what its load found; or NULL */
+    char *report;         /* JSON: what its load found; or NULL. Not read with the others: see ad_store_report */
     char *signature;      /* text of its minisign signature, or NULL */
     char *selftest;       /* JSON, or NULL */
 } ad_stored_version;
@@ -78,14 +82,17 @@ typedef struct {
     void *user;
 } ad_store_reader;
 AD_MUSTUSE ad_status ad_store_read(ad_store *s, const ad_store_reader *reader, ad_err *err);
+/* [db] The report of one version into *out, owned by the caller; NULL when it has none, or is not there. */
+AD_MUSTUSE ad_status ad_store_report(ad_store *s, const char *name, int number, char **out, ad_err *err);
 /* [db] The largest revision ever given out. */
 AD_MUSTUSE ad_status ad_store_last_revision(ad_store *s, int64_t *out, ad_err *err);
 
 /* ---- changes ---- */
 
-typedef enum { AD_PUT_ADAPTER, AD_DROP_ADAPTER, AD_PUT_VERSION, AD_DROP_VERSION, AD_PUT_ALIAS, AD_DROP_ALIAS } ad_change_kind;
+typedef enum { AD_PUT_ADAPTER, AD_DROP_ADAPTER, AD_PUT_VERSION, AD_DROP_VERSION, AD_MARK_VERSION, AD_PUT_ALIAS, AD_DROP_ALIAS } ad_change_kind;
 
-/* PUT inserts or replaces by its key. DROP_ADAPTER drops its versions too; a DROP needs only the key (name, number). */
+/* PUT inserts or replaces by its key. MARK_VERSION changes base, fits and reason of a version, if it is there. DROP_ADAPTER drops its versions too;
+ * a DROP needs only the key (name, number). */
 typedef struct {
     ad_change_kind kind;
     union {

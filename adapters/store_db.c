@@ -19,8 +19,10 @@ static const char *const migrations[] = {
     "CREATE TABLE adapter(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, created INTEGER NOT NULL, active INTEGER NOT NULL,"
     "  previous INTEGER NOT NULL, next_number INTEGER NOT NULL, pinned INTEGER NOT NULL, description TEXT, labels TEXT) STRICT, WITHOUT ROWID;"
     "CREATE TABLE version(name TEXT NOT NULL, number INTEGER NOT NULL, digest BLOB NOT NULL, base BLOB NOT NULL, fits INTEGER NOT NULL,"
-    "  created INTEGER NOT NULL, bytes_disk INTEGER NOT NULL, source TEXT, report TEXT, signature TEXT, selftest TEXT,"
-    "  PRIMARY KEY(name, number)) STRICT, WITHOUT ROWID;"
+    "  reason TEXT, created INTEGER NOT NULL, bytes_disk INTEGER NOT NULL, bytes_packed INTEGER NOT NULL, rank INTEGER NOT NULL,"
+    "  modules INTEGER NOT NULL, source TEXT, signature TEXT, selftest TEXT, PRIMARY KEY(name, number)) STRICT, WITHOUT ROWID;"
+    /* Apart, since it is long and seldom asked for: a start reads all versions. */
+    "CREATE TABLE report(name TEXT NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY(name, number)) STRICT;"
     "CREATE INDEX version_digest ON version(digest);"
     "CREATE TABLE alias(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, targets TEXT NOT NULL) STRICT, WITHOUT ROWID;",
 };
@@ -28,7 +30,7 @@ enum { SCHEMA = sizeof migrations / sizeof *migrations };
 
 typedef enum {
     BEGIN, COMMIT, ROLLBACK, SAVE, RELEASE, UNDO, COUNT_REVISION, LAST_REVISION, SETTLE, PUT_ADAPTER, DROP_ADAPTER, DROP_VERSIONS,
-    PUT_VERSION, DROP_VERSION, PUT_ALIAS, DROP_ALIAS, FIND_ADAPTER, FIND_DIGEST, READ_ADAPTERS, READ_VERSIONS, READ_ALIASES, N_STATEMENTS
+    PUT_VERSION, DROP_VERSION, MARK_VERSION, PUT_REPORT, DROP_REPORT, DROP_REPORTS, READ_REPORT, PUT_ALIAS, DROP_ALIAS, FIND_ADAPTER, FIND_DIGEST, READ_ADAPTERS, READ_VERSIONS, READ_ALIASES, N_STATEMENTS
 } statement;
 
 static const char *const sql[N_STATEMENTS] = {
@@ -44,14 +46,20 @@ static const char *const sql[N_STATEMENTS] = {
     [PUT_ADAPTER] = "INSERT OR REPLACE INTO adapter VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [DROP_ADAPTER] = "DELETE FROM adapter WHERE name = ?1",
     [DROP_VERSIONS] = "DELETE FROM version WHERE name = ?1",
-    [PUT_VERSION] = "INSERT OR REPLACE INTO version VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    [PUT_VERSION] = "INSERT OR REPLACE INTO version VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    [MARK_VERSION] = "UPDATE version SET base = ?3, fits = ?4, reason = ?5 WHERE name = ?1 AND number = ?2",
+    [PUT_REPORT] = "INSERT OR REPLACE INTO report VALUES(?1, ?2, ?3)",
+    [DROP_REPORT] = "DELETE FROM report WHERE name = ?1 AND number = ?2",
+    [DROP_REPORTS] = "DELETE FROM report WHERE name = ?1",
+    [READ_REPORT] = "SELECT text FROM report WHERE name = ?1 AND number = ?2",
     [DROP_VERSION] = "DELETE FROM version WHERE name = ?1 AND number = ?2",
     [PUT_ALIAS] = "INSERT OR REPLACE INTO alias VALUES(?1, ?2, ?3)",
     [DROP_ALIAS] = "DELETE FROM alias WHERE name = ?1",
     [FIND_ADAPTER] = "SELECT 1 FROM adapter WHERE name = ?1",
     [FIND_DIGEST] = "SELECT 1 FROM version WHERE digest = ?1",
     [READ_ADAPTERS] = "SELECT name, revision, created, active, previous, next_number, pinned, description, labels FROM adapter ORDER BY name",
-    [READ_VERSIONS] = "SELECT name, number, digest, base, fits, created, bytes_disk, source, report, signature, selftest FROM version ORDER BY name, number",
+    [READ_VERSIONS] = "SELECT v.name, number, digest, base, fits, reason, v.created, bytes_disk, bytes_packed, rank, modules, source, signature, selftest,"
+                      " number = active FROM version v JOIN adapter a ON a.name = v.name ORDER BY v.name, number",
     [READ_ALIASES] = "SELECT name, revision, targets FROM alias ORDER BY name",
 };
 
@@ -249,9 +257,10 @@ static ad_status read_adapter(ad_store_db *db, sqlite3_stmt *q, const ad_store_r
 static ad_status read_version(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
 {
     ad_stored_version v = {
-        .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .created = sqlite3_column_int64(q, 5),
-        .bytes_disk = sqlite3_column_int64(q, 6), .source = borrow_text(q, 7), .report = borrow_text(q, 8),
-        .signature = borrow_text(q, 9), .selftest = borrow_text(q, 10),
+        .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .reason = borrow_text(q, 5), .created = sqlite3_column_int64(q, 6),
+        .bytes_disk = sqlite3_column_int64(q, 7), .bytes_packed = sqlite3_column_int64(q, 8), .rank = sqlite3_column_int(q, 9),
+        .modules = sqlite3_column_int(q, 10), .source = borrow_text(q, 11), .signature = borrow_text(q, 12), .selftest = borrow_text(q, 13),
+        .active = sqlite3_column_int(q, 14),
     };
     bool good = take_name(v.name, q) && take_digest(&v.digest, q, 2) && take_digest(&v.base, q, 3);
     return good ? r->version(r->user, &v, err) : fail_row(db, "version", err);
@@ -281,6 +290,20 @@ ad_status ad_store_db_read(ad_store_db *db, const ad_store_reader *r, ad_err *er
     ad_status st = r->adapter ? read_rows(db, READ_ADAPTERS, read_adapter, r, err) : AD_OK;
     if (st == AD_OK && r->version) st = read_rows(db, READ_VERSIONS, read_version, r, err);
     if (st == AD_OK && r->alias) st = read_rows(db, READ_ALIASES, read_alias, r, err);
+    return st;
+}
+
+ad_status ad_store_db_report(ad_store_db *db, const char *name, int number, char **out, ad_err *err)
+{
+    sqlite3_stmt *q = db->statements[READ_REPORT];
+    bind_text(q, 1, name);
+    sqlite3_bind_int(q, 2, number);
+    int rc = sqlite3_step(q);
+    ad_status st = rc == SQLITE_ROW || rc == SQLITE_DONE ? AD_OK : fail_sql(db, err);
+    char *text = rc == SQLITE_ROW ? strdup((const char *)sqlite3_column_text(q, 0)) : NULL;
+    reset(q);
+    if (rc == SQLITE_ROW && !text) st = ad_fail(err, AD_ENOMEM, "%s: out of memory", db->label);
+    if (st == AD_OK) *out = text;
     return st;
 }
 
@@ -339,6 +362,13 @@ static ad_status put_adapter(ad_store_db *db, const ad_stored_adapter *a, ad_err
     return st == AD_OK ? count_revision(db, a->revision, err) : st;
 }
 
+/* Name and number are the first two parameters. */
+static void bind_version(ad_store_db *db, statement which, const ad_stored_version *v)
+{
+    bind_text(db->statements[which], 1, v->name);
+    sqlite3_bind_int(db->statements[which], 2, v->number);
+}
+
 static ad_status put_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[PUT_VERSION];
@@ -347,13 +377,29 @@ static ad_status put_version(ad_store_db *db, const ad_stored_version *v, ad_err
     bind_digest(q, 3, &v->digest);
     bind_digest(q, 4, &v->base);
     sqlite3_bind_int(q, 5, v->fits);
-    sqlite3_bind_int64(q, 6, v->created);
-    sqlite3_bind_int64(q, 7, v->bytes_disk);
-    bind_text(q, 8, v->source);
-    bind_text(q, 9, v->report);
-    bind_text(q, 10, v->signature);
-    bind_text(q, 11, v->selftest);
-    return run(db, PUT_VERSION, NULL, err);
+    bind_text(q, 6, v->reason);
+    sqlite3_bind_int64(q, 7, v->created);
+    sqlite3_bind_int64(q, 8, v->bytes_disk);
+    sqlite3_bind_int64(q, 9, v->bytes_packed);
+    sqlite3_bind_int(q, 10, v->rank);
+    sqlite3_bind_int(q, 11, v->modules);
+    bind_text(q, 12, v->source);
+    bind_text(q, 13, v->signature);
+    bind_text(q, 14, v->selftest);
+    ad_status st = run(db, PUT_VERSION, NULL, err);
+    if (st != AD_OK || !v->report) return st;
+    bind_version(db, PUT_REPORT, v);
+    bind_text(db->statements[PUT_REPORT], 3, v->report);
+    return run(db, PUT_REPORT, NULL, err);
+}
+
+static ad_status mark_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
+{
+    bind_version(db, MARK_VERSION, v);
+    bind_digest(db->statements[MARK_VERSION], 3, &v->base);
+    sqlite3_bind_int(db->statements[MARK_VERSION], 4, v->fits);
+    bind_text(db->statements[MARK_VERSION], 5, v->reason);
+    return run(db, MARK_VERSION, NULL, err);
 }
 
 static ad_status put_alias(ad_store_db *db, const ad_stored_alias *a, ad_err *err)
@@ -376,9 +422,10 @@ static ad_status drop(ad_store_db *db, statement which, const char *name, int64_
 
 static ad_status drop_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
 {
-    bind_text(db->statements[DROP_VERSION], 1, v->name);
-    sqlite3_bind_int(db->statements[DROP_VERSION], 2, v->number);
-    return run(db, DROP_VERSION, NULL, err);
+    bind_version(db, DROP_REPORT, v);
+    ad_status st = run(db, DROP_REPORT, NULL, err);
+    bind_version(db, DROP_VERSION, v);
+    return st == AD_OK ? run(db, DROP_VERSION, NULL, err) : st;
 }
 
 static ad_status apply_one(ad_store_db *db, const ad_store_change *c, ad_err *err)
@@ -387,10 +434,12 @@ static ad_status apply_one(ad_store_db *db, const ad_store_change *c, ad_err *er
     switch (c->kind) {
     case AD_PUT_ADAPTER: return put_adapter(db, &c->adapter, err);
     case AD_DROP_ADAPTER:
-        st = drop(db, DROP_VERSIONS, c->adapter.name, 0, err);
+        st = drop(db, DROP_REPORTS, c->adapter.name, 0, err);
+        if (st == AD_OK) st = drop(db, DROP_VERSIONS, c->adapter.name, 0, err);
         return st == AD_OK ? drop(db, DROP_ADAPTER, c->adapter.name, c->adapter.revision, err) : st;
     case AD_PUT_VERSION: return put_version(db, &c->version, err);
     case AD_DROP_VERSION: return drop_version(db, &c->version, err);
+    case AD_MARK_VERSION: return mark_version(db, &c->version, err);
     case AD_PUT_ALIAS: return put_alias(db, &c->alias, err);
     case AD_DROP_ALIAS: return drop(db, DROP_ALIAS, c->alias.name, c->alias.revision, err);
     }

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/base/mem.h"
@@ -13,14 +14,19 @@
 /* Enough for any burst of uploads; a disk that is this far behind is a reason to say so. */
 enum { MAX_WAITING = 1024 };
 
-/* A group of changes, or a blob to collect when done is NULL. */
+/* A group of changes, a blob to collect, or a report to read. */
 typedef struct task task;
 struct task {
+    enum { GROUP, COLLECT, REPORT } kind;
     ad_store_change *changes; /* [n], owned */
     int n;
     ad_store_done done;
     void *user;
     ad_digest blob;
+    char name[AD_MAX_NAME + 1]; /* of the report */
+    int number;
+    char *text;               /* what was read */
+    ad_report_done report_done;
     ad_err err;               /* code is the answer */
     task *next;
 };
@@ -72,7 +78,7 @@ static void free_changes(ad_store_change *changes, int n)
 
 /* ---- the store's thread ---- */
 
-static bool is_group(const task *t) { return t->done != NULL; }
+static bool is_group(const task *t) { return t->kind == GROUP; }
 
 static bool any_group(const task *t)
 {
@@ -101,6 +107,12 @@ static void commit_groups(ad_store_thread *s, task *tasks)
     else fail_groups(tasks, &err);
 }
 
+static void read_reports(ad_store_thread *s, task *tasks)
+{
+    for (task *t = tasks; t; t = t->next)
+        if (t->kind == REPORT && ad_store_report(s->store, t->name, t->number, &t->text, NULL) != AD_OK) t->text = NULL;
+}
+
 static task *take_tasks(ad_store_thread *s)
 {
     pthread_mutex_lock(&s->mutex);
@@ -118,7 +130,7 @@ static task *answer_groups(ad_store_thread *s, task *tasks)
     pthread_mutex_lock(&s->mutex);
     for (task *t = tasks, *next; t; t = next) {
         next = t->next;
-        list_push(is_group(t) ? &s->finished : &blobs, t);
+        list_push(t->kind == COLLECT ? &blobs : &s->finished, t);
     }
     pthread_mutex_unlock(&s->mutex);
     uv_async_send(&s->wakeup);
@@ -139,6 +151,7 @@ static void *thread_main(void *arg)
     ad_store_thread *s = arg;
     for (task *tasks; (tasks = take_tasks(s));) {
         if (any_group(tasks)) commit_groups(s, tasks);
+        read_reports(s, tasks);
         collect_blobs(s, answer_groups(s, tasks)); /* deleting files takes time, which nobody waits for */
     }
     ad_store_close(&s->store);
@@ -164,9 +177,14 @@ static void on_closed(uv_handle_t *handle)
 
 static void answer(ad_store_thread *s, task *t)
 {
-    s->n_pending--;
-    t->done(t->user, t->err.code, &t->err);
-    free_changes(t->changes, t->n);
+    if (t->kind == REPORT) {
+        t->report_done(t->user, t->text);
+    } else {
+        s->n_pending--;
+        t->done(t->user, t->err.code, &t->err);
+        free_changes(t->changes, t->n);
+    }
+    free(t->text);
     free(t);
 }
 
@@ -234,7 +252,7 @@ ad_status ad_store_thread_submit(ad_store_thread *s, ad_store_change *changes, i
         if (s->n_pending < MAX_WAITING) return ad_fail(err, AD_ENOMEM, "store: out of memory");
         return ad_fail(err, AD_EBUSY, "%d changes wait for the disk; try again later", s->n_pending);
     }
-    *t = (task){.changes = changes, .n = n, .done = done, .user = user};
+    *t = (task){.kind = GROUP, .changes = changes, .n = n, .done = done, .user = user};
     s->n_pending++;
     hand_over(s, t);
     return AD_OK;
@@ -244,7 +262,20 @@ void ad_store_thread_collect(ad_store_thread *s, const ad_digest *digest)
 {
     task *t = ad_calloc(1, sizeof *t);
     if (!t) return; /* the next start collects it */
+    t->kind = COLLECT;
     t->blob = *digest;
+    hand_over(s, t);
+}
+
+void ad_store_thread_report(ad_store_thread *s, const char *name, int number, ad_report_done done, void *user)
+{
+    task *t = ad_calloc(1, sizeof *t);
+    if (!t) {
+        done(user, NULL);
+        return;
+    }
+    *t = (task){.kind = REPORT, .number = number, .report_done = done, .user = user};
+    snprintf(t->name, sizeof t->name, "%s", name);
     hand_over(s, t);
 }
 

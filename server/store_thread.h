@@ -17,6 +17,9 @@ AD_MUSTUSE ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop,
  * or with the reason. AD_EBUSY when more than 1024 groups wait: then done is not called. */
 typedef void (*ad_store_done)(void *user, ad_status st, const ad_err *err);
 AD_MUSTUSE ad_status ad_store_thread_submit(ad_store_thread *t, ad_store_change *changes, int n, ad_store_done done, void *user, ad_err *err);
+/* Reads a version's report, behind everything submitted so far; text is borrowed for the call, NULL when there is none. Without memory done is called at once. */
+typedef void (*ad_report_done)(void *user, const char *text);
+void ad_store_thread_report(ad_store_thread *t, const char *name, int number, ad_report_done done, void *user);
 /* Deletes a blob that no row names any longer, behind everything submitted so far. */
 void ad_store_thread_collect(ad_store_thread *t, const ad_digest *digest);
 

@@ -67,16 +67,20 @@ START_TEST(rows_come_back_with_every_field_after_a_restart)
     c[2].version.base = tu_digest(5);
     c[2].version.fits = false;
     c[2].version.bytes_disk = 10000000000;
+    c[2].version.bytes_packed = 20;
+    c[2].version.rank = 16;
+    c[2].version.modules = 7;
     c[2].version.source = (char *)"upload";
     c[2].version.report = (char *)"{\"rank\":16}";
+    c[2].version.reason = (char *)"too wide";
     c[2].version.signature = (char *)"untrusted comment";
     c[2].version.selftest = (char *)"[]";
     commit(c, 4);
     reopen();
     ck_assert_str_eq(tu_read_rows(store)->text,
         "adapter sql r7 active 2 previous 1 next 3 pinned 1 writes SQL {\"team\":\"db\"}\n"
-        "version sql@1 digest 1 base 0 fits 1 bytes 10 - - - -\n"
-        "version sql@2 digest 2 base 5 fits 0 bytes 10000000000 upload {\"rank\":16} untrusted comment []\n"
+        "version sql@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - -\n"
+        "version sql@2 digest 2 base 5 fits 0 bytes 10000000000/20 rank 16 modules 7 active 1 upload too wide untrusted comment []\n"
         "alias best r9 [{\"model\":\"sql\"}]\n");
 }
 END_TEST
@@ -88,10 +92,55 @@ START_TEST(a_put_replaces_and_a_drop_takes_the_versions_along)
     commit(c, 7);
     ck_assert_str_eq(tu_read_rows(store)->text,
         "adapter a r3 active 0 previous 0 next 1 pinned 0 - -\nadapter b r2 active 1 previous 0 next 2 pinned 0 - -\n"
-        "version a@1 digest 1 base 0 fits 1 bytes 10 - - - -\nversion b@1 digest 3 base 0 fits 1 bytes 10 - - - -\nalias x r0 []\n");
+        "version a@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - -\nversion b@1 digest 3 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 1 - - - -\nalias x r0 []\n");
     ad_store_change drops[] = {tu_drop_adapter("a"), {.kind = AD_DROP_VERSION, .version = {.name = "b", .number = 1}}, {.kind = AD_DROP_ALIAS, .alias = {.name = "x"}}};
     commit(drops, 3);
     ck_assert_str_eq(tu_read_rows(store)->text, "adapter b r2 active 1 previous 0 next 2 pinned 0 - -\n");
+}
+END_TEST
+
+static char *report_of(const char *name, int number)
+{
+    char *text = NULL;
+    ck_assert_int_eq(ad_store_report(store, name, number, &text, &err), AD_OK);
+    return text;
+}
+
+START_TEST(reports_are_read_one_by_one_and_go_with_their_version)
+{
+    ad_store_change c[] = {tu_put_adapter("a", 1, 2), tu_put_version("a", 1, tu_digest(1)), tu_put_version("a", 2, tu_digest(2))};
+    c[1].version.report = (char *)"{\"rank\":1}";
+    c[2].version.report = (char *)"{\"rank\":2}";
+    commit(c, 3);
+    reopen();
+    char *one = report_of("a", 1), *two = report_of("a", 2);
+    ck_assert_str_eq(one, "{\"rank\":1}");
+    ck_assert_str_eq(two, "{\"rank\":2}");
+    free(one), free(two);
+    ad_store_change drop = {.kind = AD_DROP_VERSION, .version = {.name = "a", .number = 1}};
+    commit(&drop, 1);
+    ck_assert_ptr_null(report_of("a", 1));
+    drop = tu_drop_adapter("a");
+    commit(&drop, 1);
+    ck_assert_ptr_null(report_of("a", 2));
+}
+END_TEST
+
+START_TEST(a_mark_changes_what_was_found_and_nothing_else)
+{
+    ad_store_change c[] = {tu_put_adapter("a", 1, 1), tu_put_version("a", 1, tu_digest(1))};
+    c[1].version.report = (char *)"{}";
+    c[1].version.signature = (char *)"signed";
+    commit(c, 2);
+    ad_store_change mark = {.kind = AD_MARK_VERSION, .version = {.name = "a", .number = 1, .base = tu_digest(7), .reason = (char *)"too wide"}};
+    commit(&mark, 1);
+    ck_assert_ptr_nonnull(strstr(tu_read_rows(store)->text, "version a@1 digest 1 base 7 fits 0 bytes 10/0 rank 0 modules 0 active 1 - too wide signed -"));
+    char *report = report_of("a", 1);
+    ck_assert_str_eq(report, "{}");
+    free(report);
+    mark.version.number = 2; /* one that went meanwhile */
+    commit(&mark, 1);
+    ck_assert_ptr_null(strstr(tu_read_rows(store)->text, "a@2"));
 }
 END_TEST
 
@@ -433,7 +482,7 @@ START_TEST(a_row_that_is_not_ours_is_refused)
 {
     admit("a", 1);
     ad_store_close(&store);
-    in_database("INSERT INTO version VALUES('a', 2, x'00', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)");
+    in_database("INSERT INTO version VALUES('a', 2, x'00', x'00', 1, NULL, 0, 0, 0, 1, 1, NULL, NULL, NULL)");
     open_store();
     ad_store_reader reader = {.version = count_version};
     ck_assert_int_eq(ad_store_read(store, &reader, &err), AD_EFORMAT);
@@ -466,6 +515,8 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, rows_come_back_with_every_field_after_a_restart);
     tcase_add_test(tc, a_put_replaces_and_a_drop_takes_the_versions_along);
+    tcase_add_test(tc, reports_are_read_one_by_one_and_go_with_their_version);
+    tcase_add_test(tc, a_mark_changes_what_was_found_and_nothing_else);
     tcase_add_test(tc, one_group_that_fails_leaves_the_others_of_its_transaction);
     tcase_add_test(tc, a_revision_is_remembered_after_its_row_is_gone);
     tcase_add_test(tc, a_reader_may_stop_and_its_reason_is_returned);
