@@ -1,38 +1,256 @@
 /* SPDX-License-Identifier: MIT */
-/* adapterctl: work on adapters from the command line. */
-#include <stdio.h>
+/* adapterctl: work on adapters from the command line. Options and commands are two tables, which --help prints. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "adapters/gguf_lora.h"
+#include "clients/adapterctl/ctl.h"
 
-static int usage(FILE *out)
+/* ---- options ---- */
+
+typedef enum {
+    O_URL, O_KEY, O_CA_FILE, O_TIMEOUT, O_JSON, O_HELP, O_VERSION, /* every command has these */
+    O_NAME, O_DESCRIPTION, O_LABEL, O_SHA256, O_NO_ACTIVATE, O_SIGNATURE, O_SELFTEST, O_NEW_VERSION, O_ON_SERVER, O_IF_MATCH, O_PREFIX, O_STATE, O_LIMIT, O_AFTER, O_MODULES,
+    O_CLEAR, O_DRAIN, O_LAST_ID, O_COUNT, O_NO_RECONNECT, O_BASE, N_OPTIONS
+} option_id;
+enum { N_GLOBAL = O_VERSION + 1 };
+
+static const struct {
+    const char *name, *value, *help;
+} options[N_OPTIONS] = {
+    [O_URL] = {"url", "URL", "of the server; default $ADAPTERCTL_URL, else http://127.0.0.1:8000"},
+    [O_KEY] = {"key", "KEY", "API key; default $ADAPTERCTL_KEY, which other users cannot see"},
+    [O_CA_FILE] = {"ca-file", "FILE", "certificates to trust with https"},
+    [O_TIMEOUT] = {"timeout", "SECONDS", "for a call; for an upload: without a byte moving (120)"},
+    [O_JSON] = {"json", NULL, "print the server's JSON as it came, also of errors"},
+    [O_HELP] = {"help", NULL, "this text, or that of the command"},
+    [O_VERSION] = {"version", NULL, "print the version"},
+    [O_NAME] = {"name", "NAME", "of the adapter"},
+    [O_DESCRIPTION] = {"description", "TEXT", "for people"},
+    [O_LABEL] = {"label", "KEY=VALUE", "a label; may be repeated"},
+    [O_SHA256] = {"sha256", "HEX", "what the weights file must have"},
+    [O_NO_ACTIVATE] = {"no-activate", NULL, "leave the version staged"},
+    [O_SIGNATURE] = {"signature", "FILE", "a .minisig file over the digest"},
+    [O_SELFTEST] = {"selftest", "FILE", "JSON: prompts that must pass before the version is active"},
+    [O_NEW_VERSION] = {"new-version", NULL, "another version of a name that exists"},
+    [O_ON_SERVER] = {"on-server", NULL, "PATH is a directory on the server's machine, under one of its roots"},
+    [O_IF_MATCH] = {"if-match", "ETAG", "only when the adapter still has this ETag (show prints it)"},
+    [O_PREFIX] = {"prefix", "TEXT", "names that begin with it"},
+    [O_STATE] = {"state", "STATE", "uploading, verifying, staged, ready, draining, gone or incompatible"},
+    [O_LIMIT] = {"limit", "N", "one page of at most N, 1 to 1000; else all"},
+    [O_AFTER] = {"after", "NAME", "names behind it"},
+    [O_MODULES] = {"modules", NULL, "also rank, scaling and norm of each module"},
+    [O_CLEAR] = {"clear", NULL, "drop all labels first"},
+    [O_DRAIN] = {"drain", "SECONDS", "wait so long for requests that still use it"},
+    [O_LAST_ID] = {"last-id", "ID", "go on behind this event, as far as the server remembers"},
+    [O_COUNT] = {"count", "N", "end after N events"},
+    [O_NO_RECONNECT] = {"no-reconnect", NULL, "end when the stream breaks, with exit code 6"},
+    [O_BASE] = {"base", "MODEL", "the base model: a GGUF file or Hugging Face directory"},
+};
+
+#define BIT(o) (1ull << (o))
+#define UPLOAD (BIT(O_NAME) | BIT(O_DESCRIPTION) | BIT(O_LABEL) | BIT(O_SHA256) | BIT(O_SIGNATURE) | BIT(O_SELFTEST) | BIT(O_ON_SERVER))
+
+/* ---- commands ---- */
+
+typedef struct {
+    const char *name, *args, *help;
+    unsigned long long options; /* beside the global ones */
+    int min_args, max_args;
+    bool local;                 /* needs no server */
+    int (*run)(ctl *c);
+} command;
+
+static const command commands[] = {
+    {"list", "", "the adapters, in order of name", BIT(O_PREFIX) | BIT(O_STATE) | BIT(O_LABEL) | BIT(O_LIMIT) | BIT(O_AFTER), 0, 0, false, ctl_list},
+    {"show", "NAME", "one adapter with its versions", BIT(O_MODULES), 1, 1, false, ctl_show},
+    {"upload", "NAME PATH", "add an adapter: PATH is a PEFT directory, an archive of one (tar, tar.gz, zip), a GGUF LoRA file, or an https URL the server reads",
+     UPLOAD | BIT(O_NO_ACTIVATE) | BIT(O_NEW_VERSION) | BIT(O_IF_MATCH), 1, 2, false, ctl_upload},
+    {"dry-run", "[NAME] PATH", "what an upload would find, without adding it", UPLOAD, 1, 2, false, ctl_dry_run},
+    {"activate", "NAME VERSION", "make a version the one that NAME means; a number, or at least 12 digits of its digest", BIT(O_IF_MATCH), 2, 2, false, ctl_activate},
+    {"rollback", "NAME", "back to the version that was active before", BIT(O_IF_MATCH), 1, 1, false, ctl_rollback},
+    {"alias", "set ALIAS MODEL[=WEIGHT]... | list | show ALIAS | delete ALIAS", "names that share requests among versions by weight", 0, 1, 1000, false, ctl_alias},
+    {"pin", "NAME", "keep it in memory", BIT(O_IF_MATCH), 1, 1, false, ctl_pin},
+    {"unpin", "NAME", "let it leave memory when others need the room", BIT(O_IF_MATCH), 1, 1, false, ctl_unpin},
+    {"label", "NAME [KEY=VALUE | KEY-]...", "set labels, and take those away that end with '-'; the others stay", BIT(O_CLEAR) | BIT(O_DESCRIPTION) | BIT(O_IF_MATCH), 1, 1000, false,
+     ctl_label},
+    {"delete", "NAME[@NUMBER]", "an adapter with all its versions, or one version", BIT(O_DRAIN) | BIT(O_IF_MATCH), 1, 1, false, ctl_delete},
+    {"events", "", "what happens to adapters, one line each, until interrupted; goes on after a break", BIT(O_NAME) | BIT(O_LAST_ID) | BIT(O_COUNT) | BIT(O_NO_RECONNECT), 0, 0, false,
+     ctl_events},
+    {"verify", "NAME", "let the server read the stored files again; exit code 1 when they changed", 0, 1, 1, false, ctl_verify},
+    {"digest", "PATH", "the digest that signatures are made over: asks the server, or computes it here with --base", BIT(O_BASE), 1, 1, false, ctl_digest},
+    {"convert", "--base MODEL IN OUT", "a PEFT directory IN as a GGUF LoRA file OUT", BIT(O_BASE), 2, 2, true, ctl_convert},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void put_options(unsigned long long which)
 {
-    fputs("usage: adapterctl convert --base MODEL DIR OUT.gguf\n"
-          "\n"
-          "  convert   writes the PEFT adapter in DIR as a GGUF LoRA file for MODEL (a GGUF file or Hugging Face directory)\n",
-          out);
-    return out == stdout ? 0 : 2;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char left[40];
+        if (!(which & BIT(i))) continue;
+        snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].value ? options[i].value : "");
+        printf("  %-24s %s\n", left, options[i].help);
+    }
 }
 
-static int convert(const char *base, const char *dir, const char *out)
+static void put_exit_codes(void)
 {
-    ad_err err;
-    ad_model *m = NULL;
-    ad_adapter *a = NULL;
-    /* f32, so that the adapter keeps its values */
-    ad_status st = ad_model_load(&m, base, &(ad_model_options){.weights = AD_WEIGHTS_F32}, &err);
-    if (st == AD_OK) st = ad_adapter_load(&a, "converted", dir, m, &err);
-    if (st == AD_OK) st = ad_gguf_lora_write(a, m, out, &err);
-    if (st == AD_OK) printf("%s: rank %d, %d modules\n", out, ad_adapter_rank(a), ad_adapter_matched_modules(a));
-    else fprintf(stderr, "adapterctl: %s\n", err.msg);
-    ad_adapter_release(&a);
-    ad_model_free(&m);
-    return st == AD_OK ? 0 : 1;
+    fputs("exit codes:\n"
+          "  0  done\n"
+          "  1  the server failed or refused, or a local file could not be read\n"
+          "  2  the command line is wrong\n"
+          "  3  no such adapter, version or alias (404)\n"
+          "  4  it exists already, is in use, or changed meanwhile (409, 412)\n"
+          "  5  the adapter was refused; the report says why (422)\n"
+          "  6  the server cannot be reached, or broke off (also 502, 504)\n"
+          "  7  a limit: too large, too many, busy, or its disk is full (413, 429, 503, 507)\n",
+          stdout);
+}
+
+static int help(void)
+{
+    puts("usage: adapterctl COMMAND [OPTION...] [ARGUMENT...]\n\nWorks on the adapters of an adapterd server.\n");
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-9s %s\n", commands[i].name, commands[i].help);
+    puts("\nadapterctl COMMAND --help tells about a command's arguments and options.\n\noptions of every command:");
+    put_options(BIT(N_GLOBAL) - 1);
+    putchar('\n');
+    put_exit_codes();
+    return EXIT_OK;
+}
+
+static int help_of(const command *k)
+{
+    printf("usage: adapterctl %s %s%s\n\n  %s\n\n", k->name, k->options ? "[OPTION...] " : "", k->args, k->help);
+    if (k->options) puts("options:");
+    put_options(k->options);
+    puts(k->options ? "\noptions of every command:" : "options of every command:");
+    put_options(BIT(N_GLOBAL) - 1);
+    putchar('\n');
+    put_exit_codes();
+    return EXIT_OK;
+}
+
+/* ---- the command line ---- */
+
+static bool parse_int(const char *text, int min, int max, int *out)
+{
+    char *rest;
+    long n = strtol(text, &rest, 10);
+    if (rest == text || *rest || n < min || n > max) return false;
+    *out = (int)n;
+    return true;
+}
+
+/* ETags have quotes; people leave them out. */
+static bool set_if_match(ctl *c, const char *text)
+{
+    free(c->if_match);
+    c->if_match = NULL;
+    return asprintf(&c->if_match, *text == '"' || !strncmp(text, "W/\"", 3) ? "%s" : "\"%s\"", text) >= 0;
+}
+
+static bool set_option(ctl *c, int id, const char *v)
+{
+    switch (id) {
+    case O_URL: c->url = v; return true;
+    case O_KEY: c->key = v; return true;
+    case O_CA_FILE: c->ca_file = v; return true;
+    case O_TIMEOUT: return parse_int(v, 1, 86400, &c->timeout_s);
+    case O_JSON: c->json = true; return true;
+    case O_NAME: c->name = v; return true;
+    case O_DESCRIPTION: c->description = v; return true;
+    case O_LABEL:
+        if (c->n_labels == CTL_MAX_LABELS) return false;
+        c->labels[c->n_labels++] = v;
+        return true;
+    case O_SHA256: c->sha256 = v; return strlen(v) == 64 && strspn(v, "0123456789abcdefABCDEF") == 64;
+    case O_NO_ACTIVATE: c->no_activate = true; return true;
+    case O_SIGNATURE: c->signature = v; return true;
+    case O_SELFTEST: c->selftest = v; return true;
+    case O_NEW_VERSION: c->new_version = true; return true;
+    case O_ON_SERVER: c->on_server = true; return true;
+    case O_IF_MATCH: return set_if_match(c, v);
+    case O_PREFIX: c->prefix = v; return true;
+    case O_STATE: c->state = v; return true;
+    case O_LIMIT: return parse_int(v, 1, 1000, &c->limit);
+    case O_AFTER: c->after = v; return true;
+    case O_MODULES: c->modules = true; return true;
+    case O_CLEAR: c->clear = true; return true;
+    case O_DRAIN: return parse_int(v, 0, 86400, &c->drain_s);
+    case O_LAST_ID: c->last_id = v; return true;
+    case O_COUNT: return parse_int(v, 1, 1000000000, &c->count);
+    case O_NO_RECONNECT: c->no_reconnect = true; return true;
+    case O_BASE: c->base = v; return true;
+    default: return true; /* help and version */
+    }
+}
+
+static int parse(ctl *c, int argc, char **argv, unsigned long long *given)
+{
+    struct option longs[N_OPTIONS + 1] = {0};
+    for (int i = 0; i < N_OPTIONS; i++) longs[i] = (struct option){options[i].name, options[i].value ? required_argument : no_argument, NULL, 256 + i};
+    for (int o; (o = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        if (o == '?') return EXIT_USAGE; /* getopt has told why */
+        int id = o == 'h' ? O_HELP : o - 256;
+        *given |= BIT(id);
+        if (!set_option(c, id, optarg)) return ctl_usage("--%s: \"%s\" does not fit: %s", options[id].name, optarg, options[id].help);
+    }
+    c->args = argv + optind;
+    c->n_args = argc - optind;
+    return EXIT_OK;
+}
+
+static const command *find(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+static int check(const command *k, const ctl *c, unsigned long long given)
+{
+    unsigned long long wrong = given & ~(k->options | (BIT(N_GLOBAL) - 1));
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (wrong & BIT(i)) return ctl_usage("%s has no option --%s", k->name, options[i].name);
+    if (c->n_args < k->min_args || c->n_args > k->max_args) return ctl_usage("usage: adapterctl %s%s%s", k->name, *k->args ? " " : "", k->args);
+    return EXIT_OK;
+}
+
+static int run(const command *k, ctl *c)
+{
+    ad_client_error e = {0};
+    const char *url = getenv("ADAPTERCTL_URL"), *key = getenv("ADAPTERCTL_KEY");
+    const ad_client_options opt = {.url = c->url ? c->url : url && *url ? url : "http://127.0.0.1:8000", .key = c->key ? c->key : key, .ca_file = c->ca_file,
+                                   .timeout_ms = c->timeout_s * 1000};
+    if (!k->local && ad_client_open(&c->client, &opt, &e) != AD_CLIENT_OK) return ctl_fail(c, &e);
+    int code = k->run(c);
+    ad_client_close(&c->client);
+    return code;
+}
+
+/* Output that did not arrive is a failure; a reader that left is none worth a message. */
+static int end_output(int code)
+{
+    if (!fflush(stdout) && !ferror(stdout)) return code;
+    return code ? code : EXIT_FAILED;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) return usage(stdout);
-    if (argc == 6 && !strcmp(argv[1], "convert") && !strcmp(argv[2], "--base")) return convert(argv[3], argv[4], argv[5]);
-    return usage(stderr);
+    static char name[] = "adapterctl";
+    ctl c = {.drain_s = -1};
+    unsigned long long given = 0;
+    if (argc) argv[0] = name; /* in getopt's messages */
+    signal(SIGPIPE, SIG_IGN); /* writing fails instead, and we end in order */
+    int code = parse(&c, argc, argv, &given);
+    const command *k = c.n_args > 0 ? find(c.args[0]) : NULL;
+    if (code == EXIT_OK && k) c.args++, c.n_args--;
+    if (code != EXIT_OK) ;
+    else if (given & BIT(O_VERSION)) printf("adapterctl %s\n", ad_client_version());
+    else if (given & BIT(O_HELP)) code = k ? help_of(k) : help();
+    else if (!k) code = c.n_args ? ctl_usage("there is no command \"%s\"; see adapterctl --help", c.args[0]) : ctl_usage("no command was given; see adapterctl --help");
+    else if ((code = check(k, &c, given)) == EXIT_OK) code = run(k, &c);
+    free(c.if_match);
+    return end_output(code);
 }

@@ -1,0 +1,624 @@
+# SPDX-License-Identifier: MIT
+"""adapterctl: every command as people and as programs read it, its exit codes, and servers that mean no good."""
+import hashlib
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+import unittest
+
+from daemon import ADAPTERD, TINY, clean_env
+from fake_registry import FakeRegistry
+
+CTL = os.path.join(os.path.dirname(os.path.dirname(ADAPTERD)), "clients", "adapterctl")
+OK, FAILED, USAGE, NOT_FOUND, CONFLICT, REFUSED, UNREACHABLE, LIMIT = range(8)
+
+
+def environment(**more):
+    return {**{k: v for k, v in clean_env().items() if not k.startswith("ADAPTERCTL")}, "TZ": "UTC", **more}
+
+
+def ctl(*args, port=None, env=None, timeout=60):
+    url = ["--url", f"http://127.0.0.1:{port}"] if port else []
+    return subprocess.run([CTL, *url, *args], capture_output=True, text=True, timeout=timeout, env=environment(**(env or {})), stdin=subprocess.DEVNULL)
+
+
+class Scratch(unittest.TestCase):
+    """A directory of its own, and adapters in it."""
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.dir)
+
+    def adapter(self, name="qv", **config):
+        """The path of a tiny adapter; config is changed in a copy of it."""
+        path = os.path.join(TINY, "adapters", name)
+        if not config:
+            return path
+        copy = os.path.join(self.dir, f"{name}-{len(os.listdir(self.dir))}")
+        shutil.copytree(path, copy)
+        file = os.path.join(copy, "adapter_config.json")
+        with open(file) as f:
+            now = json.load(f)
+        with open(file, "w") as f:
+            json.dump({**now, **config}, f)
+        return copy
+
+    def file(self, name, data):
+        path = os.path.join(self.dir, name)
+        with open(path, "wb") as f:
+            f.write(data)
+        return path
+
+
+# ---- a registry that keeps to the contract ----
+
+class Commands(Scratch):
+    def setUp(self):
+        super().setUp()
+        self.server = FakeRegistry()
+        self.addCleanup(self.server.stop)
+
+    def run_ctl(self, *args, want=OK, **more):
+        p = ctl(*args, port=self.server.port, **more)
+        self.assertEqual(p.returncode, want, (args, p.stdout, p.stderr))
+        return p
+
+    def out(self, *args, **more):
+        return self.run_ctl(*args, **more).stdout
+
+    def json(self, *args, **more):
+        out = self.out(*args, "--json", **more)
+        self.assertEqual(out.count("\n"), 1, out)
+        return json.loads(out)
+
+    def upload(self, name, adapter="qv", *options):
+        return self.json("upload", name, self.adapter(adapter), *options)
+
+    def test_an_upload_is_listed_and_shown(self):
+        out = self.out("upload", "sql", self.adapter(), "--description", "makes SQL", "--label", "team=search", "--label", "env=prod")
+        self.assertRegex(out, r"^uploaded sql: version 1 is active, digest [0-9a-f]{12}; rank \d+, \d+ modules, [\d.]+ KiB\n$")
+        lines = self.out("list").splitlines()
+        self.assertEqual(lines[0].split(), ["NAME", "STATE", "VERSION", "DIGEST", "RANK", "DISK", "PACKED", "REQUESTS", "LAST", "USED", "FLAGS"])
+        self.assertRegex(lines[1], r"^sql +ready +1 +[0-9a-f]{12} +\d+ +[\d.]+ KiB ")
+        self.assertEqual(lines[0].index("DIGEST"), re.search(r"[0-9a-f]{12}", lines[1]).start())
+        shown = self.out("show", "sql")
+        for line in (r"^Name +sql$", r"^State +ready$", r"^Digest +[0-9a-f]{64}$", r"^Description +makes SQL$", r"^Label +team=search$", r"^Label +env=prod$", r'^ETag +"r\d+"$',
+                     r"^VERSION +STATE +DIGEST ", r"^ +1 +ready +[0-9a-f]{12} "):
+            self.assertRegex(shown, re.compile(line, re.M))
+        self.assertNotIn("q_proj", shown)
+        self.assertRegex(self.out("show", "sql", "--modules"), re.compile(r"^model\.layers\.0\.self_attn\.q_proj +\d+ +\d", re.M))
+
+    def test_json_is_what_the_server_said(self):
+        a = self.upload("sql")
+        self.assertEqual((a["object"], a["name"], a["version"]), ("adapter", "sql", 1))
+        raw = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{self.server.port}/v1/adapters/sql"], capture_output=True, text=True, check=True).stdout
+        self.assertEqual(self.out("show", "sql", "--json"), raw.rstrip("\n") + "\n")
+        self.assertEqual(self.json("list")["data"][0]["name"], "sql")
+        p = self.run_ctl("show", "nobody", "--json", want=NOT_FOUND)
+        self.assertEqual(json.loads(p.stdout)["error"]["code"], "adapter_not_found")
+        self.assertIn("HTTP 404, adapter_not_found", p.stderr)
+
+    def test_the_same_content_is_unchanged_and_another_a_conflict(self):
+        self.upload("sql")
+        self.assertTrue(self.out("upload", "sql", self.adapter()).startswith("unchanged sql:"))
+        p = self.run_ctl("upload", "sql", self.adapter("all"), want=CONFLICT)
+        self.assertIn("adapter_exists", p.stderr)
+        self.run_ctl("upload", "--name", "other", self.adapter("all"))
+        self.run_ctl("upload", self.adapter("all"), want=USAGE)
+        self.run_ctl("upload", "a", self.adapter("all"), "--name", "b", want=USAGE)
+
+    def test_versions_are_added_activated_and_rolled_back(self):
+        first = self.upload("sql")["digest"]
+        out = self.out("upload", "sql", self.adapter("all"), "--new-version", "--no-activate")
+        self.assertRegex(out, r"version 1 is active, digest [0-9a-f]{12}; version 2 is staged, digest [0-9a-f]{12}; rank")
+        self.assertIn("activated sql: version 2 is active", self.out("activate", "sql", "2"))
+        self.assertEqual(self.json("rollback", "sql")["version"], 1)
+        self.assertEqual(self.json("activate", "sql", self.json("show", "sql")["versions"][1]["digest"][:12])["version"], 2)
+        self.assertEqual(self.json("activate", "sql", first)["version"], 1)
+        self.run_ctl("activate", "sql", "9", want=NOT_FOUND)
+        self.run_ctl("rollback", "nobody", want=NOT_FOUND)
+        self.upload("fresh")
+        self.run_ctl("rollback", "fresh", want=CONFLICT)
+        self.assertEqual(self.out("delete", "sql@2"), "deleted sql@2\n")
+        self.run_ctl("delete", "sql@1", want=CONFLICT)
+
+    def test_if_match_guards_a_change(self):
+        etag = self.upload("sql")["etag"]
+        self.run_ctl("pin", "sql", "--if-match", '"r0"', want=CONFLICT)
+        self.run_ctl("pin", "sql", "--if-match", etag.strip('"'))
+        for args in (["unpin", "sql"], ["rollback", "sql"], ["activate", "sql", "1"], ["delete", "sql"], ["label", "sql", "a=b"], ["upload", "sql", self.adapter("all"), "--new-version"]):
+            self.run_ctl(*args, "--if-match", etag, want=CONFLICT)
+        self.run_ctl("upload", "sql", self.adapter(), "--if-match", etag, want=USAGE)
+
+    def test_pins_and_labels(self):
+        self.upload("sql")
+        self.assertTrue(self.out("pin", "sql").startswith("pinned sql:"))
+        self.assertIn("pinned", self.out("list").splitlines()[1])
+        self.assertFalse(self.json("unpin", "sql")["pinned"])
+        self.assertEqual(self.json("label", "sql", "a=1", "b=x=y")["labels"], {"a": "1", "b": "x=y"})
+        self.assertEqual(self.json("label", "sql", "a-", "nothing-", "c=3")["labels"], {"b": "x=y", "c": "3"})
+        self.assertEqual(self.json("label", "sql", "--clear", "d=4", "--description", "new")["labels"], {"d": "4"})
+        a = self.json("label", "sql", "--description", "newer")
+        self.assertEqual((a["labels"], a["description"]), ({"d": "4"}, "newer"))
+        for args in (["label", "sql"], ["label", "sql", "no-equals"], ["label", "sql", "=v"], ["label", "sql", "-"]):
+            self.run_ctl(*args, want=USAGE)
+
+    def test_lists_are_narrowed_and_cut_into_pages(self):
+        for i in range(7):
+            self.upload(f"a{i}" if i < 5 else f"b{i}", "qv", "--label", f"odd={i % 2}")
+        self.run_ctl("upload", "c", self.adapter(), "--no-activate")
+
+        def names(*args):
+            return [line.split()[0] for line in self.out("list", *args).splitlines()[1:]]
+        self.assertEqual(names(), ["a0", "a1", "a2", "a3", "a4", "b5", "b6", "c"])
+        self.assertEqual(names("--prefix", "b"), ["b5", "b6"])
+        self.assertEqual(names("--label", "odd=1"), ["a1", "a3", "b5"])
+        self.assertEqual(names("--state", "staged"), ["c"])
+        self.assertEqual(names("--after", "a3", "--limit", "2"), ["a4", "b5"])
+        self.assertIn("--after a1", self.run_ctl("list", "--limit", "2").stderr)
+        self.server.server.page_limit = 3
+        self.assertEqual(len(names()), 8)
+        self.assertEqual([a["name"] for a in self.json("list")["data"]], names())
+        self.assertEqual([a["name"] for a in self.json("list", "--limit", "2")["data"]], ["a0", "a1"])
+        self.run_ctl("list", "--label", "odd", want=USAGE)
+
+    def test_aliases(self):
+        self.upload("sql")
+        self.run_ctl("upload", "sql", self.adapter("all"), "--new-version")
+        self.assertEqual(self.out("alias", "set", "live", "sql@1=90", "sql@2=10").splitlines()[1].split(None, 1), ["live", "sql@1=90, sql@2=10"])
+        self.run_ctl("alias", "set", "one", "sql")
+        self.assertEqual([line.split()[0] for line in self.out("alias", "list").splitlines()], ["ALIAS", "live", "one"])
+        self.assertEqual(self.json("alias", "show", "live")["targets"], [{"model": "sql@1", "weight": 90}, {"model": "sql@2", "weight": 10}])
+        self.assertEqual(self.out("alias", "delete", "live"), "deleted live\n")
+        self.run_ctl("alias", "delete", "live", want=NOT_FOUND)
+        self.run_ctl("alias", "set", "x", "nobody", want=NOT_FOUND)
+        for args in (["set", "x"], ["set", "x", "m=0"], ["set", "x", "m=w"], ["set", "x", "=5"], ["list", "x"], ["show"], ["drop", "x"]):
+            self.run_ctl("alias", *args, want=USAGE)
+
+    def test_names_with_slashes_reach_the_server_whole(self):
+        self.upload("team/sql")
+        self.assertEqual(self.json("show", "team/sql")["name"], "team/sql")
+        self.assertEqual(self.json("pin", "team/sql")["name"], "team/sql")
+        self.run_ctl("delete", "team/sql")
+
+    def test_deletes_drain(self):
+        self.upload("sql")
+        self.assertEqual(self.out("delete", "sql", "--drain", "5"), "deleted sql\n")
+        self.run_ctl("delete", "sql", want=NOT_FOUND)
+        self.upload("sql")
+        self.assertEqual(self.json("delete", "sql")["object"], "adapter.deleted")
+
+    def test_a_dry_run_reports_and_adds_nothing(self):
+        out = self.out("dry-run", self.adapter())
+        self.assertRegex(out, re.compile(r"^Digest +[0-9a-f]{64}$", re.M))
+        self.assertRegex(out, re.compile(r"^Format +peft$", re.M))
+        self.assertEqual(self.json("dry-run", "x", self.adapter())["object"], "adapter.report")
+        self.assertEqual(self.json("list")["data"], [])
+
+    def test_digest_prints_what_is_to_be_signed(self):
+        digest = self.upload("sql")["digest"]
+        self.assertEqual(self.out("digest", self.adapter()), digest + "\n")
+        self.assertEqual(self.json("digest", self.adapter())["digest"], digest)
+
+    def test_verify_tells_whether_the_files_are_whole(self):
+        digest = self.upload("sql")["digest"]
+        self.assertEqual(self.out("verify", "sql").splitlines()[0], f"sql: the stored files are what they were, digest {digest}")
+        self.assertTrue(self.json("verify", "sql")["ok"])
+        self.run_ctl("verify", "nobody", want=NOT_FOUND)
+
+    def test_archives_and_gguf_files_are_uploaded(self):
+        path = os.path.join(self.dir, "sql.tar.gz")
+        with tarfile.open(path, "w:gz") as t:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                t.add(os.path.join(self.adapter(), name), name)
+        self.assertEqual(self.upload("sql")["digest"], self.json("upload", "tarred", path)["digest"])
+        self.run_ctl("upload", "no", self.file("x.zip", b"no archive at all"), want=FAILED)
+        out = os.path.join(self.dir, "qv.gguf")
+        p = ctl("convert", "--base", os.path.join(TINY, "models", "llama-gqa"), self.adapter(), out)
+        self.assertEqual(p.returncode, OK, p.stderr)
+        self.run_ctl("upload", "ggufed", out)
+
+    def test_a_refused_adapter_is_explained(self):
+        bad = self.adapter(frobnicate=1)
+        for args in (["upload", "bad", bad], ["dry-run", bad], ["digest", bad]):
+            p = self.run_ctl(*args, want=REFUSED)
+            self.assertIn("frobnicate", p.stderr)
+        p = self.run_ctl("upload", "bad", bad, "--json", want=REFUSED)
+        self.assertIn("report", json.loads(p.stdout))
+        p = self.run_ctl("upload", "bad", self.adapter(), "--sha256", "0" * 64, want=REFUSED)
+        with open(os.path.join(self.adapter(), "adapter_model.safetensors"), "rb") as f:
+            self.run_ctl("upload", "good", self.adapter(), "--sha256", hashlib.sha256(f.read()).hexdigest())
+
+    def test_files_that_cannot_be_read_are_failures(self):
+        for args in (["upload", "a", "/nowhere"], ["upload", "a", self.dir], ["upload", "a", self.adapter(), "--signature", "/nowhere"], ["upload", "a", "/dev/null"],
+                     ["upload", "a", self.adapter(), "--selftest", self.file("zero", b"\0")], ["upload", "a", self.adapter(), "--selftest", self.file("big", b"x" * (1 << 20 | 1))]):
+            p = self.run_ctl(*args, want=FAILED)
+            self.assertRegex(p.stderr, r"^adapterctl: .+\n$")
+
+    def test_the_environment_names_server_and_key(self):
+        self.server.server.key = "s3cret"
+        url = f"http://127.0.0.1:{self.server.port}/"
+        self.assertEqual(ctl("list", env={"ADAPTERCTL_URL": url}).returncode, FAILED)
+        self.assertEqual(ctl("list", env={"ADAPTERCTL_URL": url, "ADAPTERCTL_KEY": "s3cret"}).returncode, OK)
+        self.assertEqual(ctl("list", "--key", "s3cret", "--url", url, env={"ADAPTERCTL_URL": "http://127.0.0.1:1", "ADAPTERCTL_KEY": "wrong"}).returncode, OK)
+
+
+# ---- events ----
+
+class Events(Scratch):
+    def setUp(self):
+        super().setUp()
+        self.server = FakeRegistry()
+        self.addCleanup(self.server.stop)
+
+    def listen(self, *options):
+        p = subprocess.Popen([CTL, "--url", f"http://127.0.0.1:{self.server.port}", "events", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        self.addCleanup(p.stdout.close)
+        self.addCleanup(p.stderr.close)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        self.wait_for_listeners(1)
+        return p
+
+    def wait_for_listeners(self, n, seconds=20):
+        end = time.monotonic() + seconds
+        while len(self.server.registry.listeners) != n:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+
+    def upload(self, name):
+        self.assertEqual(ctl("upload", name, self.adapter(), port=self.server.port).returncode, OK)
+
+    def test_each_event_is_a_line_for_people(self):
+        p = self.listen("--count", "2")
+        self.upload("sql")
+        out, err = p.communicate(timeout=30)
+        self.assertEqual((p.returncode, err), (OK, ""))
+        lines = out.splitlines()
+        self.assertRegex(lines[0], r"^\d\d:\d\d:\d\d  1  sql@1  verifying ->  staged  [0-9a-f]{12}$")
+        self.assertRegex(lines[1], r"^\d\d:\d\d:\d\d  2  sql@1  staged ->  ready  [0-9a-f]{12}$")
+
+    def test_each_event_is_a_line_of_json_at_once(self):
+        p = self.listen("--json")
+        self.upload("sql")
+        self.assertEqual(json.loads(p.stdout.readline())["state"], "staged")
+        self.assertEqual(json.loads(p.stdout.readline())["state"], "ready")
+
+    def test_after_a_break_it_goes_on_where_it_was(self):
+        p = self.listen("--json", "--count", "4")
+        self.upload("a")
+        self.assertEqual([json.loads(p.stdout.readline())["name"] for _ in range(2)], ["a", "a"])
+        self.server.cut_events()
+        self.wait_for_listeners(0)
+        self.upload("b")
+        out, err = p.communicate(timeout=30)
+        self.assertEqual([json.loads(line)["name"] for line in out.splitlines()], ["b", "b"])
+        self.assertIn("the stream broke", err)
+        self.assertEqual(p.returncode, OK)
+
+    def test_without_reconnecting_a_break_is_the_end(self):
+        p = self.listen("--no-reconnect")
+        self.server.cut_events()
+        p.communicate(timeout=30)
+        self.assertEqual(p.returncode, UNREACHABLE)
+
+    def test_events_of_one_name_and_behind_an_id(self):
+        for name in "ab":
+            self.upload(name)
+        p = ctl("events", "--last-id", "0", "--name", "b", "--count", "2", port=self.server.port)
+        self.assertEqual(["b@1" in line for line in p.stdout.splitlines()], [True, True])
+        p = ctl("events", "--last-id", "3", "--count", "1", "--json", port=self.server.port)
+        self.assertEqual(json.loads(p.stdout)["state"], "ready")
+
+    def test_a_reader_that_leaves_ends_it(self):
+        p = self.listen()
+        p.stdout.close()
+        self.upload("sql")
+        self.assertEqual(p.wait(timeout=30), FAILED)
+
+
+# ---- servers that fail, or mean no good ----
+
+class Script:
+    """Answers each connection with the bytes written down, whatever it asks; then closes, or keeps silent."""
+
+    def __init__(self, *replies, hold=False, drain=True):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port, self.replies, self.hold, self.drain, self.open, self.requests = self.socket.getsockname()[1], list(replies), hold, drain, [], []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        try:
+            while True:
+                c, _ = self.socket.accept()
+                request = b""
+                while b"\r\n\r\n" not in request and (chunk := c.recv(65536)):
+                    request += chunk
+                self.requests.append(request)
+                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+                for piece in [reply] if isinstance(reply, bytes) else reply:
+                    c.sendall(piece)
+                if self.hold:
+                    self.open.append(c)
+                    continue
+                c.shutdown(socket.SHUT_WR)
+                c.settimeout(5)
+                while self.drain and c.recv(65536):
+                    pass
+                c.close()
+        except OSError:
+            pass
+
+    def stop(self):
+        self.socket.close()
+        for c in self.open:
+            c.close()
+
+
+def reply(status, body, headers=""):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n{headers}Connection: close\r\n\r\n".encode() + raw
+
+
+def fault(status, code="some_code", headers=""):
+    return reply(status, {"error": {"message": "because", "type": "t", "param": None, "code": code}}, headers)
+
+
+EVENTS = b"HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+class Servers(Scratch):
+    def ask(self, *replies, args=("show", "sql"), options=(), hold=False):
+        s = Script(*replies, hold=hold)
+        self.addCleanup(s.stop)
+        return ctl(*args, *options, port=s.port)
+
+    def test_each_status_has_its_exit_code(self):
+        for status, want in {400: FAILED, 401: FAILED, 403: FAILED, 404: NOT_FOUND, 405: FAILED, 409: CONFLICT, 412: CONFLICT, 413: LIMIT, 415: FAILED, 422: REFUSED, 429: LIMIT,
+                             500: FAILED, 502: UNREACHABLE, 503: LIMIT, 504: UNREACHABLE, 507: LIMIT}.items():
+            for args in (("show", "sql"), ("upload", "sql", self.adapter())):
+                p = self.ask(fault(status), args=args)
+                self.assertEqual((p.returncode, p.stdout), (want, ""), (status, p.stderr))
+                self.assertEqual(p.stderr, f"adapterctl: because (HTTP {status}, some_code)\n")
+
+    def test_it_tells_when_to_come_back(self):
+        self.assertIn("try again in 7 s", self.ask(fault(503, headers="Retry-After: 7\r\n")).stderr)
+
+    def test_a_refusal_while_the_upload_runs_is_understood(self):
+        big = os.path.join(self.dir, "big")
+        with open(big, "wb") as f:
+            f.truncate(32 << 20)
+        p = self.ask(fault(413), args=("upload", "big", big))
+        self.assertEqual(p.returncode, LIMIT, p.stderr)
+
+    def test_replies_that_are_none_are_failures(self):
+        for raw in (reply(200, b"{"), reply(200, b"[]"), reply(200, b"null"), reply(200, b""), reply(200, b"\xff\xfe"), reply(200, b"[" * 100000), reply(200, b'{"a":"\x1b[2J"}'),
+                    b"garbage\r\n\r\n", b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 204 x\r\n\r\n"):
+            for args in (("show", "sql"), ("list",), ("list", "--json"), ("alias", "list"), ("events",), ("delete", "x")):
+                p = self.ask(raw, args=args)
+                self.assertEqual((p.returncode, p.stdout), (FAILED, ""), (raw[:60], args, p.stderr))
+                self.assertRegex(p.stderr, r"^adapterctl: http://127.0.0.1:\d+: .+\n$" if b"302" not in raw else "not followed")
+
+    def test_json_of_wrong_types_does_no_harm(self):
+        values = [None, True, -1, 1 << 62, 1e308, "x", [], {}, [[]], [None, 5, "w"], {"a": None}]
+        keys = ("name digest version state rank modules_matched bytes_disk bytes_packed pinned labels created last_used requests signer warnings versions modules data targets ok "
+                "signature has_more last_id drained report unmatched selftest expected").split()
+        for v in values:
+            body = {k: v for k in keys}
+            nested = {**body, "data": [body, v], "versions": [body, v], "modules": {"m": body, "n": v}, "targets": [body, v], "selftest": [body, v], "has_more": False}
+            for b in (body, nested):
+                for args in (("show", "x", "--modules"), ("list", "--limit", "9"), ("alias", "list"), ("alias", "show", "x"), ("verify", "x"), ("dry-run", self.adapter()),
+                             ("digest", self.adapter()), ("pin", "x"), ("delete", "x"), ("label", "x", "a=b"), ("upload", "x", self.adapter())):
+                    p = self.ask(reply(200, b), args=args)
+                    self.assertIn(p.returncode, (OK, FAILED), (v, args, p.stderr))
+                p = self.ask(reply(422, {"error": v, "report": b}), args=("upload", "x", self.adapter()))
+                self.assertEqual(p.returncode, REFUSED)
+
+    def test_truncated_and_refused_connections_are_unreachable(self):
+        for raw in (b"", b"HTTP/1.1 200 x\r\nContent-Length: 99\r\n\r\n{}", b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"):
+            p = self.ask(raw)
+            self.assertEqual((p.returncode, p.stdout), (UNREACHABLE, ""), (raw, p.stderr))
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            port = s.getsockname()[1]
+        for args in (("list",), ("events",), ("upload", "a", self.adapter())):
+            self.assertEqual(ctl(*args, port=port).returncode, UNREACHABLE)
+        self.assertEqual(ctl("list", "--url", "http://host.invalid").returncode, UNREACHABLE)
+
+    def test_silent_and_dripping_servers_time_out(self):
+        for raw in (b"", b"HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\n{"):
+            start = time.monotonic()
+            p = self.ask(raw, options=("--timeout", "1"), hold=True)
+            self.assertEqual(p.returncode, UNREACHABLE, p.stderr)
+            self.assertLess(time.monotonic() - start, 20)
+
+        def drip():
+            yield b"HTTP/1.1 200 x\r\nContent-Length: 999\r\n\r\n"
+            for _ in range(200):
+                time.sleep(0.1)
+                yield b" "
+        p = self.ask(drip(), options=("--timeout", "2"))
+        self.assertEqual(p.returncode, UNREACHABLE, p.stderr)
+        for args in (("upload", "a", self.adapter()), ("events", "--no-reconnect")):
+            self.assertEqual(self.ask(b"", args=args, options=("--timeout", "1"), hold=True).returncode, UNREACHABLE)
+
+    def test_a_huge_reply_is_cut_off(self):
+        def flood():
+            yield b"HTTP/1.1 200 x\r\n\r\n{\"a\":\""
+            for _ in range(100):
+                yield b"x" * (1 << 20)
+        p = self.ask(flood())
+        self.assertEqual((p.returncode, p.stdout), (FAILED, ""))
+        self.assertIn("larger than", p.stderr)
+
+    def test_a_list_that_never_ends_is_left(self):
+        p = self.ask(reply(200, {"data": [{"name": "a"}], "has_more": True, "last_id": "a"}), args=("list",))
+        self.assertEqual(p.returncode, FAILED, p.stdout)
+
+    def test_a_key_is_not_carried_to_where_a_redirect_points(self):
+        other = Script(reply(200, {}))
+        self.addCleanup(other.stop)
+        p = self.ask(f"HTTP/1.1 307 x\r\nLocation: http://127.0.0.1:{other.port}/v1/adapters/sql\r\nContent-Length: 0\r\n\r\n".encode(), options=("--key", "s3cret"))
+        self.assertEqual((p.returncode, other.requests), (FAILED, []))
+
+    def test_labels_are_read_anew_when_somebody_came_between(self):
+        a = {"name": "x", "labels": {"old": "1"}}
+        s = Script(reply(200, a, 'ETag: "r1"\r\n'), fault(412), reply(200, a, 'ETag: "r2"\r\n'), reply(200, a))
+        self.addCleanup(s.stop)
+        p = ctl("label", "x", "new=2", port=s.port)
+        self.assertEqual(p.returncode, OK, p.stderr)
+        self.assertIn(b'If-Match: "r2"', s.requests[3])
+        p = self.ask(reply(200, a, 'ETag: "r1"\r\n'), fault(412), reply(200, a), fault(412), reply(200, a), fault(412), reply(200, a), fault(412), reply(200, a), fault(412), reply(500, a),
+                     args=("label", "x", "new=2"))
+        self.assertEqual(p.returncode, CONFLICT)
+
+    def test_events_of_strange_form_are_left_out_and_endless_ones_end_it(self):
+        p = self.ask(EVENTS + b'data: nonsense\n\ndata: [1]\n\nid: 1\nevent: other\ndata: {"name":5,"time":1e300}\n\ndata: {"name":"x","version":1,\ndata: "state":"ready"}\n\n',
+                     args=("events", "--json", "--no-reconnect"))
+        self.assertEqual([json.loads(line).get("state") for line in p.stdout.splitlines()], [None, "ready"])
+        self.assertEqual((p.returncode, p.stderr.count("left out")), (UNREACHABLE, 2))
+        p = self.ask(EVENTS + b"data: " + b"x" * (2 << 20), args=("events",))
+        self.assertEqual(p.returncode, FAILED, p.stderr)
+        p = self.ask(EVENTS + b'data: {"name":"a"}\n\n', fault(401), args=("events",))
+        self.assertEqual(p.returncode, FAILED, p.stderr)
+
+
+# ---- terminals ----
+
+def on_terminal(*args, columns=100):
+    """(exit code, everything the program wrote to its terminal)"""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ.clear()
+        os.environ.update(environment(COLUMNS=str(columns)))
+        os.execv(CTL, [CTL, *args])
+    out = b""
+    end = time.monotonic() + 60
+    try:
+        while time.monotonic() < end and select.select([fd], [], [], 1)[0] is not None:
+            out += os.read(fd, 65536)
+    except OSError:
+        pass
+    os.close(fd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.decode()
+
+
+HARM = "\x1b]0;owned\x07\x1b[2J\r\n\x00\x7f\u009b31m\u202etxt\u2028\u200b\ufeff\U000e0041"
+
+
+class Terminals(Scratch):
+    def check_clean(self, text, allowed=""):
+        text = text.replace("\r\n", "\n")
+        bad = [c for c in text if c not in allowed and (ord(c) < 32 and c != "\n" or 0x7f <= ord(c) < 0xa0 or c in "\u202e\u2028\u200b\ufeff\U000e0041")]
+        self.assertEqual(bad, [], text)
+
+    def harmful(self):
+        harm = HARM.replace("\x00", "")
+        v = {"version": 1, "state": harm, "digest": harm, "origin": harm, "reason": harm}
+        return {"object": harm, "name": harm, "digest": harm, "version": 1, "state": harm, "description": harm, "labels": {harm: harm}, "origin": harm, "etag": harm, "has_more": False,
+                "signer": {"key_id": harm, "comment": harm}, "warnings": [harm], "unmatched": [harm], "versions": [v], "modules": {harm: {"rank": 1, "scaling": 1}}, "format": harm, "ok": True,
+                "base_model": harm, "signature": {"status": harm}, "selftest": [{"prompt": harm, "answer": harm}], "targets": [{"model": harm, "weight": 1}], "last_id": harm,
+                "data": [{"name": harm, "state": harm, "digest": harm, "targets": [{"model": harm, "weight": 1}]}], "expected": harm}
+
+    COMMANDS = (("show", "x", "--modules"), ("list", "--limit", "5"), ("alias", "list"), ("alias", "show", "x"), ("verify", "x"), ("pin", "x"), ("delete", "x\x1b[2J"), ("label", "x", "--clear"))
+
+    def test_control_characters_of_the_server_are_not_printed(self):
+        for options in ((), ("--json",)):
+            for args in (*self.COMMANDS, ("dry-run", self.adapter())):
+                for raw in (reply(200, self.harmful()), reply(200, json.dumps(self.harmful(), ensure_ascii=False).encode(), 'ETag: "\x1b[2J"\r\n')):
+                    s = Script(raw)
+                    code, out = on_terminal(*args, *options, "--url", f"http://127.0.0.1:{s.port}")
+                    s.stop()
+                    self.assertEqual(code, OK, out)
+                    out = re.sub(r"\r\[.{30}\] +\d+ %.*\r\x1b\[K", "", out)
+                    self.check_clean(out)
+                    if options:
+                        self.assertEqual(json.loads(out.replace("\r\n", "\n"))["name"], HARM.replace("\x00", ""))
+                    else:
+                        p = ctl(*args, port=(s := Script(raw)).port)
+                        s.stop()
+                        self.check_clean(p.stdout + p.stderr)
+
+    def test_nor_are_those_of_its_errors_and_events(self):
+        harm = HARM.replace("\x00", "")
+        for raw, args in ((reply(409, {"error": {"message": harm, "code": harm}}), ("show", "x")), (reply(422, {"error": {"message": harm, "code": harm}, "report": self.harmful()}), ("show", "x")),
+                          (b"HTTP/1.1 302 x\r\nLocation: /\x1b[2J\r\nContent-Length: 0\r\n\r\n", ("show", "x")), (reply(200, b'{"\x1b[2J'), ("show", "x")),
+                          (EVENTS + b"id: \x1b[2J\ndata: " + json.dumps(self.harmful()).encode() + b"\n\n", ("events", "--no-reconnect"))):
+            s = Script(raw)
+            p = ctl(*args, port=s.port)
+            s.stop()
+            self.assertNotEqual(p.returncode, OK)
+            self.check_clean(p.stdout + p.stderr)
+        self.check_clean(ctl("\x1b[2J").stderr)
+
+    def test_json_to_a_pipe_is_byte_for_byte(self):
+        raw = json.dumps(self.harmful(), ensure_ascii=False, indent="\t").encode()
+        s = Script(reply(200, raw))
+        p = subprocess.run([CTL, "--url", f"http://127.0.0.1:{s.port}", "show", "x", "--json"], capture_output=True, timeout=60, env=environment())
+        s.stop()
+        self.assertEqual(p.stdout, raw + b"\n")
+
+    def test_an_upload_shows_its_progress_on_a_terminal_only(self):
+        server = FakeRegistry()
+        self.addCleanup(server.stop)
+        big = self.adapter(padding="x" * (24 << 20))
+        code, out = on_terminal("upload", "big", big, "--url", f"http://127.0.0.1:{server.port}")
+        self.assertEqual(code, OK, out)
+        self.assertRegex(out, r"\r\[#* *\] +\d+ %  [\d.]+ of 24\.\d MiB ")
+        self.assertRegex(out, r"\r\[#{30}\] 100 %")
+        self.assertIn("\r\x1b[Kuploaded big: version 1", out)
+        p = ctl("upload", "other", big, port=server.port)
+        self.assertEqual((p.returncode, p.stderr), (OK, ""))
+
+
+# ---- the command line ----
+
+class CommandLine(Scratch):
+    NAMES = "list show upload dry-run activate rollback alias pin unpin label delete events verify digest convert".split()
+
+    def test_help_lists_every_command_and_exit_code(self):
+        p = ctl("--help")
+        self.assertEqual((p.returncode, p.stderr), (OK, ""))
+        for name in self.NAMES:
+            self.assertRegex(p.stdout, re.compile(rf"^  {name} ", re.M))
+            one = ctl(name, "--help")
+            self.assertEqual((one.returncode, one.stderr), (OK, ""))
+            self.assertTrue(one.stdout.startswith(f"usage: adapterctl {name}"))
+            self.assertIn("--json", one.stdout)
+        for code in range(8):
+            self.assertRegex(p.stdout, re.compile(rf"^  {code}  \S", re.M))
+        self.assertRegex(ctl("--version").stdout, r"^adapterctl \d+\.\d+\.\d+\n$")
+
+    def test_wrong_command_lines_are_refused_without_asking_a_server(self):
+        for args in ([], ["frobnicate"], ["list", "extra"], ["show"], ["show", "a", "b"], ["list", "--frobnicate"], ["list", "--limit"], ["list", "--limit", "x"], ["list", "--limit", "0"],
+                     ["list", "--limit", "1001"], ["list", "--drain", "5"], ["delete", "x", "--drain", "-1"], ["upload", "a"], ["activate", "a"], ["show", "x", "--timeout", "0"],
+                     ["upload", "a", "b", "--sha256", "xyz"], ["show", ""], ["list", "--url", "ftp://x"], ["list", "--url", "http://u:p@x"], ["events", "--count", "0"],
+                     ["list", "--key", "a\nb"], ["show", "x", "--url", "http://x/?q"], ["convert", "a", "b"], ["pin", "a", "--if-match", "a\nb"], ["upload", "a", "b", "--label", "x"]):
+            p = ctl(*args)
+            self.assertEqual((p.returncode, p.stdout), (USAGE, ""), (args, p.stderr))
+            self.assertRegex(p.stderr, r"^adapterctl: .+\n$")
+
+    def test_convert_and_digest_work_without_a_server(self):
+        base = os.path.join(TINY, "models", "llama-gqa")
+        out = os.path.join(self.dir, "out.gguf")
+        p = ctl("convert", "--base", base, self.adapter(), out)
+        self.assertEqual(p.returncode, OK, p.stderr)
+        self.assertRegex(p.stdout, r"out\.gguf: rank \d+, \d+ modules\n$")
+        with open(out, "rb") as f:
+            self.assertEqual(f.read(4), b"GGUF")
+        self.assertRegex(ctl("digest", "--base", base, self.adapter()).stdout, r"^[0-9a-f]{64}\n$")
+        self.assertRegex(json.loads(ctl("digest", "--base", base, self.adapter(), "--json").stdout)["digest"], r"^[0-9a-f]{64}$")
+        self.assertEqual(ctl("digest", "--base", base, self.adapter("mistral")).returncode, FAILED)
+        self.assertEqual(ctl("digest", "--base", "/nowhere", self.adapter()).returncode, FAILED)
+
+
+if __name__ == "__main__":
+    unittest.main()
