@@ -80,7 +80,7 @@ static const command commands[] = {
      ctl_events},
     {"verify", "NAME", "let the server read the stored files again; exit code 1 when they changed", 0, 1, 1, false, ctl_verify},
     {"digest", "PATH", "the digest that signatures are made over: asks the server, or computes it here with --base", BIT(O_BASE), 1, 1, false, ctl_digest},
-    {"convert", "--base MODEL IN OUT", "a PEFT directory IN as a GGUF LoRA file OUT", BIT(O_BASE), 2, 2, true, ctl_convert},
+    {"convert", "--base MODEL IN OUT", "a PEFT directory as a GGUF LoRA file, or a GGUF LoRA file as a PEFT directory, by what IN is; needs no server", BIT(O_BASE), 2, 2, true, ctl_convert},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -606,17 +606,36 @@ class CommandLine(Scratch):
             self.assertEqual((p.returncode, p.stdout), (USAGE, ""), (args, p.stderr))
             self.assertRegex(p.stderr, r"^adapterctl: .+\n$")
 
-    def test_convert_and_digest_work_without_a_server(self):
-        base = os.path.join(TINY, "models", "llama-gqa")
-        out = os.path.join(self.dir, "out.gguf")
-        p = ctl("convert", "--base", base, self.adapter(), out)
-        self.assertEqual(p.returncode, OK, p.stderr)
-        self.assertRegex(p.stdout, r"out\.gguf: rank \d+, \d+ modules\n$")
-        with open(out, "rb") as f:
-            self.assertEqual(f.read(4), b"GGUF")
-        self.assertRegex(ctl("digest", "--base", base, self.adapter()).stdout, r"^[0-9a-f]{64}\n$")
-        self.assertRegex(json.loads(ctl("digest", "--base", base, self.adapter(), "--json").stdout)["digest"], r"^[0-9a-f]{64}$")
-        self.assertEqual(ctl("digest", "--base", base, self.adapter("mistral")).returncode, FAILED)
+    BASE = os.path.join(TINY, "models", "llama-gqa")
+
+    def convert(self, *args, want=OK):
+        p = ctl("convert", "--base", self.BASE, *args)
+        self.assertEqual(p.returncode, want, p.stderr)
+        return p.stdout
+
+    def test_convert_turns_a_directory_into_a_file_and_back(self):
+        gguf, back, again = (os.path.join(self.dir, name) for name in ("one.gguf", "back", "two.gguf"))
+        self.assertRegex(self.convert(self.adapter("all"), gguf), r"one\.gguf: rank \d+, \d+ modules\n$")
+        self.assertRegex(self.convert(gguf, back), r"back: rank \d+, \d+ modules\n$")
+        self.assertEqual(sorted(os.listdir(back)), ["adapter_config.json", "adapter_model.safetensors"])
+        self.assertEqual(json.loads(self.convert(back, again, "--json"))["format"], "gguf")
+        with open(gguf, "rb") as one, open(again, "rb") as two:
+            self.assertEqual(one.read(), two.read())
+
+    def test_convert_refuses_an_output_of_the_wrong_kind(self):
+        gguf = os.path.join(self.dir, "x.gguf")
+        self.convert(self.adapter(), os.path.join(self.dir, "x"), want=FAILED)
+        self.convert(self.adapter(), gguf)
+        self.convert(gguf, os.path.join(self.dir, "y.gguf"), want=FAILED)
+        self.convert(gguf, gguf + "/z", want=FAILED)
+        self.convert(self.adapter("mistral"), gguf, want=FAILED)
+        self.assertEqual(os.listdir(self.dir), ["x.gguf"])
+
+    def test_digest_works_without_a_server(self):
+        p = ctl("digest", "--base", self.BASE, self.adapter())
+        self.assertRegex(p.stdout, r"^[0-9a-f]{64}\n$")
+        self.assertEqual(json.loads(ctl("digest", "--base", self.BASE, self.adapter(), "--json").stdout)["digest"], p.stdout.strip())
+        self.assertEqual(ctl("digest", "--base", self.BASE, self.adapter("mistral")).returncode, FAILED)
         self.assertEqual(ctl("digest", "--base", "/nowhere", self.adapter()).returncode, FAILED)
 
 
