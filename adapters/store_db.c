@@ -58,8 +58,8 @@ static const char *const sql[N_STATEMENTS] = {
     [FIND_ADAPTER] = "SELECT 1 FROM adapter WHERE name = ?1",
     [FIND_DIGEST] = "SELECT 1 FROM version WHERE digest = ?1",
     [READ_ADAPTERS] = "SELECT name, revision, created, active, previous, next_number, pinned, description, labels FROM adapter ORDER BY name",
-    [READ_VERSIONS] = "SELECT v.name, number, digest, base, fits, reason, v.created, bytes_disk, bytes_packed, rank, modules, source, signature, selftest,"
-                      " number = active FROM version v JOIN adapter a ON a.name = v.name ORDER BY v.name, number",
+    [READ_VERSIONS] = ("SELECT v.name, number, digest, base, fits, reason, v.created, bytes_disk, bytes_packed, rank, modules, source, signature, selftest,"
+                       " number = active FROM version v JOIN adapter a ON a.name = v.name ORDER BY v.name, number"),
     [READ_ALIASES] = "SELECT name, revision, targets FROM alias ORDER BY name",
 };
 
