@@ -155,6 +155,7 @@ void ctl_put_report(FILE *out, const json_t *report)
 static void put_warnings(const json_t *v)
 {
     const json_t *list = json_object_get(v, "warnings");
+    if (!list) list = json_object_get(json_object_get(v, "report"), "warnings");
     for (size_t i = 0; i < json_array_size(list); i++)
         if (json_is_string(json_array_get(list, i))) fprintf(stderr, "adapterctl: warning: %s\n", json_string_value(json_array_get(list, i)));
 }
@@ -586,7 +587,9 @@ static void put_event(const ctl *c, const ad_client_event *e)
     printf("%s  %s  %s", ctl_clock(json_object_get(v, "time"), when), *id ? id : "-", ctl_text(v, "name"));
     if (json_is_integer(json_object_get(v, "version"))) printf("@%lld", ctl_int(v, "version"));
     if (*ctl_text(v, "previous")) printf("  %s ->", ctl_text(v, "previous"));
-    printf("  %s  %.*s\n", ctl_text(v, "state"), SHORT_DIGEST, ctl_text(v, "digest"));
+    printf("  %s", ctl_text(v, "state"));
+    if (*ctl_text(v, "digest")) printf("  %.*s", SHORT_DIGEST, ctl_text(v, "digest"));
+    putchar('\n');
     free(id);
     json_decref(v);
 }

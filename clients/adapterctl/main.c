@@ -150,7 +150,16 @@ static bool set_if_match(ctl *c, const char *text)
     return asprintf(&c->if_match, *text == '"' || !strncmp(text, "W/\"", 3) ? "%s" : "\"%s\"", text) >= 0;
 }
 
-static bool set_option(ctl *c, int id, const char *v)
+/* The server compares lower-case digits. */
+static bool set_sha256(ctl *c, char *v)
+{
+    c->sha256 = v;
+    if (strlen(v) != 64 || strspn(v, "0123456789abcdefABCDEF") != 64) return false;
+    for (; *v; v++) *v |= 0x20; /* digits have the bit */
+    return true;
+}
+
+static bool set_option(ctl *c, int id, char *v)
 {
     switch (id) {
     case O_URL: c->url = v; return true;
@@ -164,7 +173,7 @@ static bool set_option(ctl *c, int id, const char *v)
         if (c->n_labels == CTL_MAX_LABELS) return false;
         c->labels[c->n_labels++] = v;
         return true;
-    case O_SHA256: c->sha256 = v; return strlen(v) == 64 && strspn(v, "0123456789abcdefABCDEF") == 64;
+    case O_SHA256: return set_sha256(c, v);
     case O_NO_ACTIVATE: c->no_activate = true; return true;
     case O_SIGNATURE: c->signature = v; return true;
     case O_SELFTEST: c->selftest = v; return true;

@@ -203,33 +203,32 @@ static int width(const char *s)
     return n;
 }
 
-static void print_cell(FILE *out, const char *s, int room, bool right, bool last)
+static void print_row(const ctl_table *t, char *const *cells, const int *room, FILE *out)
 {
-    int pad = room - width(s);
-    if (right) fprintf(out, "%*s%s", pad, "", s);
-    else if (last) fputs(s, out);
-    else fprintf(out, "%s%*s", s, pad, "");
-    fputs(last ? "\n" : "  ", out);
+    int last = t->columns - 1;
+    while (last && !*cells[last]) last--; /* no blanks at the end of a line */
+    for (int i = 0; i <= last; i++) {
+        int pad = room[i] - width(cells[i]);
+        bool right = t->headings[i][0] == '>';
+        fprintf(out, "%*s%s%*s%s", right ? pad : 0, "", cells[i], right || i == last ? 0 : pad, "", i == last ? "\n" : "  ");
+    }
 }
 
 void ctl_table_print(ctl_table **table, FILE *out)
 {
     ctl_table *t = *table;
+    size_t n = (size_t)t->columns;
+    char *names[MAX_COLUMNS];
     int room[MAX_COLUMNS];
-    for (int i = 0; i < t->columns; i++) {
-        room[i] = width(t->headings[i]) - (t->headings[i][0] == '>');
+    for (size_t i = 0; i < n; i++) {
+        names[i] = (char *)t->headings[i] + (t->headings[i][0] == '>');
+        room[i] = width(names[i]);
         for (size_t r = 0; r < t->rows; r++)
-            if (width(t->cells[r * (size_t)t->columns + (size_t)i]) > room[i]) room[i] = width(t->cells[r * (size_t)t->columns + (size_t)i]);
+            if (width(t->cells[r * n + i]) > room[i]) room[i] = width(t->cells[r * n + i]);
     }
-    for (int i = 0; i < t->columns; i++) {
-        bool right = t->headings[i][0] == '>';
-        print_cell(out, t->headings[i] + right, room[i], right, i == t->columns - 1);
-    }
-    for (size_t at = 0; at < t->rows * (size_t)t->columns; at++) {
-        int i = (int)(at % (size_t)t->columns);
-        print_cell(out, t->cells[at], room[i], t->headings[i][0] == '>', i == t->columns - 1);
-        free(t->cells[at]);
-    }
+    print_row(t, names, room, out);
+    for (size_t r = 0; r < t->rows; r++) print_row(t, t->cells + r * n, room, out);
+    for (size_t at = 0; at < t->rows * n; at++) free(t->cells[at]);
     free(t->cells);
     free(t);
     *table = NULL;
