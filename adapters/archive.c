@@ -115,7 +115,7 @@ static ad_status read_error(const unpacking *u, const char *name, ad_err *err)
 
 static ad_status file_error(const char *name, ad_err *err)
 {
-    bool full = errno == ENOSPC || errno == EDQUOT;
+    bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
     return ad_fail(err, full ? AD_EFULL : AD_EIO, "archive: %s cannot be written: %s", name, strerror(errno));
 }
 

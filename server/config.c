@@ -44,6 +44,7 @@ static const key keys[] = {
     {"queue-timeout", "SECONDS", INTEGER, FIELD(queue_timeout_s), "300", 0, 86400, NULL, "a sequence that waits longer is answered 503; 0: never"},
     {"adapter-bytes", "BYTES", BYTES, FIELD(adapter_bytes), "0", 0, 0, NULL, "adapters that one step reads together; others take turns; 0: no limit"},
     {"max-body", "BYTES", BYTES, FIELD(max_body_bytes), "8M", 0, 0, NULL, "largest request body; 512k, 8M, 1G"},
+    {"max-adapter-bytes", "BYTES", BYTES, FIELD(max_adapter_bytes), "1G", 0, 0, NULL, "largest adapter that is taken: all its files, unpacked"},
     {"kv-memory", "BYTES", BYTES, FIELD(kv_memory_bytes), "0", 0, 0, NULL, "memory of the KV cache; 0: a quarter of what is free, at most what is useful"},
     {"max-connections", "N", INTEGER, FIELD(max_connections), "1024", 1, 1 << 20, NULL, "open client connections"},
     {"shutdown-timeout", "SECONDS", INTEGER, FIELD(shutdown_timeout_s), "30", 0, 86400, NULL, "how long SIGTERM lets running requests finish"},
@@ -331,6 +332,7 @@ static ad_status check(const ad_config *c, ad_err *err)
     if (!ad_cpu_parse(c->cpu_features, &mask)) return ad_fail(err, AD_EINVAL, "cpu-features: \"%.100s\" is not auto, none or a list of avx2, avx512, avx512_vnni, avx512_bf16, avx_vnni", c->cpu_features);
     if (mask & ~here) return ad_fail(err, AD_EINVAL, "cpu-features: this CPU does not have all of \"%.100s\"", c->cpu_features);
     if (c->max_body_bytes < 1024) return ad_fail(err, AD_EINVAL, "max-body: must be at least 1k");
+    if (c->max_adapter_bytes < 1024) return ad_fail(err, AD_EINVAL, "max-adapter-bytes: must be at least 1k");
     return AD_OK;
 }
 

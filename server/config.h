@@ -35,6 +35,7 @@ typedef struct {
     int queue_timeout_s;        /* 300; 0 = never */
     size_t adapter_bytes;       /* of the adapters in one step; 0 = no limit */
     size_t max_body_bytes;      /* 8 MiB; accepts 512k, 8M, 1G */
+    size_t max_adapter_bytes;   /* 1 GiB; of one adapter's files */
     size_t kv_memory_bytes;     /* 0 = a share of memory */
     int max_connections;        /* 1024 */
     int shutdown_timeout_s;     /* how long SIGTERM lets running requests finish */

@@ -6,10 +6,10 @@
 #include "adapters/store.h"
 #include "server/api/api.h"
 
-/* What came. Text fields are NULL when absent, at most 64 KiB each (selftest 1 MiB). */
+/* What came. Text fields are UTF-8, NULL when absent, at most 64 KiB each (selftest 1 MiB); which of them must be there is the owner's to say. */
 typedef struct {
     char *name, *description, *labels /* a JSON object of strings, checked */, *selftest, *signature;
-    char sha256[65];           /* expected digest of the weights, lower case; "" when absent */
+    char sha256[65];           /* expected digest of the weights, lower case; "" when absent. Checked already, unless is_archive: then it is the owner's to check */
     bool activate;             /* default true */
     char dir[AD_STORE_PATH];   /* an incoming directory of the store: the owner discards it or hands it on */
     bool is_archive;           /* dir/archive; else adapter_config.json + adapter_model.safetensors, or adapter.gguf */
@@ -19,10 +19,10 @@ typedef struct {
 } ad_upload;
 void ad_upload_free(ad_upload **u); /* discards nothing on disk; NULL is fine */
 
-/* Called by the handler of a route that streams its body, first thing. Refusals (400, 408, 413, 415, 503, 507) are answered here, and the directory is gone then. On success done gets the
- * open exchange and the upload, which it owns; ad_http_on_abort is the owner's again. */
+/* Called by the handler of a route that streams its body, first thing. Refusals (400, 408, 413, 415, 422 of a wrong sha256, 503, 507) are answered here, and the
+ * directory goes then, also when the client leaves. On success done gets the open exchange and the upload, which it owns; ad_http_on_abort is the owner's again. */
 typedef void (*ad_upload_done)(ad_http_exchange *x, ad_upload *u, void *user);
 void ad_upload_receive(ad_http_exchange *x, ad_app *app, ad_upload_done done, void *user);
-int ad_uploads_pending(void); /* bodies being received */
+int ad_uploads_pending(void); /* being received, or being thrown away */
 
 #endif

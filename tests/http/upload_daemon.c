@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* Not adapterd: a server for the HTTP tests, whose handlers take streamed bodies in all the ways a handler may.
- * upload_daemon [WINDOW_MS]: prints the line adapterd prints, ends at SIGTERM. */
+/* Not adapterd: a server for the HTTP tests, whose handlers take streamed bodies in all the ways a handler may, and uploads.
+ * upload_daemon [WINDOW_MS [MAX_BYTES [STATE_DIR]]]: prints the line adapterd prints, ends at SIGTERM. */
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-#include "server/api/api.h"
+#include "server/api/upload.h"
 
 static uv_loop_t loop;
 static uv_signal_t term;
-static ad_http_server *http;
+static ad_config config;
+static ad_app app = {.loop = &loop, .config = &config};
 static int n_ended, n_aborted;
 
 static int number(const ad_http_exchange *x, const char *name, int preset)
@@ -76,9 +79,9 @@ static void on_sink_abort(ad_http_exchange *x, void *user)
     sink_over(user);
 }
 
-static void handle_sink(ad_http_exchange *x, void *app)
+static void handle_sink(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     int now = number(x, "reply", 0);
     if (now) {
         ad_http_reply(x, now, "text/plain", "no", 2);
@@ -106,9 +109,9 @@ static void on_collected(ad_http_exchange *x, void *user)
     ad_http_reply(x, 200, "text/plain", body.ptr, body.len);
 }
 
-static void handle_collect(ad_http_exchange *x, void *app)
+static void handle_collect(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     ad_http_take_body(x, 1000, NULL, on_collected, NULL);
 }
 
@@ -140,9 +143,9 @@ static void on_late(uv_timer_t *t)
     uv_close((uv_handle_t *)t, on_timer_closed);
 }
 
-static void handle_ignore(ad_http_exchange *x, void *app)
+static void handle_ignore(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     later(x, on_late);
 }
 
@@ -155,39 +158,79 @@ static void on_silence_over(uv_timer_t *t)
     uv_close((uv_handle_t *)t, on_timer_closed);
 }
 
-static void handle_silent(ad_http_exchange *x, void *app)
+static void handle_silent(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     later(x, on_silence_over);
     ad_http_stream_begin(x, 200, "text/event-stream");
     ad_http_stream_write(x, "before\n", 7);
 }
 
+/* ---- POST /upload: what came, and what lies in the directory, which is thrown away ---- */
+
+static json_t *list_files(const char *dir)
+{
+    json_t *files = json_object();
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct stat sb;
+        if (*e->d_name != '.' && fstatat(dirfd(d), e->d_name, &sb, AT_SYMLINK_NOFOLLOW) == 0) json_object_set_new(files, e->d_name, json_integer(sb.st_size));
+    }
+    if (d) closedir(d);
+    return files;
+}
+
+static void on_left_upload(ad_http_exchange *x, void *user)
+{
+    abort(); /* the owner replied at once */
+}
+
+static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
+{
+    char hex[65];
+    double tail_ms = (double)(uv_hrtime() - u->last_byte_ns) / 1e6;
+    if (user != &config) abort();
+    ad_http_on_abort(x, on_left_upload, NULL);
+    ad_digest_hex(&u->weights, hex);
+    json_t *reply = json_pack("{s:s?, s:s?, s:s?, s:s?, s:s?, s:s, s:b, s:b, s:s, s:I, s:o, s:f}", "name", u->name, "description", u->description, "labels", u->labels, "selftest", u->selftest,
+                              "signature", u->signature, "sha256", u->sha256, "activate", u->activate, "is_archive", u->is_archive, "weights", hex, "bytes", (json_int_t)u->bytes,
+                              "files", list_files(u->dir), "tail_ms", tail_ms);
+    ad_store_discard(app.store, u->dir);
+    ad_upload_free(&u);
+    ad_reply_json(x, 200, reply);
+}
+
+static void handle_upload(ad_http_exchange *x, void *a)
+{
+    ad_upload_receive(x, a, on_upload, &config);
+}
+
 /* ---- the rest ---- */
 
-static void handle_status(ad_http_exchange *x, void *app)
+static void handle_status(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     ad_http_set_header(x, "ETag", "\"r1\"");
     ad_http_reply(x, atoi(ad_http_path(x) + strlen("/status/")), "text/plain", "text", 4);
 }
 
-static void handle_query(ad_http_exchange *x, void *app)
+static void handle_query(ad_http_exchange *x, void *arg)
 {
-    (void)app;
+    (void)arg;
     char value[8];
     bool found = ad_http_query_value(x, "q", value, sizeof value);
     ad_reply_json(x, 200, json_pack("{s:b, s:s}", "found", found, "value", value));
 }
 
-static void handle_counts(ad_http_exchange *x, void *app)
+static void handle_counts(ad_http_exchange *x, void *arg)
 {
-    (void)app;
-    ad_reply_json(x, 200, json_pack("{s:i, s:i}", "ended", n_ended, "aborted", n_aborted));
+    (void)arg;
+    ad_reply_json(x, 200, json_pack("{s:i, s:i, s:i}", "ended", n_ended, "aborted", n_aborted, "pending", ad_uploads_pending()));
 }
 
 static const ad_http_route routes[] = {
     {"POST", "/sink", handle_sink, "sink", true},
+    {"POST", "/upload", handle_upload, "upload", true},
     {"POST", "/collect", handle_collect, "collect", true},
     {"POST", "/ignore", handle_ignore, "ignore", true},
     {"GET", "/silent", handle_silent, "silent", false},
@@ -203,25 +246,28 @@ static void on_term(uv_signal_t *s, int n)
 {
     (void)n;
     uv_close((uv_handle_t *)s, NULL);
-    ad_http_close(&http, NULL, NULL);
+    ad_http_close(&app.http, NULL, NULL);
 }
 
 int main(int argc, char **argv)
 {
     ad_err err;
-    int window_ms = argc > 1 ? atoi(argv[1]) : 1000;
+    config.max_adapter_bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1u << 30;
     ad_http_options opt = {.host = "127.0.0.1", .max_body_bytes = 1000, .max_connections = 100, .header_timeout_ms = 200, .body_timeout_ms = 200, .idle_timeout_ms = 200,
-                           .rate_window_ms = window_ms, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes, .error_body = ad_error_body};
+                           .rate_window_ms = argc > 1 ? atoi(argv[1]) : 1000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
+                           .app = &app, .error_body = ad_error_body};
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     uv_loop_init(&loop);
     uv_signal_init(&loop, &term);
     uv_signal_start(&term, on_term, SIGTERM);
-    if (ad_http_listen(&http, &loop, &opt, &err) != AD_OK) {
+    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
-    printf("adapterd: listening on http://127.0.0.1:%d\n", ad_http_port(http));
+    printf("adapterd: listening on http://127.0.0.1:%d\n", ad_http_port(app.http));
     fflush(stdout);
     uv_run(&loop, UV_RUN_DEFAULT);
-    return uv_loop_close(&loop) != 0;
+    ad_store_close(&app.store);
+    return ad_uploads_pending() || uv_loop_close(&loop) != 0;
 }

@@ -53,6 +53,7 @@ START_TEST(defaults_are_those_of_the_table)
     ck_assert_str_eq(c.host, "127.0.0.1");
     ck_assert_int_eq(c.port, 8000);
     ck_assert_uint_eq(c.max_body_bytes, 8u << 20);
+    ck_assert_uint_eq(c.max_adapter_bytes, 1u << 30);
     ck_assert_int_eq(c.queue_limit, 256);
     ck_assert_ptr_null(c.served_name);
     ad_config_deinit(&c);
@@ -115,6 +116,7 @@ START_TEST(bad_values_are_refused_with_what_would_do)
         {"--weights", "f64", "f32"}, {"--log-level", "loud", "info"}, {"--log-level", "inf", "info"}, {"--cpu-features", "sse9", "sse9"}, {"--adapter", "x", "NAME=DIR"}, {"--adapter", "=x", "NAME=DIR"},
         {"--adapter", "x=", "NAME=DIR"}, {"--host", "", "empty"}, {"--adapter-dir", "", "empty"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) refuse(ARGS("--model", "m", bad[i][0], bad[i][1]), NULL, bad[i][2]);
+    refuse(ARGS("--model", "m", "--max-adapter-bytes", "100"), NULL, "at least 1k");
     refuse(ARGS("--model"), NULL, "needs a value");
     refuse(ARGS("--port", "1"), NULL, "--model");
     refuse(ARGS("--model", "m", "--config", "/nowhere"), NULL, "/nowhere");
