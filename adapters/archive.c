@@ -159,8 +159,8 @@ static ad_status unpack_file(unpacking *u, kind k, const char *name, ad_err *err
 static ad_status place_file(unpacking *u, kind k, const char *name, const char *folder, ad_err *err)
 {
     char text[128];
-    if (u->have[k]) return ad_fail(err, AD_EFORMAT, "archive: %s: there is a second %s", shown(name, text), file_of[k]);
     if (u->folder && strcmp(u->folder, folder)) return ad_fail(err, AD_EFORMAT, "archive: %s: files of an adapter stand in two folders", shown(name, text));
+    if (u->have[k]) return ad_fail(err, AD_EFORMAT, "archive: %s: there is a second %s", shown(name, text), file_of[k]);
     if (!u->folder) u->folder = strdup(folder);
     if (!u->folder) return ad_fail(err, AD_ENOMEM, "archive: out of memory");
     u->have[k] = true;

@@ -239,6 +239,7 @@ END_TEST
 START_TEST(adapters_in_two_folders_are_refused)
 {
     refuse(ENTRIES(CONFIG, {.name = "a/adapter_model.safetensors", .data = "w"}), AD_EFORMAT, "two folders");
+    refuse(ENTRIES(CONFIG, WEIGHTS, {.name = "checkpoint-1/adapter_config.json", .data = "{}"}), AD_EFORMAT, "checkpoint-1/adapter_config.json: files of an adapter stand in two folders");
     refuse(ENTRIES({.name = "a/adapter_config.json", .data = "{}"}, {.name = "aa/adapter_model.safetensors", .data = "w"}), AD_EFORMAT, "two folders");
 }
 END_TEST
