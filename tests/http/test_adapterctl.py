@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """adapterctl: every command as people and as programs read it, its exit codes, and servers that mean no good."""
 import hashlib
+import http.client
 import json
 import os
 import pty
@@ -8,14 +9,16 @@ import re
 import select
 import shutil
 import socket
+import ssl
 import subprocess
 import tarfile
 import tempfile
 import threading
 import time
 import unittest
+import urllib.parse
 
-from daemon import ADAPTERD, TINY, clean_env
+from daemon import ADAPTERD, TINY, Daemon, clean_env
 from fake_registry import FakeRegistry
 
 CTL = os.path.join(os.path.dirname(os.path.dirname(ADAPTERD)), "clients", "adapterctl")
@@ -59,13 +62,40 @@ class Scratch(unittest.TestCase):
         return path
 
 
-# ---- a registry that keeps to the contract ----
+# ---- the daemon ----
 
-class Commands(Scratch):
+BASE = os.path.join(TINY, "models", "llama-gqa")
+REAL = "--state-dir" in subprocess.run([ADAPTERD, "--help"], capture_output=True, text=True).stdout  # else a stand-in that keeps to the contract
+
+
+class Served(Scratch):
+    """A daemon for the class, without adapters at the begin of each test."""
+    options = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.state = tempfile.mkdtemp()
+        cls.server = Daemon(BASE, "--served-name", "base", "--threads", "1", "--state-dir", cls.state, *cls.options) if REAL else FakeRegistry()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+        shutil.rmtree(cls.state)
+
     def setUp(self):
         super().setUp()
-        self.server = FakeRegistry()
-        self.addCleanup(self.server.stop)
+        for path in ("aliases", "adapters"):
+            for v in json.loads(self.request("GET", path))["data"]:
+                self.request("DELETE", path + "/" + urllib.parse.quote(v["name"], safe=""))
+
+    def request(self, method, path):
+        c = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        c.request(method, "/v1/" + path)
+        r = c.getresponse()
+        body = r.read()
+        c.close()
+        self.assertEqual(r.status, 200, body)
+        return body
 
     def run_ctl(self, *args, want=OK, **more):
         p = ctl(*args, port=self.server.port, **more)
@@ -83,6 +113,8 @@ class Commands(Scratch):
     def upload(self, name, adapter="qv", *options):
         return self.json("upload", name, self.adapter(adapter), *options)
 
+
+class Commands(Served):
     def test_an_upload_is_listed_and_shown(self):
         out = self.out("upload", "sql", self.adapter(), "--description", "makes SQL", "--label", "team=search", "--label", "env=prod")
         self.assertRegex(out, r"^uploaded sql: version 1 is active, digest [0-9a-f]{12}; rank \d+, \d+ modules, [\d.]+ KiB\n$")
@@ -100,7 +132,7 @@ class Commands(Scratch):
     def test_json_is_what_the_server_said(self):
         a = self.upload("sql")
         self.assertEqual((a["object"], a["name"], a["version"]), ("adapter", "sql", 1))
-        raw = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{self.server.port}/v1/adapters/sql"], capture_output=True, text=True, check=True).stdout
+        raw = self.request("GET", "adapters/sql").decode()
         self.assertEqual(self.out("show", "sql", "--json"), raw.rstrip("\n") + "\n")
         self.assertEqual(self.json("list")["data"][0]["name"], "sql")
         p = self.run_ctl("show", "nobody", "--json", want=NOT_FOUND)
@@ -165,8 +197,6 @@ class Commands(Scratch):
         self.assertEqual(names("--state", "staged"), ["c"])
         self.assertEqual(names("--after", "a3", "--limit", "2"), ["a4", "b5"])
         self.assertIn("--after a1", self.run_ctl("list", "--limit", "2").stderr)
-        self.server.server.page_limit = 3
-        self.assertEqual(len(names()), 8)
         self.assertEqual([a["name"] for a in self.json("list")["data"]], names())
         self.assertEqual([a["name"] for a in self.json("list", "--limit", "2")["data"]], ["a0", "a1"])
         self.run_ctl("list", "--label", "odd", want=USAGE)
@@ -180,7 +210,7 @@ class Commands(Scratch):
         self.assertEqual(self.json("alias", "show", "live")["targets"], [{"model": "sql@1", "weight": 90}, {"model": "sql@2", "weight": 10}])
         self.assertEqual(self.out("alias", "delete", "live"), "deleted live\n")
         self.run_ctl("alias", "delete", "live", want=NOT_FOUND)
-        self.run_ctl("alias", "set", "x", "nobody", want=NOT_FOUND)
+        self.run_ctl("alias", "set", "x", "nobody", want=REFUSED)
         for args in (["set", "x"], ["set", "x", "m=0"], ["set", "x", "m=w"], ["set", "x", "=5"], ["list", "x"], ["show"], ["drop", "x"]):
             self.run_ctl("alias", *args, want=USAGE)
 
@@ -214,6 +244,18 @@ class Commands(Scratch):
         self.assertEqual(self.out("verify", "sql").splitlines()[0], f"sql: the stored files are what they were, digest {digest}")
         self.assertTrue(self.json("verify", "sql")["ok"])
         self.run_ctl("verify", "nobody", want=NOT_FOUND)
+        if not REAL:
+            return
+        blob = os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors")
+        os.chmod(blob, 0o600)
+        with open(blob, "r+b") as f:
+            f.seek(-1, os.SEEK_END)
+            last = f.read(1)
+            f.seek(-1, os.SEEK_END)
+            f.write(bytes([last[0] ^ 1]))
+        p = self.run_ctl("verify", "sql", want=FAILED)
+        self.assertIn(f"expected was {digest}", p.stderr)
+        self.assertFalse(json.loads(self.run_ctl("verify", "sql", "--json", want=FAILED).stdout)["ok"])
 
     def test_archives_and_gguf_files_are_uploaded(self):
         path = os.path.join(self.dir, "sql.tar.gz")
@@ -236,7 +278,7 @@ class Commands(Scratch):
         self.assertIn("report", json.loads(p.stdout))
         p = self.run_ctl("upload", "bad", self.adapter(), "--sha256", "0" * 64, want=REFUSED)
         with open(os.path.join(self.adapter(), "adapter_model.safetensors"), "rb") as f:
-            self.run_ctl("upload", "good", self.adapter(), "--sha256", hashlib.sha256(f.read()).hexdigest())
+            self.run_ctl("upload", "good", self.adapter(), "--sha256", hashlib.sha256(f.read()).hexdigest().upper())
 
     def test_files_that_cannot_be_read_are_failures(self):
         for args in (["upload", "a", "/nowhere"], ["upload", "a", self.dir], ["upload", "a", self.adapter(), "--signature", "/nowhere"], ["upload", "a", "/dev/null"],
@@ -244,121 +286,209 @@ class Commands(Scratch):
             p = self.run_ctl(*args, want=FAILED)
             self.assertRegex(p.stderr, r"^adapterctl: .+\n$")
 
-    def test_the_environment_names_server_and_key(self):
-        self.server.server.key = "s3cret"
-        url = f"http://127.0.0.1:{self.server.port}/"
-        self.assertEqual(ctl("list", env={"ADAPTERCTL_URL": url}).returncode, FAILED)
-        self.assertEqual(ctl("list", env={"ADAPTERCTL_URL": url, "ADAPTERCTL_KEY": "s3cret"}).returncode, OK)
-        self.assertEqual(ctl("list", "--key", "s3cret", "--url", url, env={"ADAPTERCTL_URL": "http://127.0.0.1:1", "ADAPTERCTL_KEY": "wrong"}).returncode, OK)
+
+class Signed(Served):
+    """A daemon that takes signed adapters only."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not shutil.which("minisign") or not REAL:
+            raise unittest.SkipTest("the program minisign, or a daemon that checks signatures, is not at hand")
+        cls.keys = tempfile.mkdtemp()
+        cls.key = os.path.join(cls.keys, "key")
+        subprocess.run(["minisign", "-G", "-W", "-p", cls.key + ".pub", "-s", cls.key], check=True, capture_output=True)
+        cls.options = ("--signatures", "require", "--trusted-key", cls.key + ".pub")
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        shutil.rmtree(cls.keys)
+
+    def sign(self, text):
+        path = self.file("digest", text.encode())
+        subprocess.run(["minisign", "-S", "-s", self.key, "-m", path, "-t", "release 7"], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        return path + ".minisig"
+
+    def test_digest_sign_and_upload(self):
+        self.run_ctl("upload", "sql", self.adapter(), want=REFUSED)
+        signature = self.sign(self.out("digest", self.adapter()))
+        self.run_ctl("upload", "other", self.adapter("all"), "--signature", signature, want=REFUSED)
+        self.run_ctl("upload", "sql", self.adapter(), "--signature", signature)
+        self.assertRegex(self.out("show", "sql"), re.compile(r'^Signed by +[0-9A-F]{16}, "release 7"$', re.M))
+        self.assertIn("signature: valid", self.out("verify", "sql"))
+
+    def test_the_digest_is_the_same_with_and_without_a_server(self):
+        self.assertEqual(self.out("digest", self.adapter()), ctl("digest", "--base", BASE, self.adapter()).stdout)
 
 
 # ---- events ----
 
-class Events(Scratch):
+class Wire:
+    """Carries bytes to the daemon and back, until somebody cuts it."""
+
+    def __init__(self, port):
+        self.to, self.socket, self.open, self.accepted = port, socket.create_server(("127.0.0.1", 0)), [], 0
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def carry(self, a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+        except OSError:
+            pass
+        for s in (a, b):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def serve(self):
+        try:
+            while True:
+                a = self.socket.accept()[0]
+                b = socket.create_connection(("127.0.0.1", self.to))
+                self.open += [a, b]
+                self.accepted += 1
+                for pair in ((a, b), (b, a)):
+                    threading.Thread(target=self.carry, args=pair, daemon=True).start()
+        except OSError:
+            pass
+
+    def cut(self):
+        while self.open:
+            s = self.open.pop()
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def stop(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self.cut()
+
+
+class Events(Served):
     def setUp(self):
         super().setUp()
-        self.server = FakeRegistry()
-        self.addCleanup(self.server.stop)
+        self.wire = Wire(self.server.port)
+        self.addCleanup(self.wire.stop)
 
     def listen(self, *options):
-        p = subprocess.Popen([CTL, "--url", f"http://127.0.0.1:{self.server.port}", "events", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-        self.addCleanup(p.stdout.close)
-        self.addCleanup(p.stderr.close)
-        self.addCleanup(p.wait)
-        self.addCleanup(p.kill)
-        self.wait_for_listeners(1)
+        """adapterctl events through the wire, from the first event that the daemon remembers: so it does not matter when it arrives there."""
+        p = subprocess.Popen([CTL, "--url", f"http://127.0.0.1:{self.wire.port}", "events", "--last-id", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env=environment())
+        for end in (p.stdout.close, p.stderr.close, p.wait, p.kill):
+            self.addCleanup(end)
         return p
 
-    def wait_for_listeners(self, n, seconds=20):
-        end = time.monotonic() + seconds
-        while len(self.server.registry.listeners) != n:
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.01)
-
-    def upload(self, name):
-        self.assertEqual(ctl("upload", name, self.adapter(), port=self.server.port).returncode, OK)
+    def read_until(self, p, name, state):
+        """The JSON events up to that one."""
+        events = []
+        while not events or (events[-1]["name"], events[-1]["state"]) != (name, state):
+            events.append(json.loads(p.stdout.readline()))
+        return events
 
     def test_each_event_is_a_line_for_people(self):
-        p = self.listen("--count", "2")
-        self.upload("sql")
+        self.upload("people")
+        p = self.listen("--name", "people", "--count", "2")
         out, err = p.communicate(timeout=30)
         self.assertEqual((p.returncode, err), (OK, ""))
         lines = out.splitlines()
-        self.assertRegex(lines[0], r"^\d\d:\d\d:\d\d  1  sql@1  verifying ->  staged  [0-9a-f]{12}$")
-        self.assertRegex(lines[1], r"^\d\d:\d\d:\d\d  2  sql@1  staged ->  ready  [0-9a-f]{12}$")
+        self.assertRegex(lines[0], r"^\d\d:\d\d:\d\d  \d+  people  uploading ->  verifying$")
+        self.assertRegex(lines[1], r"^\d\d:\d\d:\d\d  \d+  people@1  staged ->  ready  [0-9a-f]{12}$")
 
     def test_each_event_is_a_line_of_json_at_once(self):
         p = self.listen("--json")
-        self.upload("sql")
-        self.assertEqual(json.loads(p.stdout.readline())["state"], "staged")
-        self.assertEqual(json.loads(p.stdout.readline())["state"], "ready")
+        for name in ("live-1", "live-2"):
+            self.upload(name)
+            self.assertEqual(self.read_until(p, name, "ready")[-1]["version"], 1)
 
     def test_after_a_break_it_goes_on_where_it_was(self):
-        p = self.listen("--json", "--count", "4")
-        self.upload("a")
-        self.assertEqual([json.loads(p.stdout.readline())["name"] for _ in range(2)], ["a", "a"])
-        self.server.cut_events()
-        self.wait_for_listeners(0)
-        self.upload("b")
-        out, err = p.communicate(timeout=30)
-        self.assertEqual([json.loads(line)["name"] for line in out.splitlines()], ["b", "b"])
-        self.assertIn("the stream broke", err)
-        self.assertEqual(p.returncode, OK)
+        p = self.listen("--json")
+        self.upload("before")
+        seen = self.read_until(p, "before", "ready")
+        self.wire.cut()
+        self.upload("meanwhile")
+        seen += self.read_until(p, "meanwhile", "ready")
+        self.assertGreaterEqual(self.wire.accepted, 2)
+        whole = ctl("events", "--json", "--last-id", "0", "--count", str(len(seen)), port=self.server.port).stdout
+        self.assertEqual(seen, [json.loads(line) for line in whole.splitlines()])
+        p.kill()
+        self.assertIn("the stream broke", p.stderr.read())
 
     def test_without_reconnecting_a_break_is_the_end(self):
-        p = self.listen("--no-reconnect")
-        self.server.cut_events()
-        p.communicate(timeout=30)
-        self.assertEqual(p.returncode, UNREACHABLE)
+        p = self.listen("--json", "--no-reconnect")
+        self.upload("last")
+        self.read_until(p, "last", "ready")
+        self.wire.cut()
+        self.assertEqual(p.wait(timeout=30), UNREACHABLE)
 
-    def test_events_of_one_name_and_behind_an_id(self):
-        for name in "ab":
-            self.upload(name)
-        p = ctl("events", "--last-id", "0", "--name", "b", "--count", "2", port=self.server.port)
-        self.assertEqual(["b@1" in line for line in p.stdout.splitlines()], [True, True])
-        p = ctl("events", "--last-id", "3", "--count", "1", "--json", port=self.server.port)
-        self.assertEqual(json.loads(p.stdout)["state"], "ready")
+    def test_events_behind_an_id(self):
+        self.upload("numbered")
+        first, second = ctl("events", "--last-id", "0", "--name", "numbered", "--count", "2", port=self.server.port).stdout.splitlines()
+        p = ctl("events", "--last-id", first.split()[1], "--name", "numbered", "--count", "1", port=self.server.port)
+        self.assertEqual(p.stdout, second + "\n")
 
     def test_a_reader_that_leaves_ends_it(self):
-        p = self.listen()
+        p = self.listen("--json")
+        self.upload("unheard")
+        self.read_until(p, "unheard", "ready")
         p.stdout.close()
-        self.upload("sql")
+        self.upload("lost")
         self.assertEqual(p.wait(timeout=30), FAILED)
 
 
 # ---- servers that fail, or mean no good ----
 
 class Script:
-    """Answers each connection with the bytes written down, whatever it asks; then closes, or keeps silent."""
+    """Answers each connection with the bytes written down, whatever it asks, when it has read the head or all of it; then closes, or keeps silent."""
 
-    def __init__(self, *replies, hold=False, drain=True):
+    def __init__(self, *replies, hold=False, whole=False, context=None):
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port, self.replies, self.hold, self.drain, self.open, self.requests = self.socket.getsockname()[1], list(replies), hold, drain, [], []
+        self.port, self.replies, self.hold, self.whole, self.open, self.requests, self.context = self.socket.getsockname()[1], list(replies), hold, whole, [], [], context
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
-        try:
-            while True:
-                c, _ = self.socket.accept()
-                request = b""
-                while b"\r\n\r\n" not in request and (chunk := c.recv(65536)):
-                    request += chunk
-                self.requests.append(request)
-                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-                for piece in [reply] if isinstance(reply, bytes) else reply:
-                    c.sendall(piece)
-                if self.hold:
-                    self.open.append(c)
-                    continue
-                c.shutdown(socket.SHUT_WR)
-                c.settimeout(5)
-                while self.drain and c.recv(65536):
-                    pass
-                c.close()
-        except OSError:
+        while True:
+            try:
+                self.answer(self.socket.accept()[0])
+            except OSError:  # of a client that left early; of our own socket, when it is closed
+                if self.socket.fileno() < 0:
+                    return
+
+    def answer(self, c):
+        if self.context:
+            c = self.context.wrap_socket(c, server_side=True)
+        self.requests.append(self.read(c))
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        for piece in [reply] if isinstance(reply, bytes) else reply:
+            c.sendall(piece)
+        if self.hold:
+            self.open.append(c)
+            return
+        c.shutdown(socket.SHUT_WR)
+        c.settimeout(5)
+        while not self.context and c.recv(65536):
             pass
+        c.close()
+
+    def read(self, c):
+        request = b""
+        while b"\r\n\r\n" not in request and (chunk := c.recv(65536)):
+            request += chunk
+        head, _, body = request.partition(b"\r\n\r\n")
+        if b"100-continue" in head and self.whole:
+            c.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        length, got = re.search(rb"(?i)content-length: (\d+)", head), len(body)
+        while self.whole and length and got < int(length[1]) and (chunk := c.recv(1 << 20)):
+            got += len(chunk)
+        return request
 
     def stop(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         for c in self.open:
             c.close()
@@ -459,6 +589,24 @@ class Servers(Scratch):
         self.assertEqual((p.returncode, p.stdout), (FAILED, ""))
         self.assertIn("larger than", p.stderr)
 
+    def test_all_pages_of_a_list_are_read(self):
+        def page(more, *names):
+            return reply(200, {"object": "list", "data": [{"name": n} for n in names], "has_more": more, "first_id": names[0], "last_id": names[-1]})
+        for args, read in (((), lambda out: [line.split()[0] for line in out.splitlines()[1:]]), (("--json",), lambda out: [a["name"] for a in json.loads(out)["data"]])):
+            s = Script(page(True, "a", "b"), page(True, "c"), page(False, "d"))
+            self.addCleanup(s.stop)
+            self.assertEqual(read(ctl("list", *args, port=s.port).stdout), ["a", "b", "c", "d"])
+            self.assertEqual([b"after=" + r.split(b"after=")[1][:1] for r in s.requests[1:]], [b"after=b", b"after=c"])
+
+    def test_the_environment_names_server_and_key(self):
+        s = Script(reply(200, {"data": []}))
+        self.addCleanup(s.stop)
+        url = f"http://127.0.0.1:{s.port}/"
+        ctl("list", env={"ADAPTERCTL_URL": url})
+        ctl("list", env={"ADAPTERCTL_URL": url, "ADAPTERCTL_KEY": "s3cret"})
+        ctl("list", "--key", "other", "--url", url, env={"ADAPTERCTL_URL": "http://127.0.0.1:1", "ADAPTERCTL_KEY": "s3cret"})
+        self.assertEqual([re.search(rb"Authorization: (.*)\r\n", r) and re.search(rb"Authorization: (.*)\r\n", r)[1] for r in s.requests], [None, b"Bearer s3cret", b"Bearer other"])
+
     def test_a_list_that_never_ends_is_left(self):
         p = self.ask(reply(200, {"data": [{"name": "a"}], "has_more": True, "last_id": "a"}), args=("list",))
         self.assertEqual(p.returncode, FAILED, p.stdout)
@@ -468,6 +616,22 @@ class Servers(Scratch):
         self.addCleanup(other.stop)
         p = self.ask(f"HTTP/1.1 307 x\r\nLocation: http://127.0.0.1:{other.port}/v1/adapters/sql\r\nContent-Length: 0\r\n\r\n".encode(), options=("--key", "s3cret"))
         self.assertEqual((p.returncode, other.requests), (FAILED, []))
+
+    def test_https_trusts_only_the_certificates_it_is_given(self):
+        if not shutil.which("openssl"):
+            self.skipTest("the program openssl is not at hand")
+        key, cert = os.path.join(self.dir, "key"), os.path.join(self.dir, "cert")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        s = Script(reply(200, {"name": "sql"}), context=context)
+        self.addCleanup(s.stop)
+        url = ("--url", f"https://localhost:{s.port}", "--key", "s3cret")
+        p = ctl("show", "sql", *url)
+        self.assertEqual((p.returncode, s.requests), (UNREACHABLE, []), p.stderr)
+        self.assertEqual(ctl("show", "sql", *url, "--ca-file", cert).returncode, OK)
+        self.assertEqual(ctl("show", "sql", *url, "--ca-file", "/nowhere").returncode, UNREACHABLE)
 
     def test_labels_are_read_anew_when_somebody_came_between(self):
         a = {"name": "x", "labels": {"old": "1"}}
@@ -567,16 +731,17 @@ class Terminals(Scratch):
         self.assertEqual(p.stdout, raw + b"\n")
 
     def test_an_upload_shows_its_progress_on_a_terminal_only(self):
-        server = FakeRegistry()
-        self.addCleanup(server.stop)
-        big = self.adapter(padding="x" * (24 << 20))
-        code, out = on_terminal("upload", "big", big, "--url", f"http://127.0.0.1:{server.port}")
-        self.assertEqual(code, OK, out)
-        self.assertRegex(out, r"\r\[#* *\] +\d+ %  [\d.]+ of 24\.\d MiB ")
-        self.assertRegex(out, r"\r\[#{30}\] 100 %")
-        self.assertIn("\r\x1b[Kuploaded big: version 1", out)
-        p = ctl("upload", "other", big, port=server.port)
-        self.assertEqual((p.returncode, p.stderr), (OK, ""))
+        big = self.file("big.tar", b"x" * (24 << 20))
+        for status, code in ((201, OK), (422, REFUSED)):
+            s = Script(reply(status, {"name": "big", "version": 1, "error": {"message": "no"}}), whole=True)
+            got, out = on_terminal("upload", "big", big, "--url", f"http://127.0.0.1:{s.port}")
+            self.assertEqual(got, code, out)
+            self.assertRegex(out, r"\r\[#* *\] +\d+ %  [\d.]+ of 24\.0 MiB ")
+            self.assertRegex(out, r"\r\[#{30}\] 100 %")
+            self.assertIn("\r\x1b[Kuploaded big: version 1" if code == OK else "\r\x1b[Kadapterctl: no", out)
+            p = ctl("upload", "big", big, port=s.port)
+            s.stop()
+            self.assertEqual((p.returncode, p.stderr.count("\n")), (code, int(code != OK)))
 
 
 # ---- the command line ----
