@@ -70,6 +70,7 @@ class Registry:
         self.tell(a.name, number, v["digest"], "ready", previous)
 
     def admit(self, name, up, dry_run):
+        self.tell(name, None, None, "uploading", None)
         self.tell(name, None, None, "verifying", "uploading")
         report = {"digest": up["digest"], "format": up["format"], "rank": 4, "modules_matched": 2, "tensors_matched": 4, "unmatched": [], "modules": {}, "warnings": up["warnings"],
                   "base_model": None, "signature": {"status": "none"}, "selftest": None}
@@ -153,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
                         if m.isfile():
                             files["config" if m.name.endswith(".json") else "weights"] = t.extractfile(m).read()
             except tarfile.TarError:
-                raise Refusal(400, "bad_archive", "the archive cannot be read") from None
+                raise Refusal(422, "adapter_refused", "the archive cannot be read") from None
         weights = files.get("gguf") or files["weights"]
         up["config"] = files.get("config", b"").decode()
         if "no-op" in up["config"]:
