@@ -237,6 +237,61 @@ bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols
     return true;
 }
 
+/* ---- rows in their final form: a float or a pair of bf16 is one word, and words of 16 rows stand side by side ---- */
+
+typedef uint32_t words4 __attribute__((vector_size(16)));
+
+static inline words4 load4(const char *p)
+{
+    words4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void store4(uint32_t *p, words4 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* Four words of each of four rows. */
+static inline void turn4(uint32_t *dst, const words4 v[4])
+{
+    words4 a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), b = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);
+    words4 c = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5), d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+    store4(dst, __builtin_shufflevector(a, c, 0, 1, 4, 5));
+    store4(dst + AD_PANEL, __builtin_shufflevector(a, c, 2, 3, 6, 7));
+    store4(dst + 2 * AD_PANEL, __builtin_shufflevector(b, d, 0, 1, 4, 5));
+    store4(dst + 3 * AD_PANEL, __builtin_shufflevector(b, d, 2, 3, 6, 7));
+}
+
+/* An exponent of ones carries into the place of the sign, which is masked out. */
+bool ad_pack_lanes(ad_pack type, void *panel, int lane, const void *rows, size_t stride, int n, int cols)
+{
+    const uint32_t exponent = type == AD_PACK_F32 ? 0x7f800000 : 0x7f807f80, one = type == AD_PACK_F32 ? 0x00800000 : 0x00800080;
+    size_t words = type == AD_PACK_F32 ? (size_t)cols : ((size_t)cols + 1) / 2, quads = words / 4 * 4;
+    uint32_t *dst = (uint32_t *)panel + lane, carry = 0;
+    words4 carries = {0};
+    int fours = n / 4 * 4;
+    for (size_t i = 0; i < quads; i += 4)
+        for (int r = 0; r < fours; r += 4) {
+            words4 v[4];
+            for (int k = 0; k < 4; k++) {
+                v[k] = load4((const char *)rows + (size_t)(r + k) * stride + 4 * i);
+                carries |= (v[k] & exponent) + one;
+            }
+            turn4(dst + i * AD_PANEL + r, v);
+        }
+    for (int r = 0; r < n; r++)
+        for (size_t i = r < fours ? quads : 0; i < words; i++) {
+            uint32_t v;
+            memcpy(&v, (const char *)rows + (size_t)r * stride + 4 * i, sizeof v);
+            carry |= (v & exponent) + one;
+            dst[i * AD_PANEL + (size_t)r] = v;
+        }
+    for (int k = 0; k < 4; k++) carry |= carries[k];
+    return !(carry & (type == AD_PACK_F32 ? 0x80000000 : 0x80008000));
+}
+
 static float read_one(const ad_matrix *m, const char *panel, int lane, int i)
 {
     if (m->type == AD_PACK_F32) return ((const float *)(const void *)panel)[(size_t)i * AD_PANEL + (size_t)lane];

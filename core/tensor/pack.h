@@ -53,6 +53,10 @@ ad_matrix ad_matrix_at(ad_pack type, int rows, int cols, const void *data);
 /* One panel from rows[n, cols] (n <= 16). False: a value is not finite or too large for the type; the panel is then undefined. */
 bool ad_pack_panel(ad_pack type, void *panel, const float *rows, int n, int cols);
 
+/* Lanes [lane, lane + n) of a panel of F32 or BF16 from rows that are in that form already, as activations of the type are (odd rows of bf16 end
+ * with a zero); they are `stride` bytes apart and may be unaligned. The other lanes keep what they hold. False: a value is not finite. */
+bool ad_pack_lanes(ad_pack type, void *panel, int lane, const void *rows, size_t stride, int n, int cols);
+
 /* The packed type that holds every value of a block format exactly (Q4_0, Q4_1, Q4_K; Q8_0, Q5_0); false: there is none. */
 bool ad_pack_exact(ad_dtype from, ad_pack *type);
 /* One panel from n rows of such a format, by its codes: of the exact type, or INT8 from 4-bit codes (scale * code stays, the

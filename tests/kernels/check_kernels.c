@@ -239,6 +239,41 @@ START_TEST(packed_weights_read_back_within_half_a_step)
 }
 END_TEST
 
+/* The same panel lane by lane in pieces, from rows that are unaligned and further apart than they are long. */
+START_TEST(lanes_packed_in_pieces_make_the_same_panel)
+{
+    for (int type = AD_PACK_F32; type <= AD_PACK_BF16; type++)
+        for (int k = 1; k < 70; k++) {
+            size_t size = ad_pack_panel_bytes((ad_pack)type, k), stride = (size_t)k * 4 + 13;
+            float *v = new_noise((size_t)(AD_PANEL * k));
+            char *panel = aligned_alloc(64, size), *pieces = aligned_alloc(64, size), *rows = calloc(AD_PANEL + 1, stride), *first = rows + 1;
+            for (int r = 0; r < AD_PANEL; r++)
+                for (int i = 0; i < k; i++) {
+                    uint16_t half = ad_f32_to_bf16(v[r * k + i]);
+                    if (type == AD_PACK_F32) memcpy(first + (size_t)r * stride + 4 * i, &v[r * k + i], 4);
+                    else memcpy(first + (size_t)r * stride + 2 * i, &half, 2);
+                }
+            ck_assert(ad_pack_panel((ad_pack)type, panel, v, AD_PANEL, k));
+            for (int lane = 0, n; lane < AD_PANEL; lane += n) {
+                n = lane + 1 + k % 7 < AD_PANEL ? 1 + k % 7 : AD_PANEL - lane;
+                ck_assert(ad_pack_lanes((ad_pack)type, pieces, lane, first + (size_t)lane * stride, stride, n, k));
+            }
+            ck_assert(!memcmp(panel, pieces, size));
+            for (int r = 0; r < AD_PANEL; r++) {
+                int width = type == AD_PACK_F32 ? 4 : 2, i = (r * 5 + k) % k;
+                char *at = first + (size_t)r * stride + width * i, kept[4];
+                memcpy(kept, at, 4);
+                float bad = r % 2 ? -INFINITY : NAN;
+                memcpy(at, (char *)&bad + 4 - width, (size_t)width); /* bf16: the upper half */
+                ck_assert(!ad_pack_lanes((ad_pack)type, pieces, 0, first, stride, AD_PANEL, k));
+                memcpy(at, kept, 4);
+            }
+            ck_assert(ad_pack_lanes((ad_pack)type, pieces, 0, first, stride, AD_PANEL, k) && !memcmp(panel, pieces, size));
+            free(v), free(panel), free(pieces), free(rows);
+        }
+}
+END_TEST
+
 /* Random bytes are valid blocks as long as their scales are finite. */
 START_TEST(four_bit_blocks_and_eight_bit_ones_are_repacked_exactly)
 {
@@ -600,6 +635,7 @@ int main(int argc, char **argv)
     tcase_add_test(t, a_gemm_over_ranges_of_inputs_adds_up);
     tcase_add_test(t, f32_gemm_agrees_with_blas);
     tcase_add_test(t, packed_weights_read_back_within_half_a_step);
+    tcase_add_test(t, lanes_packed_in_pieces_make_the_same_panel);
     tcase_add_test(t, four_bit_blocks_and_eight_bit_ones_are_repacked_exactly);
     tcase_add_test(t, quantised_activations_are_the_same_bytes_on_every_cpu_and_a_nan_spoils_its_block);
     tcase_add_test(t, bf16_rounds_to_nearest_even);
