@@ -45,6 +45,7 @@ typedef struct {
     size_t at, bytes;   /* in the arena */
     int permuted_heads; /* GGUF's interleaved Q/K rows: the number of heads; 0 = rows are in order */
     int module;         /* module index or -1 */
+    float norm;         /* of a matrix; see ad_model_module_norm */
 } ad_want;
 
 struct ad_model {
@@ -71,6 +72,7 @@ struct ad_model {
     ad_weights weights;       /* as asked for */
     unsigned forms;           /* of activations that the weights read: 1 << ad_act */
     float loss;
+    ad_digest fingerprint;
     char *arena;              /* packed weights */
     size_t arena_bytes;
 };
@@ -81,5 +83,7 @@ AD_MUSTUSE ad_status ad_model_want_matrix(ad_model *m, const char *name, ad_matr
 AD_MUSTUSE ad_status ad_model_want_vector(ad_model *m, const char *name, const float **slot, int n, int permuted_heads, bool optional, ad_err *err);
 /* What a module's weights are packed as when they have to be packed from floats: after a merge. */
 ad_pack ad_model_merged_type(const ad_model *m, int module);
+/* Fills m->fingerprint from the configuration and the file. */
+AD_MUSTUSE ad_status ad_model_make_fingerprint(ad_model *m, ad_err *err);
 
 #endif

@@ -215,7 +215,7 @@ static void convert_vector(const ad_want *w, float *dst)
 /* What one member of the team finds while packing. */
 typedef struct {
     float *rows, *back;     /* [AD_PANEL, widest row] */
-    double *lost, *total;   /* [n_wants] sums of squares: of changes, of values; of every 16th panel */
+    double *lost, *total;   /* [n_wants] sums of squares: of changes, of values; of one row of each panel */
     const ad_want *bad;     /* holds a value its type does not */
 } packer;
 
@@ -224,29 +224,41 @@ typedef struct {
     packer *packers;
 } packing;
 
-static void measure_loss(packer *p, const ad_want *w, size_t i, const void *panel, int n)
+static double sum_squares(const float *x, int n)
 {
+    float lanes[16] = {0};
+    double sum = 0;
+    for (int i = 0; i < n; i++) lanes[i % 16] += x[i] * x[i];
+    for (int k = 0; k < 16; k++) sum += (double)lanes[k];
+    return sum;
+}
+
+/* How large a row is, and what packing changed in it. */
+static void measure_row(packer *p, const ad_want *w, size_t i, const void *panel, int lane, const float *was)
+{
+    p->total[i] += sum_squares(was, w->cols);
+    if (w->exact || w->type == AD_PACK_F32) return;
     ad_matrix one = ad_matrix_at(w->type, AD_PANEL, w->cols, panel);
-    for (int r = 0; r < n; r++) {
-        const float *was = p->rows + (size_t)r * (size_t)w->cols;
-        ad_matrix_read(&one, r, 0, w->cols, p->back);
-        for (int c = 0; c < w->cols; c++) {
-            double d = (double)(p->back[c] - was[c]);
-            p->lost[i] += d * d, p->total[i] += (double)was[c] * (double)was[c];
-        }
+    ad_matrix_read(&one, lane, 0, w->cols, p->back);
+    for (int c = 0; c < w->cols; c++) {
+        double d = (double)(p->back[c] - was[c]);
+        p->lost[i] += d * d;
     }
 }
 
 static void pack_panel(packer *p, const ad_want *w, size_t i, int panel, char *dst)
 {
     const void *rows[AD_PANEL];
-    int first = panel * AD_PANEL, n = w->rows - first < AD_PANEL ? w->rows - first : AD_PANEL;
+    int first = panel * AD_PANEL, n = w->rows - first < AD_PANEL ? w->rows - first : AD_PANEL, sample = panel * 7 % n; /* all places of a head by turns */
     for (int r = 0; r < n; r++) rows[r] = file_row_at(w, first + r);
-    bool done = w->by_codes && ad_pack_panel_codes(w->type, dst, w->src->dtype, rows, n, w->cols);
-    if (done && (w->exact || panel % 16)) return;
+    if (w->by_codes && ad_pack_panel_codes(w->type, dst, w->src->dtype, rows, n, w->cols)) {
+        ad_dequant_row(w->src->dtype, p->rows, rows[sample], (size_t)w->cols);
+        measure_row(p, w, i, dst, sample, p->rows);
+        return;
+    }
     for (int r = 0; r < n; r++) ad_dequant_row(w->src->dtype, p->rows + (size_t)r * (size_t)w->cols, rows[r], (size_t)w->cols);
-    if (!done && !ad_pack_panel(w->type, dst, p->rows, n, w->cols)) p->bad = w;
-    else if (w->type != AD_PACK_F32 && panel % 16 == 0) measure_loss(p, w, i, dst, n);
+    if (!ad_pack_panel(w->type, dst, p->rows, n, w->cols)) p->bad = w;
+    else measure_row(p, w, i, dst, sample, p->rows + (size_t)sample * (size_t)w->cols);
 }
 
 static void pack_on_team(void *arg, int index, int count)
@@ -273,7 +285,7 @@ static ad_status finish_packing(ad_model *m, const packing *job, int count, ad_e
         if (job->packers[t].bad)
             return ad_fail(err, AD_EFORMAT, "%s: tensor %s holds a value that is not finite or too large for %s", m->path, job->packers[t].bad->src->name, ad_pack_name(job->packers[t].bad->type));
     for (size_t i = 0; i < m->n_wants; i++) {
-        const ad_want *w = &m->wants[i];
+        ad_want *w = &m->wants[i];
         if (w->vector) {
             *w->vector = (const float *)(const void *)(m->arena + w->at);
             continue;
@@ -284,6 +296,7 @@ static ad_status finish_packing(ad_model *m, const packing *job, int count, ad_e
         for (int t = 0; t < count; t++) lost += job->packers[t].lost[i], total += job->packers[t].total[i];
         float loss = total > 0 ? (float)sqrt(lost / total) : 0;
         m->loss = loss > m->loss ? loss : m->loss;
+        w->norm = (float)sqrt(total * w->rows / ((w->rows + AD_PANEL - 1) / AD_PANEL)); /* if the other rows are like those */
     }
     ad_source_release_pages(m->src);
     return AD_OK;
@@ -388,6 +401,7 @@ static ad_status load(ad_model *m, const char *path, const ad_model_options *opt
     if (st == AD_OK) st = make_arena(m, opt, err);
     if (st == AD_OK) st = pack_weights(m, opt, err);
     if (st == AD_OK) st = set_name(m, err);
+    if (st == AD_OK) st = ad_model_make_fingerprint(m, err);
     if (st != AD_OK) return st;
     if (m->config.tied_head) m->head.w = m->embed;
     note_biases(m);
@@ -431,6 +445,15 @@ const ad_tokenizer *ad_model_tokenizer(const ad_model *m) { return m->tokenizer;
 size_t ad_model_resident_bytes(const ad_model *m) { return m->arena_bytes; }
 size_t ad_model_mapped_bytes(const ad_model *m) { return ad_source_bytes(m->src); }
 float ad_model_packing_loss(const ad_model *m) { return m->loss; }
+
+/* A head that is the embedding has the embedding's weight. */
+static const ad_want *weight_of(const ad_model *m, int module)
+{
+    if (m->modules[module].kind == AD_MOD_HEAD && m->config.tied_head) module = m->n_modules - 2;
+    return &m->wants[m->module_want[module]];
+}
+
+float ad_model_module_norm(const ad_model *m, int module) { return weight_of(m, module)->norm; }
 int ad_model_group_count(const ad_model *m) { return 4 * m->config.layers + 2; }
 int ad_model_module_count(const ad_model *m) { return m->n_modules; }
 const ad_module *ad_model_module(const ad_model *m, int index) { return &m->modules[index]; }
@@ -500,8 +523,7 @@ int ad_model_find_module(const ad_model *m, const char *name)
 
 void ad_model_read_rows(const ad_model *m, int module, int row, int n, float *dst, float *bound)
 {
-    if (m->modules[module].kind == AD_MOD_HEAD && m->config.tied_head) module = m->n_modules - 2;
-    const ad_want *w = &m->wants[m->module_want[module]];
+    const ad_want *w = weight_of(m, module);
     for (int i = 0; i < n; i++) {
         const void *src = file_row_at(w, row + i);
         size_t at = (size_t)i * (size_t)w->cols;

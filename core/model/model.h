@@ -4,6 +4,7 @@
 #ifndef AD_MODEL_MODEL_H
 #define AD_MODEL_MODEL_H
 
+#include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/tensor/pack.h"
 #include "core/text/tokenizer.h"
@@ -66,8 +67,15 @@ size_t ad_model_resident_bytes(const ad_model *m); /* packed weights in memory o
 void ad_model_describe_weights(const ad_model *m, char *text, size_t size);
 /* Largest root mean square of what packing changed in a module, relative to the module's own; 0: every value is as in the file. */
 float ad_model_packing_loss(const ad_model *m);
+/* Frobenius norm of a module's weight, estimated from every 16th row or so: what corrections are measured against. */
+float ad_model_module_norm(const ad_model *m, int module);
 ad_pack ad_model_adapter_type(const ad_model *m); /* what adapters of this model are packed as */
 size_t ad_model_mapped_bytes(const ad_model *m);
+
+/* Which base model this is: SHA-256 over the family, the numbers of the configuration, and every tensor's name, type, shape and first, middle and last 4 KiB.
+ * It does not see where the files are or how they are sharded, how weights are packed, tokenizer and chat template, or a change between
+ * the samples; the same weights in another format or type are another model. */
+const ad_digest *ad_model_fingerprint(const ad_model *m);
 
 /* Modules: index = layer * AD_MOD_PER_LAYER + kind, then embed, then head. */
 int ad_model_module_count(const ad_model *m);

@@ -27,6 +27,21 @@ START_TEST(modules_have_their_hugging_face_names_and_shapes)
 }
 END_TEST
 
+START_TEST(modules_are_found_by_the_names_of_gguf_files)
+{
+    ad_model *m = golden_model("models/llama-gqa");
+    static const char *const none[] = {"", "blk", "blk.0", "blk.0.attn_q", "blk.2.attn_q.weight", "blk.01.attn_q.weight", "blk.0.attn_q.weightx", "blk.-1.attn_q.weight", "token_embd", "blk.0.output.weight"};
+    char name[64];
+    for (int i = 0; i < ad_model_module_count(m); i++) {
+        ad_model_gguf_name(m, i, name, sizeof name);
+        ck_assert_int_eq(ad_model_find_gguf(m, (ad_str){name, strlen(name)}), i);
+    }
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) ck_assert_int_eq(ad_model_find_gguf(m, (ad_str){none[i], strlen(none[i])}), -1);
+    ck_assert_str_eq(ad_model_gguf_arch(m), "llama");
+    ad_model_free(&m);
+}
+END_TEST
+
 static void compare_rows(const ad_model *a, const ad_model *b, int module)
 {
     const ad_module *m = ad_model_module(a, module);
@@ -152,12 +167,56 @@ START_TEST(shards_are_checked_against_their_index)
 }
 END_TEST
 
+/* ---- identity ---- */
+
+static ad_digest fingerprint(const char *path, ad_weights weights)
+{
+    ad_err err;
+    ad_model *m = NULL;
+    ck_assert_msg(ad_model_load(&m, path, &(ad_model_options){.weights = weights, .n_threads = 2}, &err) == AD_OK, "%s", err.msg);
+    ad_digest d = *ad_model_fingerprint(m);
+    ad_model_free(&m);
+    return d;
+}
+
+static bool same(const ad_digest *a, const ad_digest *b) { return !memcmp(a, b, sizeof *a); }
+
+START_TEST(the_fingerprint_is_the_model_s_wherever_and_however_it_is_loaded)
+{
+    ad_digest a = fingerprint(golden_path("models/llama-f16-shard"), AD_WEIGHTS_F32), b = fingerprint(golden_path("models/llama-f16-shard"), AD_WEIGHTS_INT4);
+    copy("models/llama-f16-shard");
+    ad_digest c = fingerprint(dir, AD_WEIGHTS_AUTO);
+    ck_assert(same(&a, &b) && same(&a, &c));
+    run("rm -rf %s", dir);
+    ad_digest other = fingerprint(golden_path("models/llama-tied-bf16"), AD_WEIGHTS_F32);
+    ck_assert(!same(&a, &other));
+}
+END_TEST
+
+START_TEST(a_changed_weight_or_number_is_another_model)
+{
+    ad_digest was = fingerprint(golden_path("models/llama-f16-shard"), AD_WEIGHTS_F32);
+    copy("models/llama-f16-shard");
+    run("printf '\\001' | dd of=%s/model-00003-of-00005.safetensors bs=1 seek=99711 conv=notrunc status=none", dir);
+    ad_digest weight = fingerprint(dir, AD_WEIGHTS_F32);
+    run("rm -rf %s", dir);
+    copy("models/llama-f16-shard");
+    run("sed -i -e 's/\"rope_theta\": [0-9.]*/\"rope_theta\": 12345.0/' %s/config.json", dir);
+    ad_digest theta = fingerprint(dir, AD_WEIGHTS_F32);
+    run("rm -rf %s", dir);
+    ck_assert(!same(&was, &weight) && !same(&was, &theta) && !same(&weight, &theta));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("model");
     TCase *t = tcase_create("model");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, modules_have_their_hugging_face_names_and_shapes);
+    tcase_add_test(t, modules_are_found_by_the_names_of_gguf_files);
+    tcase_add_test(t, the_fingerprint_is_the_model_s_wherever_and_however_it_is_loaded);
+    tcase_add_test(t, a_changed_weight_or_number_is_another_model);
     tcase_add_test(t, a_gguf_file_reads_back_as_the_directory_it_was_made_of);
     tcase_add_test(t, a_quantised_file_is_within_its_stated_error_of_the_original);
     tcase_add_test(t, a_model_larger_than_memory_is_refused_before_it_is_read);
