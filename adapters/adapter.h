@@ -42,10 +42,13 @@ int ad_adapter_rank(const ad_adapter *a);                      /* largest rank o
 int ad_adapter_matched_modules(const ad_adapter *a);
 int ad_adapter_matched_tensors(const ad_adapter *a);           /* those in use: every other one of the file is in a warning */
 const char *ad_adapter_base_name(const ad_adapter *a);         /* the base model that the files name; NULL: none */
+/* Frobenius norm of a module's scale * B A; 0 when it is not adapted. Finite. module is ad_model_module's index. */
+float ad_adapter_norm(const ad_adapter *a, int module);
 size_t ad_adapter_packed_bytes(const ad_adapter *a);
 /* Packed bytes of all adapters alive in this process. Any thread. */
 size_t ad_adapter_live_bytes(void);
-/* Notes and warnings of the load, one sentence each; borrowed. */
+/* Notes and warnings of the load, one sentence each: targets that select nothing, another base model's name, corrections of 0, corrections larger than
+ * the weight they correct, and what was ignored. Borrowed. */
 int ad_adapter_warning_count(const ad_adapter *a);
 const char *ad_adapter_warning(const ad_adapter *a, int i);
 

@@ -4,11 +4,14 @@
 #ifndef AD_ADAPTERS_LOAD_H
 #define AD_ADAPTERS_LOAD_H
 
+#include <stdatomic.h>
+
 #include "adapters/adapter.h"
 #include "adapters/peft.h"
 #include "core/base/file.h"
 #include "core/formats/gguf.h"
 #include "core/formats/safetensors.h"
+#include "core/tensor/kernels.h"
 
 struct ad_adapter {
     int refs;
@@ -16,6 +19,7 @@ struct ad_adapter {
     ad_lowrank_set set;
     ad_lowrank *modules; /* [set.n_modules] */
     ad_matrix *a;        /* by group */
+    float *norms;        /* [set.n_modules] of scale * B A */
     ad_mix mix;
     ad_digest digest;
     void *block;
@@ -48,6 +52,7 @@ typedef struct {
 typedef struct {
     ad_adapter *adapter;
     const ad_model *base;
+    const ad_kernels *kernels;
     bool mapped;         /* the files are ours alone, and need no copy */
     const char *label;   /* the file with the weights, in messages; borrowed */
     ad_safetensors *file;
@@ -95,6 +100,13 @@ AD_MUSTUSE ad_status ad_write_parts(const char *path, const ad_str *parts, int n
 
 /* pack.c: l->pairs into the adapter's set. */
 AD_MUSTUSE ad_status ad_load_pack(ad_loader *l);
+/* A tensor's rows in the form of activations of the packed type, ad_load_stride(type, cols) apart: in the file where they are that already, else in
+ * `room`; row[cols]. ad_load_room: how many bytes and floats are enough for every tensor. */
+const void *ad_load_rows(const ad_loader *l, const ad_tensor *t, void *room, float *row);
+size_t ad_load_stride(ad_pack type, int cols);
+void ad_load_room(const ad_loader *l, size_t *room, size_t *row);
+/* norm.c: after the packing, modules [*next, n_modules) one by one; several threads may share *next. */
+AD_MUSTUSE ad_status ad_load_norms(ad_loader *l, atomic_int *next, ad_err *err);
 /* digest.c: the identity of what was set and taken, which it sorts. It may run beside the packing. */
 AD_MUSTUSE ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err);
 

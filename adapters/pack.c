@@ -5,10 +5,49 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where the next matrix goes, and room for 16 rows of floats. */
+/* ---- rows as the kernels read them ---- */
+
+size_t ad_load_stride(ad_pack type, int cols)
+{
+    return type == AD_PACK_F32 ? (size_t)cols * sizeof(float) : ((size_t)cols + 1) / 2 * 2 * sizeof(uint16_t);
+}
+
+const void *ad_load_rows(const ad_loader *l, const ad_tensor *t, void *room, float *row)
+{
+    ad_pack type = l->adapter->set.type;
+    size_t cols = (size_t)t->dims[1], from = cols * ad_dtype_block_bytes(t->dtype), to = ad_load_stride(type, (int)cols);
+    if (t->dtype == (type == AD_PACK_F32 ? AD_F32 : AD_BF16) && from == to && (uintptr_t)t->data % 4 == 0) return t->data;
+    for (size_t i = 0; i < (size_t)t->dims[0]; i++) {
+        const char *src = (const char *)t->data + i * from;
+        char *dst = (char *)room + i * to;
+        ad_dequant_row(t->dtype, type == AD_PACK_F32 ? (float *)(void *)dst : row, src, cols);
+        if (type == AD_PACK_F32) continue;
+        l->kernels->to_bf16((uint16_t *)(void *)dst, row, (int)cols);
+        if (cols % 2) memset(dst + to - sizeof(uint16_t), 0, sizeof(uint16_t));
+    }
+    return room;
+}
+
+void ad_load_room(const ad_loader *l, size_t *room, size_t *row)
+{
+    ad_pack type = l->adapter->set.type;
+    *room = *row = 0;
+    for (int i = 0; i < 2 * l->n_modules; i++) {
+        const ad_tensor *t = i % 2 ? l->pairs[i / 2].b : l->pairs[i / 2].a;
+        if (!t) continue;
+        size_t bytes = (size_t)t->dims[0] * ad_load_stride(type, (int)t->dims[1]);
+        *room = bytes > *room ? bytes : *room;
+        *row = (size_t)t->dims[1] > *row ? (size_t)t->dims[1] : *row;
+    }
+}
+
+/* ---- where things go ---- */
+
+/* Where the next matrix goes, and room for rows in another form than the file's. */
 typedef struct {
     char *next;
-    float *rows, *whole; /* [16, widest]; one tensor */
+    void *room;
+    float *row;
 } packer;
 
 static int even(int rank)
@@ -41,28 +80,26 @@ static size_t group_bytes(const ad_loader *l, ad_pack type, int first, int n, in
     return bytes;
 }
 
-/* Rows [row, row + n) of the stacked A, in floats; rows that fill up a module's even number are zero. */
-static void stacked_rows(const ad_loader *l, int first, int count, int row, int n, float *dst)
+/* ---- packing: into fresh memory, which is zero where no row goes ---- */
+
+static ad_status refuse_value(ad_loader *l, const ad_tensor *t)
 {
-    size_t cols = (size_t)a_columns(l, first);
-    memset(dst, 0, (size_t)n * cols * sizeof *dst);
-    for (int i = first; i < first + count; i++) {
-        const ad_load_pair *p = &l->pairs[i];
-        int at = l->adapter->modules[i].at, begin = at > row ? at : row, end = at + p->plan.rank < row + n ? at + p->plan.rank : row + n;
-        size_t row_bytes = p->a ? cols * ad_dtype_block_bytes(p->a->dtype) : 0;
-        if (p->a && begin < end) ad_dequant_row(p->a->dtype, dst + (size_t)(begin - row) * cols, (const char *)p->a->data + (size_t)(begin - at) * row_bytes, (size_t)(end - begin) * cols);
-    }
+    return ad_load_refuse(l, t, "holds a value that is not finite, or too large for bf16");
 }
 
-static ad_status pack_a(ad_loader *l, packer *k, int first, int count, ad_matrix *a)
+/* One module's rows of the stacked A; the first panel may begin with those of another. */
+static ad_status pack_a(ad_loader *l, packer *k, int module, char *panels, size_t panel_bytes)
 {
-    int cols = a_columns(l, first);
-    *a = ad_matrix_at(a->type, a->rows, cols, k->next);
-    for (int row = 0; row < a->rows; row += AD_PANEL, k->next += a->panel_bytes) {
-        int n = a->rows - row < AD_PANEL ? a->rows - row : AD_PANEL;
-        stacked_rows(l, first, count, row, n, k->rows);
-        if (ad_pack_panel(a->type, k->next, k->rows, n, cols)) continue;
-        return ad_fail(l->err, AD_EMISMATCH, "%s: lora_A of \"%s\" or its neighbours holds a value that is not finite", l->label, ad_model_module(l->base, first)->name);
+    const ad_load_pair *p = &l->pairs[module];
+    ad_pack type = l->adapter->set.type;
+    int cols = a_columns(l, module), at = l->adapter->modules[module].at, end = at + p->plan.rank;
+    size_t stride = ad_load_stride(type, cols);
+    if (!p->plan.rank) return AD_OK;
+    const char *rows = ad_load_rows(l, p->a, k->room, k->row);
+    for (int n; at < end; at += n, rows += (size_t)n * stride) {
+        int lane = at % AD_PANEL;
+        n = end - at < AD_PANEL - lane ? end - at : AD_PANEL - lane;
+        if (!ad_pack_lanes(type, panels + (size_t)(at / AD_PANEL) * panel_bytes, lane, rows, stride, n, cols)) return refuse_value(l, p->a);
     }
     return AD_OK;
 }
@@ -71,22 +108,31 @@ static ad_status pack_b(ad_loader *l, packer *k, int module)
 {
     const ad_load_pair *p = &l->pairs[module];
     ad_lowrank *low = &l->adapter->modules[module];
-    int out = ad_model_module(l->base, module)->out, rank = p->plan.rank, width = even(rank);
+    ad_pack type = l->adapter->set.type;
+    int out = ad_model_module(l->base, module)->out, rank = p->plan.rank;
+    size_t stride = ad_load_stride(type, rank);
     if (!rank) return AD_OK;
     low->rank = rank;
     low->scale = p->plan.scale;
-    low->b = ad_matrix_at(l->adapter->set.type, out, width, k->next);
-    ad_dequant_row(p->b->dtype, k->whole, p->b->data, (size_t)out * (size_t)rank);
-    for (int row = 0; row < out; row += AD_PANEL, k->next += low->b.panel_bytes) {
-        const float *src = k->whole + (size_t)row * (size_t)rank;
-        int n = out - row < AD_PANEL ? out - row : AD_PANEL;
-        for (int i = 0; width != rank && i < n; i++) { /* an odd rank gets a column of zeros */
-            memcpy(k->rows + (size_t)(i * width), src + (size_t)(i * rank), (size_t)rank * sizeof *src);
-            k->rows[i * width + rank] = 0;
-        }
-        if (!ad_pack_panel(low->b.type, k->next, width != rank ? k->rows : src, n, width)) return ad_load_refuse(l, p->b, "holds a value that is not finite");
+    low->b = ad_matrix_at(type, out, even(rank), k->next);
+    const char *rows = ad_load_rows(l, p->b, k->room, k->row);
+    for (int n; out > 0; out -= n, rows += (size_t)n * stride, k->next += low->b.panel_bytes) {
+        n = out < AD_PANEL ? out : AD_PANEL;
+        if (!ad_pack_lanes(type, k->next, 0, rows, stride, n, rank)) return refuse_value(l, p->b);
     }
     return AD_OK;
+}
+
+static ad_status pack_group(ad_loader *l, packer *k, int first, int n, ad_matrix *a)
+{
+    ad_status st = AD_OK;
+    char *panels = k->next;
+    if (!a->rows) return AD_OK;
+    *a = ad_matrix_at(a->type, a->rows, a_columns(l, first), panels);
+    k->next += ad_pack_bytes(a->type, a->rows, a->cols);
+    for (int i = first; i < first + n && st == AD_OK; i++) st = pack_a(l, k, i, panels, a->panel_bytes);
+    for (int i = first; i < first + n && st == AD_OK; i++) st = pack_b(l, k, i);
+    return st;
 }
 
 /* Groups in the order the engine runs them: their first module and how many there are. */
@@ -103,42 +149,42 @@ static ad_status pack_all(ad_loader *l, packer *k)
     ad_status st = AD_OK;
     for (int g = 0, first; g < ad_model_group_count(l->base) && st == AD_OK; g++) {
         int n = group_at(l, g, &first);
-        if (l->adapter->a[g].rows) st = pack_a(l, k, first, n, &l->adapter->a[g]);
-        for (int i = first; i < first + n && st == AD_OK; i++) st = pack_b(l, k, i);
+        st = pack_group(l, k, first, n, &l->adapter->a[g]);
     }
     return st;
+}
+
+/* Sizes of everything; where each module's rows begin in its stack. */
+static ad_status measure(ad_loader *l)
+{
+    ad_adapter *a = l->adapter;
+    int n_groups = ad_model_group_count(l->base);
+    a->modules = ad_calloc((size_t)l->n_modules, sizeof *a->modules);
+    a->a = ad_calloc((size_t)n_groups, sizeof *a->a);
+    if (!a->modules || !a->a) return ad_load_no_memory(l);
+    a->set = (ad_lowrank_set){.n_modules = l->n_modules, .type = ad_model_adapter_type(l->base), .modules = a->modules, .a = a->a};
+    for (int g = 0, first; g < n_groups; g++) {
+        int n = group_at(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
+        a->a[g] = (ad_matrix){.type = a->set.type, .rows = rows};
+        a->set.bytes += group_bytes(l, a->set.type, first, n, rows);
+        if (whole > a->set.max_stack) a->set.max_stack = whole;
+    }
+    for (int i = 0; i < l->n_modules; i++)
+        if (l->pairs[i].plan.rank > a->set.max_rank) a->set.max_rank = l->pairs[i].plan.rank;
+    return AD_OK;
 }
 
 ad_status ad_load_pack(ad_loader *l)
 {
     ad_adapter *a = l->adapter;
-    int n_groups = ad_model_group_count(l->base);
-    size_t widest = 0, largest = 0;
-    ad_pack type = ad_model_adapter_type(l->base);
-    a->modules = ad_calloc((size_t)l->n_modules, sizeof *a->modules);
-    a->a = ad_calloc((size_t)n_groups, sizeof *a->a);
-    if (!a->modules || !a->a) return ad_load_no_memory(l);
-    a->set.type = type;
-    for (int g = 0, first; g < n_groups; g++) {
-        int n = group_at(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
-        a->a[g] = (ad_matrix){.type = type, .rows = rows};
-        a->set.bytes += group_bytes(l, type, first, n, rows);
-        if (whole > a->set.max_stack) a->set.max_stack = whole;
-    }
-    for (int i = 0; i < l->n_modules; i++) {
-        const ad_load_pair *p = &l->pairs[i];
-        size_t in = p->a ? (size_t)a_columns(l, i) : 0, rank = (size_t)even(p->plan.rank), b = p->b ? (size_t)ad_tensor_count(p->b) : 0;
-        if (p->plan.rank > a->set.max_rank) a->set.max_rank = p->plan.rank;
-        widest = in > widest ? in : widest, widest = rank > widest ? rank : widest;
-        largest = b > largest ? b : largest;
-    }
+    size_t room, row;
+    ad_status st = measure(l);
+    if (st != AD_OK) return st;
+    ad_load_room(l, &room, &row);
     a->block = ad_arena_new(a->set.bytes);
-    packer k = {a->block, ad_calloc(AD_PANEL * widest, sizeof(float)), ad_calloc(largest, sizeof(float))};
-    ad_status st = a->block && k.rows && k.whole ? pack_all(l, &k) : ad_load_no_memory(l);
-    free(k.rows);
-    free(k.whole);
-    a->set.n_modules = l->n_modules;
-    a->set.modules = a->modules;
-    a->set.a = a->a;
+    packer k = {a->block, malloc(room + 1), ad_calloc(row, sizeof(float))};
+    st = a->block && k.room && k.row ? pack_all(l, &k) : ad_load_no_memory(l);
+    free(k.room);
+    free(k.row);
     return st;
 }

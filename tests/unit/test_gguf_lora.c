@@ -343,7 +343,7 @@ static void setup(void)
     base = golden_model("models/llama-gqa");
     make_dir();
     arch = "llama", kind = "adapter", adapter_kind = "lora", extra_key = NULL, alpha = &two;
-    for (int i = 0; i < MAX_RANK_HERE * WIDE; i++) values_a[i] = (float)(i % 7) - 3, values_b[i] = (float)(i % 5) / 4 - 0.5f;
+    for (int i = 0; i < MAX_RANK_HERE * WIDE; i++) values_a[i] = ((float)(i % 7) - 3) / 256, values_b[i] = ((float)(i % 5) - 2) / 256;
 }
 
 static void teardown(void)
@@ -465,9 +465,9 @@ END_TEST
 static size_t as_q8_0(char *dst, const float *src, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        uint16_t one = ad_f32_to_f16(0.25f);
+        uint16_t one = ad_f32_to_f16(1.0f / 256);
         if (i % 32 == 0) memcpy(dst + i / 32 * 34, &one, 2);
-        dst[i / 32 * 34 + 2 + i % 32] = (char)lrintf(src[i] * 4);
+        dst[i / 32 * 34 + 2 + i % 32] = (char)lrintf(src[i] * 256);
     }
     return n / 32 * 34;
 }
@@ -512,14 +512,14 @@ START_TEST(a_of_the_embedding_is_turned)
 {
     int vocab = ad_model_get_config(base)->vocab;
     float *rows = calloc(2 * (size_t)vocab, sizeof *rows), got;
-    for (int i = 0; i < 2 * vocab; i++) rows[i] = (float)i;
+    for (int i = 0; i < 2 * vocab; i++) rows[i] = (float)i / 65536;
     write_gguf((spec[]){{"token_embd.weight.lora_a", 0, 2, (uint64_t)vocab, rows, 8 * (size_t)vocab}, {"token_embd.weight.lora_b", 0, 2, WIDE, values_b, 2 * WIDE * 4}}, 2);
     ad_adapter *a = loads(0);
     const ad_lowrank *low = lowrank_of(a, "model.embed_tokens");
     int module = ad_model_find_module(base, "model.embed_tokens");
     ck_assert_int_eq(low->rank, 2);
     ad_matrix_read(&ad_adapter_lowrank(a)->a[ad_model_group_of(base, module)], low->at + 1, 700, 701, &got);
-    ck_assert_float_eq(got, 1401);
+    ck_assert_float_eq(got, 1401.0f / 65536);
     ad_adapter_release(&a);
     write_gguf((spec[]){{"token_embd.weight.lora_a", 0, (uint64_t)vocab, 2, rows, 8 * (size_t)vocab}, {"token_embd.weight.lora_b", 0, 2, WIDE, values_b, 2 * WIDE * 4}}, 2);
     fails(AD_EMISMATCH, "shape");

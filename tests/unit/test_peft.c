@@ -332,7 +332,7 @@ static void write_weights(const spec *specs, int n)
 #define P "base_model.model."
 #define QA P Q0 ".lora_A.weight"
 #define QB P Q0 ".lora_B.weight"
-#define ONE_Q "\"r\":2,\"lora_alpha\":2,\"target_modules\":[\"" Q0 "\"]"
+#define ONE_Q "\"r\":2,\"lora_alpha\":0.25,\"target_modules\":[\"" Q0 "\"]"
 static const spec good_a = {QA, "F32", 2, 256, 0.5f}, good_b = {QB, "F32", 256, 2, 0.25f};
 
 static ad_adapter *load(const char *name, ad_err *err)
@@ -435,7 +435,7 @@ END_TEST
 
 START_TEST(a_target_that_selects_nothing_is_a_warning_while_others_do)
 {
-    write_config("\"r\":2,\"target_modules\":[\"" Q0 "\",\"c_attn\"]");
+    write_config("\"r\":2,\"lora_alpha\":0.25,\"target_modules\":[\"" Q0 "\",\"c_attn\"]");
     write_weights((spec[]){good_a, good_b}, 2);
     ad_err err;
     ad_adapter *a = load("probe", &err);
