@@ -1,23 +1,29 @@
 /* SPDX-License-Identifier: MIT */
-/* Names -> adapter versions: an array in order of publication and an index of hashes. Loop thread only. */
+/* Names in a hash table and an array in order; versions under their name; residents in a list by use. Loop thread only. */
 #include "adapters/registry.h"
 
-#include <dirent.h>
-#include <stdint.h>
-#include <stdio.h>
+#include <assert.h>
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/base/mem.h"
 
+enum { DIGEST_DIGITS = 12 }; /* of a digest that name a version */
+
 struct ad_registry {
-    const ad_model *base;
-    ad_adapter **list;
-    size_t n, cap;
-    int32_t *slots; /* open addressing, at most half full: place in list, or -1 */
-    size_t n_slots; /* a power of two */
+    size_t budget;
+    void (*gone)(void *user, ad_version *v);
+    void *user;
+    ad_entry **sorted;   /* [n] by name */
+    size_t n, cap, n_aliases;
+    ad_entry **buckets;  /* [n_buckets] chains; a power of two */
+    size_t n_buckets;
+    ad_version *freshest, *stalest;
+    ad_registry_stats stats;
 };
+
+/* ---- names ---- */
 
 static size_t hash_name(const char *name)
 {
@@ -26,48 +32,249 @@ static size_t hash_name(const char *name)
     return (size_t)(h ^ h >> 32);
 }
 
-/* The slot of the name: its own, or the free one where it would go. */
-static size_t find_slot(const ad_registry *reg, const char *name)
+ad_status ad_registry_check_name(const char *name, ad_err *err)
 {
-    size_t at = hash_name(name) & (reg->n_slots - 1);
-    while (reg->slots[at] >= 0 && strcmp(ad_adapter_name(reg->list[reg->slots[at]]), name)) at = (at + 1) & (reg->n_slots - 1);
-    return at;
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-";
+    size_t n = strlen(name);
+    bool good = n >= 1 && n <= AD_MAX_NAME;
+    for (const char *part = name; good; part++) {
+        size_t len = strspn(part, allowed);
+        good = len && !(len == 1 && part[0] == '.') && !(len == 2 && part[0] == '.' && part[1] == '.');
+        part += len;
+        if (good && !*part) return AD_OK;
+        good = good && *part == '/';
+    }
+    return ad_fail(err, AD_EINVAL, "adapter name \"%.140s\" is not 1 to %d letters, digits and ._:- in parts separated by /", name, AD_MAX_NAME);
 }
 
-static void reindex(ad_registry *reg)
+static ad_entry **bucket_of(const ad_registry *reg, const char *name)
 {
-    memset(reg->slots, 0xFF, reg->n_slots * sizeof *reg->slots);
-    for (size_t i = 0; i < reg->n; i++) reg->slots[find_slot(reg, ad_adapter_name(reg->list[i]))] = (int32_t)i;
+    return &reg->buckets[hash_name(name) & (reg->n_buckets - 1)];
 }
 
-static ad_status make_room(ad_registry *reg)
+static ad_status grow_buckets(ad_registry *reg, size_t want)
 {
-    if (ad_grow(&reg->list, &reg->cap, reg->n + 1, sizeof(ad_adapter *)) != AD_OK) return AD_ENOMEM;
-    if (2 * (reg->n + 1) <= reg->n_slots) return AD_OK;
-    int32_t *slots = ad_calloc(reg->n_slots * 2, sizeof *slots);
-    if (!slots) return AD_ENOMEM;
-    free(reg->slots);
-    reg->slots = slots;
-    reg->n_slots *= 2;
-    reindex(reg);
+    if (want <= reg->n_buckets) return AD_OK;
+    ad_entry **more = ad_calloc(reg->n_buckets * 2, sizeof *more);
+    if (!more) return AD_ENOMEM;
+    free(reg->buckets);
+    reg->buckets = more;
+    reg->n_buckets *= 2;
+    for (size_t i = 0; i < reg->n; i++) {
+        ad_entry **head = bucket_of(reg, reg->sorted[i]->name);
+        reg->sorted[i]->chain = *head;
+        *head = reg->sorted[i];
+    }
     return AD_OK;
 }
 
-ad_status ad_registry_new(ad_registry **out, const ad_model *base, ad_err *err)
+ad_status ad_registry_new(ad_registry **out, size_t budget, void (*gone)(void *user, ad_version *v), void *user, ad_err *err)
 {
     ad_registry *reg = ad_calloc(1, sizeof *reg);
-    if (reg) {
-        reg->base = base;
-        reg->n_slots = 64;
-        reg->slots = ad_calloc(reg->n_slots, sizeof *reg->slots);
-    }
-    if (!reg || !reg->slots) {
+    if (reg) *reg = (ad_registry){.budget = budget, .gone = gone, .user = user, .n_buckets = 64, .buckets = ad_calloc(64, sizeof(ad_entry *))};
+    if (!reg || !reg->buckets) {
         free(reg);
         return ad_fail(err, AD_ENOMEM, "out of memory for the adapter registry");
     }
-    reindex(reg);
     *out = reg;
     return AD_OK;
+}
+
+ad_entry *ad_registry_find(const ad_registry *reg, const char *name)
+{
+    ad_entry *e = *bucket_of(reg, name);
+    while (e && strcmp(e->name, name)) e = e->chain;
+    return e;
+}
+
+size_t ad_registry_count(const ad_registry *reg) { return reg->n; }
+ad_entry *ad_registry_at(const ad_registry *reg, size_t i) { return reg->sorted[i]; }
+size_t ad_registry_adapters(const ad_registry *reg) { return reg->n - reg->n_aliases; }
+
+size_t ad_registry_position(const ad_registry *reg, const char *name)
+{
+    size_t low = 0, high = reg->n;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (strcmp(reg->sorted[mid]->name, name) < 0) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+static void free_targets(ad_target *targets, int n)
+{
+    for (int i = 0; i < n; i++) free(targets[i].model);
+    free(targets);
+}
+
+static void entry_free(ad_entry *e)
+{
+    free_targets(e->targets, e->n_targets);
+    free(e->versions);
+    free(e->description);
+    free(e->labels);
+    free(e->name);
+    free(e);
+}
+
+ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err)
+{
+    ad_status st = ad_registry_check_name(name, err);
+    if (st != AD_OK) return st;
+    if (ad_registry_find(reg, name)) return ad_fail(err, AD_EEXIST, "an adapter or alias named \"%s\" is there already", name);
+    ad_entry *e = ad_calloc(1, sizeof *e);
+    if (e) e->name = strdup(name);
+    if (!e || !e->name || ad_grow(&reg->sorted, &reg->cap, reg->n + 1, sizeof *reg->sorted) != AD_OK || grow_buckets(reg, reg->n + 1) != AD_OK) {
+        if (e) entry_free(e);
+        return ad_fail(err, AD_ENOMEM, "out of memory for adapter \"%s\"", name);
+    }
+    e->origin = origin;
+    e->next_number = 1;
+    size_t at = ad_registry_position(reg, name);
+    memmove(reg->sorted + at + 1, reg->sorted + at, (reg->n++ - at) * sizeof *reg->sorted);
+    reg->sorted[at] = e;
+    ad_entry **head = bucket_of(reg, name);
+    e->chain = *head;
+    *head = e;
+    if (out) *out = e;
+    return AD_OK;
+}
+
+void ad_registry_remove(ad_registry *reg, ad_entry *e)
+{
+    while (e->n_versions) ad_registry_retire(e->versions[e->n_versions - 1]);
+    size_t at = ad_registry_position(reg, e->name);
+    memmove(reg->sorted + at, reg->sorted + at + 1, (--reg->n - at) * sizeof *reg->sorted);
+    reg->n_aliases -= e->n_targets > 0;
+    ad_entry **link = bucket_of(reg, e->name);
+    while (*link != e) link = &(*link)->chain;
+    *link = e->chain;
+    entry_free(e);
+}
+
+ad_status ad_registry_set_alias(ad_registry *reg, const char *name, ad_target *targets, int n, ad_entry **out, ad_err *err)
+{
+    ad_entry *e = ad_registry_find(reg, name);
+    if (e && !e->n_targets) return ad_fail(err, AD_EEXIST, "\"%s\" is the name of an adapter", name);
+    if (!e) {
+        ad_status st = ad_registry_add(reg, name, AD_ORIGIN_STORE, &e, err);
+        if (st != AD_OK) return st;
+        reg->n_aliases++;
+    }
+    free_targets(e->targets, e->n_targets);
+    e->targets = targets;
+    e->n_targets = n;
+    if (out) *out = e;
+    return AD_OK;
+}
+
+/* ---- residents ---- */
+
+static void unlink_resident(ad_version *v)
+{
+    ad_registry *reg = v->registry;
+    if (v->fresher) v->fresher->staler = v->staler;
+    else reg->freshest = v->staler;
+    if (v->staler) v->staler->fresher = v->fresher;
+    else reg->stalest = v->fresher;
+    v->fresher = v->staler = NULL;
+}
+
+static void link_freshest(ad_version *v)
+{
+    ad_registry *reg = v->registry;
+    v->fresher = NULL;
+    v->staler = reg->freshest;
+    if (reg->freshest) reg->freshest->fresher = v;
+    else reg->stalest = v;
+    reg->freshest = v;
+}
+
+void ad_registry_set_adapter(ad_version *v, ad_adapter *a)
+{
+    assert(!v->adapter);
+    v->adapter = a;
+    v->drop_when_idle = false;
+    v->bytes_packed = ad_adapter_packed_bytes(a);
+    v->registry->stats.resident_bytes += v->bytes_packed;
+    v->registry->stats.residents++;
+    link_freshest(v);
+}
+
+void ad_registry_drop_adapter(ad_version *v)
+{
+    assert(v->adapter && !v->leases);
+    v->registry->stats.resident_bytes -= v->bytes_packed;
+    v->registry->stats.residents--;
+    unlink_resident(v);
+    ad_adapter_release(&v->adapter);
+}
+
+void ad_registry_touch(ad_version *v, int64_t now)
+{
+    v->last_used = now;
+    if (!v->adapter) return;
+    unlink_resident(v);
+    link_freshest(v);
+}
+
+static bool may_go(const ad_version *v)
+{
+    return !v->leases && !(v->entry && v->entry->pinned && v->entry->active == v);
+}
+
+static bool has_room(const ad_registry *reg, size_t bytes)
+{
+    size_t used = reg->stats.resident_bytes + reg->stats.reserved_bytes;
+    return !reg->budget || (used <= reg->budget && bytes <= reg->budget - used);
+}
+
+bool ad_registry_make_room(ad_registry *reg, size_t bytes)
+{
+    for (ad_version *v = reg->stalest, *next; v && !has_room(reg, bytes); v = next) {
+        next = v->fresher;
+        if (!may_go(v)) continue;
+        ad_registry_drop_adapter(v);
+        reg->stats.evictions++;
+    }
+    return has_room(reg, bytes);
+}
+
+bool ad_registry_could_fit(const ad_registry *reg, size_t bytes)
+{
+    size_t pinned = 0;
+    for (const ad_version *v = reg->stalest; v; v = v->fresher)
+        if (v->entry && v->entry->pinned && v->entry->active == v) pinned += v->bytes_packed;
+    return !reg->budget || (pinned <= reg->budget && bytes <= reg->budget - pinned);
+}
+
+void ad_registry_reserve(ad_registry *reg, size_t bytes) { reg->stats.reserved_bytes += bytes; }
+void ad_registry_unreserve(ad_registry *reg, size_t bytes) { reg->stats.reserved_bytes -= bytes; }
+
+void ad_registry_get_stats(const ad_registry *reg, ad_registry_stats *out)
+{
+    *out = reg->stats;
+    out->budget = reg->budget;
+}
+
+/* ---- versions ---- */
+
+static void version_free(ad_version *v)
+{
+    free(v->source);
+    free(v->selftest);
+    free(v->dir);
+    free(v->reason);
+    free(v);
+}
+
+/* Off its name and without leases: the end. */
+static void end_version(ad_version *v)
+{
+    if (v->adapter) ad_registry_drop_adapter(v);
+    if (v->registry->gone) v->registry->gone(v->registry->user, v);
+    version_free(v);
 }
 
 void ad_registry_free(ad_registry **rp)
@@ -75,81 +282,176 @@ void ad_registry_free(ad_registry **rp)
     ad_registry *reg = *rp;
     if (!reg) return;
     *rp = NULL;
-    for (size_t i = 0; i < reg->n; i++) ad_adapter_release(&reg->list[i]);
-    free(reg->list);
-    free(reg->slots);
+    reg->gone = NULL;
+    while (reg->n) ad_registry_remove(reg, reg->sorted[reg->n - 1]);
+    free(reg->sorted);
+    free(reg->buckets);
     free(reg);
 }
 
-ad_status ad_registry_publish(ad_registry *reg, ad_adapter *a, bool replace, ad_err *err)
+ad_status ad_registry_add_version(ad_registry *reg, ad_entry *e, int number, const ad_digest *digest, ad_version **out, ad_err *err)
 {
-    size_t slot = find_slot(reg, ad_adapter_name(a));
-    if (reg->slots[slot] >= 0) {
-        ad_adapter **old = &reg->list[reg->slots[slot]];
-        if (!replace) return ad_fail(err, AD_EEXIST, "an adapter named \"%s\" is there already", ad_adapter_name(a));
-        ad_adapter_release(old);
-        *old = a;
-        return AD_OK;
+    if (!number) number = e->next_number;
+    assert(!e->n_versions || e->versions[e->n_versions - 1]->number < number);
+    ad_version *v = ad_calloc(1, sizeof *v);
+    if (!v || ad_grow(&e->versions, &e->cap_versions, e->n_versions + 1, sizeof *e->versions) != AD_OK) {
+        free(v);
+        return ad_fail(err, AD_ENOMEM, "out of memory for adapter \"%s\"", e->name);
     }
-    if (make_room(reg) != AD_OK) return ad_fail(err, AD_ENOMEM, "out of memory for adapter \"%s\"", ad_adapter_name(a));
-    reg->slots[find_slot(reg, ad_adapter_name(a))] = (int32_t)reg->n;
-    reg->list[reg->n++] = a;
+    *v = (ad_version){.registry = reg, .entry = e, .number = number, .digest = *digest, .trusted = true};
+    e->versions[e->n_versions++] = v;
+    if (e->next_number <= number) e->next_number = number + 1;
+    *out = v;
     return AD_OK;
 }
 
-ad_status ad_registry_remove(ad_registry *reg, const char *name, ad_err *err)
+ad_version *ad_entry_version(const ad_entry *e, int number)
 {
-    int32_t at = reg->slots[find_slot(reg, name)];
-    if (at < 0) return ad_fail(err, AD_ENOTFOUND, "there is no adapter named \"%.140s\"", name);
-    ad_adapter_release(&reg->list[at]);
-    reg->n--;
-    memmove(reg->list + at, reg->list + at + 1, (reg->n - (size_t)at) * sizeof(ad_adapter *));
-    reindex(reg);
+    for (size_t i = 0; i < e->n_versions; i++)
+        if (e->versions[i]->number == number) return e->versions[i]->pending ? NULL : e->versions[i];
+    return NULL;
+}
+
+ad_version *ad_entry_select(const ad_entry *e, const char *selector)
+{
+    size_t n = strlen(selector);
+    char hex[65];
+    if (n && n < DIGEST_DIGITS && strspn(selector, "0123456789") == n) return n < 10 ? ad_entry_version(e, atoi(selector)) : NULL;
+    if (n < DIGEST_DIGITS || n > 64) return NULL;
+    for (size_t i = e->n_versions; i-- > 0;) {
+        ad_digest_hex(&e->versions[i]->digest, hex);
+        if (!e->versions[i]->pending && !strncasecmp(hex, selector, n)) return e->versions[i];
+    }
+    return NULL;
+}
+
+/* Gives memory back that nothing asks for any longer. */
+static void drop_if_idle(ad_version *v)
+{
+    if (v->drop_when_idle && v->adapter && !v->leases) ad_registry_drop_adapter(v);
+}
+
+void ad_registry_activate(ad_entry *e, ad_version *v)
+{
+    ad_version *old = e->active;
+    if (old == v) return;
+    if (old) e->previous = old->number;
+    e->active = v;
+    if (v) v->drop_when_idle = false;
+    if (!old) return;
+    old->drop_when_idle = true;
+    drop_if_idle(old);
+}
+
+void ad_registry_retire(ad_version *v)
+{
+    ad_entry *e = v->entry;
+    size_t at = 0;
+    while (e->versions[at] != v) at++;
+    memmove(e->versions + at, e->versions + at + 1, (--e->n_versions - at) * sizeof(ad_version *));
+    if (e->active == v) e->active = NULL;
+    if (e->previous == v->number) e->previous = 0;
+    v->entry = NULL;
+    if (v->leases) v->registry->stats.retired++;
+    else end_version(v);
+}
+
+/* Whether an alias names this version: NAME@NUMBER or NAME@DIGEST. (NAME alone means the active one.) */
+static bool is_target(const ad_registry *reg, const ad_version *v)
+{
+    size_t len = strlen(v->entry->name);
+    for (size_t i = 0; reg->n_aliases && i < reg->n; i++)
+        for (int t = 0; t < reg->sorted[i]->n_targets; t++) {
+            const char *model = reg->sorted[i]->targets[t].model;
+            if (!strncmp(model, v->entry->name, len) && model[len] == '@' && ad_entry_select(v->entry, model + len + 1) == v) return true;
+        }
+    return false;
+}
+
+bool ad_registry_is_surplus(const ad_version *v)
+{
+    const ad_entry *e = v->entry;
+    size_t newer = 0;
+    if (!e || v->pending || v == e->active || v->number == e->previous || v->leases) return false;
+    for (size_t i = 0; i < e->n_versions; i++) newer += e->versions[i]->number > v->number;
+    return newer >= AD_KEPT_VERSIONS && !is_target(v->registry, v);
+}
+
+ad_version_state ad_version_get_state(const ad_version *v)
+{
+    if (!v->entry) return v->leases ? AD_VERSION_DRAINING : AD_VERSION_GONE;
+    if (!v->checked || v->pending) return AD_VERSION_VERIFYING;
+    if (!v->fits) return AD_VERSION_INCOMPATIBLE;
+    if (v->entry->draining) return AD_VERSION_DRAINING;
+    return v->entry->active == v ? AD_VERSION_READY : AD_VERSION_STAGED;
+}
+
+const char *ad_version_state_name(ad_version_state state)
+{
+    static const char *const names[] = {"verifying", "staged", "ready", "draining", "gone", "incompatible"};
+    return names[state];
+}
+
+/* ---- leases ---- */
+
+static const char *draw(const ad_entry *alias, uint64_t hash)
+{
+    int total = 0, i = 0;
+    for (int t = 0; t < alias->n_targets; t++) total += alias->targets[t].weight;
+    int at = (int)(hash % (uint64_t)total);
+    while (at >= alias->targets[i].weight) at -= alias->targets[i++].weight;
+    return alias->targets[i].model;
+}
+
+static ad_status unknown(const char *model, ad_err *err)
+{
+    return ad_fail(err, AD_ENOTFOUND, "The model `%.150s` does not exist.", model);
+}
+
+ad_status ad_registry_resolve(const ad_registry *reg, const char *model, uint64_t hash, ad_version **out, ad_err *err)
+{
+    const ad_entry *e = ad_registry_find(reg, model);
+    if (e && e->n_targets) model = draw(e, hash);
+    const char *at = strrchr(model, '@');
+    char name[AD_MAX_NAME + 1];
+    size_t len = at ? (size_t)(at - model) : strlen(model);
+    if (len > AD_MAX_NAME) return unknown(model, err);
+    memcpy(name, model, len);
+    name[len] = '\0';
+    e = ad_registry_find(reg, name);
+    if (!e || e->n_targets) return unknown(model, err);
+    if (e->draining) return ad_fail(err, AD_ENOTFOUND, "The adapter `%s` is being removed.", name);
+    ad_version *v = at ? ad_entry_select(e, at + 1) : e->active;
+    if (!v && at) return ad_fail(err, AD_ENOTFOUND, "The adapter `%s` has no version `%.80s`.", name, at + 1);
+    if (!v) return ad_fail(err, AD_ENOTFOUND, "The adapter `%s` has no active version: activate one, or name it as %s@NUMBER.", name, name);
+    if (v->checked && !v->fits) return ad_fail(err, AD_EMISMATCH, "The adapter `%s` does not fit the base model: %.300s", name, v->reason ? v->reason : "it was made for another");
+    if (!v->trusted) return ad_fail(err, AD_EUNTRUSTED, "The adapter `%s` has no signature of a trusted key, which this server requires.", name);
+    *out = v;
     return AD_OK;
 }
 
-ad_adapter *ad_registry_find(const ad_registry *reg, const char *name)
+ad_version *ad_version_lease(ad_version *v)
 {
-    int32_t at = reg->slots[find_slot(reg, name)];
-    return at >= 0 ? reg->list[at] : NULL;
+    v->leases++;
+    return v;
 }
 
-int ad_registry_count(const ad_registry *reg)
+void ad_version_release(ad_version **vp)
 {
-    return (int)reg->n;
-}
-
-ad_adapter *ad_registry_at(const ad_registry *reg, int i)
-{
-    return reg->list[i];
-}
-
-/* ---- a directory of adapters ---- */
-
-static ad_status load_one(ad_registry *reg, const char *dir, const char *name, ad_err *err)
-{
-    char path[4097], config[4200];
-    struct stat st;
-    ad_adapter *a = NULL;
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, name) >= sizeof path) return ad_fail(err, AD_EINVAL, "%s/%s: the path is too long", dir, name);
-    snprintf(config, sizeof config, "%s/adapter_config.json", path);
-    if (stat(config, &st) != 0) return AD_OK; /* something else */
-    ad_status rc = ad_adapter_load(&a, name, path, reg->base, err);
-    if (rc == AD_OK) rc = ad_registry_publish(reg, a, false, err);
-    if (rc != AD_OK) ad_adapter_release(&a);
-    return rc;
-}
-
-ad_status ad_registry_load_dir(ad_registry *reg, const char *dir, ad_err *err)
-{
-    struct dirent **entries = NULL;
-    int n = scandir(dir, &entries, NULL, alphasort);
-    if (n < 0) return ad_fail(err, AD_EIO, "%s: cannot read the directory of adapters: %m", dir);
-    ad_status st = AD_OK;
-    for (int i = 0; i < n; i++) {
-        if (st == AD_OK && entries[i]->d_name[0] != '.') st = load_one(reg, dir, entries[i]->d_name, err);
-        free(entries[i]);
+    ad_version *v = *vp;
+    *vp = NULL;
+    if (!v || --v->leases > 0) return;
+    if (v->entry) {
+        drop_if_idle(v);
+        return;
     }
-    free(entries);
-    return st;
+    v->registry->stats.retired--;
+    end_version(v);
+}
+
+int ad_entry_leases(const ad_entry *e)
+{
+    int n = 0;
+    for (size_t i = 0; i < e->n_versions; i++) n += e->versions[i]->leases;
+    return n;
 }

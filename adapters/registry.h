@@ -1,26 +1,142 @@
 /* SPDX-License-Identifier: MIT */
-/* Names -> adapter versions. Loop thread only. Requests in flight keep the version they came in with: they
- * hold a reference, so publishing or removing never waits. */
+/* Names -> adapter versions, and which versions are in memory. A pure data structure: no files, no threads, no clock. Loop thread only.
+ *
+ * A name is an adapter with numbered versions, one of them active, or an alias that spreads requests over adapters by weight. A request leases the
+ * version it is answered by; whatever is published, replaced or removed meanwhile, a leased version stays whole until its last lease ends.
+ * Packed adapters are kept within a budget of bytes: the version unused for longest goes first, leased and pinned ones never. */
 #ifndef AD_ADAPTERS_REGISTRY_H
 #define AD_ADAPTERS_REGISTRY_H
 
+#include <stdint.h>
+
 #include "adapters/adapter.h"
+#include "adapters/signature.h"
+#include "adapters/store.h"
 
 typedef struct ad_registry ad_registry;
+typedef struct ad_entry ad_entry;
+typedef struct ad_version ad_version;
 
-/* base is borrowed and outlives the registry. */
-AD_MUSTUSE ad_status ad_registry_new(ad_registry **out, const ad_model *base, ad_err *err);
-void ad_registry_free(ad_registry **reg); /* drops its references; NULL is fine */
+typedef enum { AD_ORIGIN_STORE, AD_ORIGIN_COMMAND_LINE, AD_ORIGIN_WATCH } ad_origin;
+typedef enum { AD_VERSION_VERIFYING, AD_VERSION_STAGED, AD_VERSION_READY, AD_VERSION_DRAINING, AD_VERSION_GONE, AD_VERSION_INCOMPATIBLE } ad_version_state;
 
-/* Takes `a` on success. AD_EEXIST when the name is taken (unless replace). */
-AD_MUSTUSE ad_status ad_registry_publish(ad_registry *reg, ad_adapter *a, bool replace, ad_err *err);
-AD_MUSTUSE ad_status ad_registry_remove(ad_registry *reg, const char *name, ad_err *err);
-ad_adapter *ad_registry_find(const ad_registry *reg, const char *name); /* borrowed; NULL when absent; O(1) */
-int ad_registry_count(const ad_registry *reg);
-ad_adapter *ad_registry_at(const ad_registry *reg, int i); /* borrowed; in order of first publication */
+enum { AD_KEPT_VERSIONS = 5, AD_MAX_TARGETS = 16 };
 
-/* Loads DIR's sub-directories that hold an adapter_config.json, each under its own name, in name order.
- * The first one that fails fails the call, naming it. */
-AD_MUSTUSE ad_status ad_registry_load_dir(ad_registry *reg, const char *dir, ad_err *err);
+/* What follows is read by anybody on the loop thread and written through the functions below, but for the fields marked [owner]: those
+ * belong to whoever runs the registry. */
+struct ad_version {
+    ad_registry *registry;
+    ad_entry *entry;          /* NULL: retired */
+    int number;
+    ad_digest digest, base;   /* base: fingerprint it was last checked against */
+    bool checked, fits;       /* against the base that is loaded [owner] */
+    bool trusted;             /* its signature satisfies the policy [owner] */
+    bool pending;             /* its rows are being written: requests do not see it yet [owner] */
+    bool drop_when_idle;      /* superseded: its memory goes with its last lease */
+    int64_t created, last_used; /* Unix time; 0: not yet */
+    uint64_t requests;        /* since start */
+    int64_t bytes_disk;
+    size_t bytes_packed;      /* of the last load; 0: not known yet */
+    int rank, modules;        /* largest rank, modules matched; 0: not known yet [owner] */
+    char *source, *selftest;  /* or NULL; owned */
+    char *dir;                /* where it is loaded from when not from the store; or NULL; owned */
+    char *reason;             /* why it does not fit; or NULL [owner] */
+    ad_signer signer;         /* key_id "" : unsigned [owner] */
+    ad_adapter *adapter;      /* packed; NULL: cold */
+    int leases;
+    void *load;               /* the load under way, or NULL [owner] */
+    ad_version *fresher, *staler; /* residents by use */
+};
+
+typedef struct {
+    char *model;              /* NAME or NAME@VERSION; owned */
+    int weight;
+} ad_target;
+
+struct ad_entry {
+    char *name;
+    ad_origin origin;
+    int64_t revision, created;
+    bool pinned, draining;
+    char *description, *labels; /* labels: JSON object of strings; or NULL */
+    ad_version **versions;    /* [n_versions], by number */
+    size_t n_versions, cap_versions;
+    ad_version *active;       /* or NULL */
+    int previous;             /* number of the version that was active before; 0: none */
+    int next_number;
+    ad_target *targets;       /* [n_targets]; an alias has them, an adapter has none */
+    int n_targets;
+    ad_entry *chain;          /* same hash */
+};
+
+/* budget: bytes of packed adapters; 0: no limit. gone(user, v) is called when a retired version's last lease has ended, before it is freed. */
+AD_MUSTUSE ad_status ad_registry_new(ad_registry **out, size_t budget, void (*gone)(void *user, ad_version *v), void *user, ad_err *err);
+/* Everything goes; leases must have ended. gone is not called. NULL is fine. */
+void ad_registry_free(ad_registry **reg);
+
+/* 1..128 of [A-Za-z0-9._:/-]; '/' separates parts, none of which is empty, "." or ".."; AD_EINVAL says so. */
+AD_MUSTUSE ad_status ad_registry_check_name(const char *name, ad_err *err);
+
+/* ---- names ---- */
+
+ad_entry *ad_registry_find(const ad_registry *reg, const char *name); /* adapter or alias; borrowed; NULL when absent; O(1) */
+size_t ad_registry_count(const ad_registry *reg);                      /* names, aliases too */
+ad_entry *ad_registry_at(const ad_registry *reg, size_t i);            /* in order of name; borrowed */
+size_t ad_registry_position(const ad_registry *reg, const char *name); /* of the first name that is not before `name` */
+size_t ad_registry_adapters(const ad_registry *reg);                   /* names that are no aliases */
+
+/* A new name without versions. AD_EEXIST, AD_EINVAL (see check_name), AD_ENOMEM. */
+AD_MUSTUSE ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err);
+/* The name goes, its versions retire. */
+void ad_registry_remove(ad_registry *reg, ad_entry *e);
+/* A new alias, or other targets for one: takes targets[n] on success. AD_EEXIST when the name is an adapter's. */
+AD_MUSTUSE ad_status ad_registry_set_alias(ad_registry *reg, const char *name, ad_target *targets, int n, ad_entry **out, ad_err *err);
+
+/* ---- versions ---- */
+
+/* A staged version with the next number, or with `number` when that is not 0 (numbers ascend). */
+AD_MUSTUSE ad_status ad_registry_add_version(ad_registry *reg, ad_entry *e, int number, const ad_digest *digest, ad_version **out, ad_err *err);
+ad_version *ad_entry_version(const ad_entry *e, int number); /* NULL when absent */
+/* By "3" or at least 12 hex digits of the digest (the newest that has them). */
+ad_version *ad_entry_select(const ad_entry *e, const char *selector);
+/* One pointer store: new requests get v (NULL: none). What was active becomes `previous`, and gives its memory back with its last lease. */
+void ad_registry_activate(ad_entry *e, ad_version *v);
+/* Takes v off its name; it is freed now, or with its last lease. */
+void ad_registry_retire(ad_version *v);
+/* True when more than AD_KEPT_VERSIONS newer ones exist and v is neither active, previous, leased nor named by an alias. */
+bool ad_registry_is_surplus(const ad_version *v);
+ad_version_state ad_version_get_state(const ad_version *v);
+const char *ad_version_state_name(ad_version_state state);
+
+/* ---- leases ---- */
+
+/* The version that answers a request for `model`: NAME, NAME@NUMBER, NAME@DIGEST, or an alias, whose target the hash draws. Not leased yet.
+ * AD_ENOTFOUND; AD_EMISMATCH and AD_EUNTRUSTED for versions that must not serve. */
+AD_MUSTUSE ad_status ad_registry_resolve(const ad_registry *reg, const char *model, uint64_t hash, ad_version **out, ad_err *err);
+ad_version *ad_version_lease(ad_version *v);
+void ad_version_release(ad_version **v); /* NULL inside is fine; leaves *v NULL */
+int ad_entry_leases(const ad_entry *e);
+
+/* ---- memory ---- */
+
+/* Takes `a`: v is resident from now on. */
+void ad_registry_set_adapter(ad_version *v, ad_adapter *a);
+void ad_registry_drop_adapter(ad_version *v); /* it is cold again; not while leased */
+void ad_registry_touch(ad_version *v, int64_t now); /* used: last in line to go */
+/* Makes room for `bytes` more, dropping what is unused for longest. False: what is leased or pinned leaves too little. */
+bool ad_registry_make_room(ad_registry *reg, size_t bytes);
+/* The same without dropping anything: whether it would succeed if every lease ended. */
+bool ad_registry_could_fit(const ad_registry *reg, size_t bytes);
+/* Bytes promised to loads under way. */
+void ad_registry_reserve(ad_registry *reg, size_t bytes);
+void ad_registry_unreserve(ad_registry *reg, size_t bytes);
+
+typedef struct {
+    size_t budget, resident_bytes, reserved_bytes;
+    int residents;            /* versions in memory */
+    uint64_t evictions;
+    int retired;              /* versions off their name that leases still hold */
+} ad_registry_stats;
+void ad_registry_get_stats(const ad_registry *reg, ad_registry_stats *out);
 
 #endif
