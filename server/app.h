@@ -11,6 +11,7 @@
 #include "core/model/model.h"
 #include "server/config.h"
 #include "server/http/http.h"
+#include "server/keeper/keeper.h"
 #include "server/merger.h"
 #include "server/observe/metrics.h"
 #include "server/sched/worker.h"
@@ -24,6 +25,7 @@ typedef struct ad_app {
     ad_worker *worker;
     ad_http_server *http;
     ad_metrics *metrics;
+    ad_keeper *keeper;
     ad_merger *merger;
     const char *served_name; /* the base model's id in the API */
     time_t started;

@@ -43,6 +43,18 @@ static const key keys[] = {
     {"queue-limit", "N", INTEGER, FIELD(queue_limit), "256", 0, 1 << 20, NULL, "sequences that may wait; more are answered 503"},
     {"queue-timeout", "SECONDS", INTEGER, FIELD(queue_timeout_s), "300", 0, 86400, NULL, "a sequence that waits longer is answered 503; 0: never"},
     {"adapter-bytes", "BYTES", BYTES, FIELD(adapter_bytes), "0", 0, 0, NULL, "adapters that one step reads together; others take turns; 0: no limit"},
+    {"state-dir", "DIR", STRING, FIELD(state_dir), NULL, 0, 0, NULL, "where uploaded adapters are kept; without it they are gone when the daemon ends"},
+    {"adapter-memory", "BYTES", BYTES, FIELD(adapter_memory_bytes), "0", 0, 0, NULL, "packed adapters in memory, the least used go first; 0: a quarter of what is free"},
+    {"cold-adapter", "POLICY", STRING, FIELD(cold_adapter), "wait", 0, 0, "wait|refuse", "what a request for an adapter that is not in memory does"},
+    {"cold-timeout", "SECONDS", INTEGER, FIELD(cold_timeout_s), "30", 1, 3600, NULL, "how long it waits before it is answered 503"},
+    {"max-adapters", "N", INTEGER, FIELD(max_adapters), "100000", 1, 10000000, NULL, "adapters in the registry"},
+    {"loaders", "N", INTEGER, FIELD(loaders), "2", 1, 64, NULL, "threads that read, check and pack adapters"},
+    {"adapter-root", "DIR", LIST, FIELD(adapter_roots), NULL, 0, 0, NULL, "clients may name adapters in this directory by path; repeatable"},
+    {"watch-dir", "DIR", STRING, FIELD(watch_dir), NULL, 0, 0, NULL, "folders that appear in it are served, and go when they are removed"},
+    {"source-host", "HOST", LIST, FIELD(source_hosts), NULL, 0, 0, NULL, "adapters may be fetched from it by https: name, *.name or address[:port]; repeatable"},
+    {"source-ca", "FILE", STRING, FIELD(source_ca), NULL, 0, 0, NULL, "certificates that vouch for source hosts; default: the system's"},
+    {"trusted-key", "KEY", LIST, FIELD(trusted_keys), NULL, 0, 0, NULL, "minisign public key, or its file; repeatable"},
+    {"signatures", "POLICY", STRING, FIELD(signatures), "off", 0, 0, "off|warn|require", "whether adapters must be signed by a trusted key"},
     {"max-body", "BYTES", BYTES, FIELD(max_body_bytes), "8M", 0, 0, NULL, "largest request body; 512k, 8M, 1G"},
     {"max-adapter-bytes", "BYTES", BYTES, FIELD(max_adapter_bytes), "1G", 0, 0, NULL, "largest adapter that is taken: all its files, unpacked"},
     {"kv-memory", "BYTES", BYTES, FIELD(kv_memory_bytes), "0", 0, 0, NULL, "memory of the KV cache; 0: a quarter of what is free, at most what is useful"},
@@ -124,14 +136,14 @@ static ad_status add_adapter(ad_config *c, const char *where, const char *value,
     return a.name && a.dir ? AD_OK : no_memory(err);
 }
 
-static ad_status add_dir(ad_config *c, const char *where, const char *value, ad_err *err)
+static ad_status add_item(ad_config_list *list, const char *where, const char *value, ad_err *err)
 {
     if (!*value) return ad_fail(err, AD_EINVAL, "%s: the value is empty", where);
-    char **more = realloc(c->adapter_dirs, (size_t)(c->n_adapter_dirs + 1) * sizeof *more);
+    char **more = realloc(list->items, (size_t)(list->n + 1) * sizeof *more);
     if (!more) return no_memory(err);
-    c->adapter_dirs = more;
-    more[c->n_adapter_dirs] = strdup(value);
-    return more[c->n_adapter_dirs] ? c->n_adapter_dirs++, AD_OK : no_memory(err);
+    list->items = more;
+    more[list->n] = strdup(value);
+    return more[list->n] ? list->n++, AD_OK : no_memory(err);
 }
 
 static ad_status set_value(ad_config *c, const key *k, const char *where, const char *value, ad_err *err)
@@ -142,7 +154,7 @@ static ad_status set_value(ad_config *c, const key *k, const char *where, const 
     case INTEGER: return set_integer(k, field, where, value, err);
     case BYTES: return set_bytes(field, where, value, err);
     case ADAPTERS: return add_adapter(c, where, value, err);
-    default: return add_dir(c, where, value, err);
+    default: return add_item(field, where, value, err);
     }
 }
 
@@ -361,11 +373,14 @@ ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, 
 
 void ad_config_deinit(ad_config *c)
 {
-    char **strings[] = {&c->model, &c->served_name, &c->host, &c->weights, &c->kv_type, &c->merge, &c->log_level, &c->cpu_features};
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
+    for (int k = 0; k < N_KEYS; k++) {
+        void *field = (char *)c + keys[k].offset;
+        if (keys[k].kind == STRING) free(*(char **)field);
+        ad_config_list *list = keys[k].kind == LIST ? field : NULL;
+        for (int i = 0; list && i < list->n; i++) free(list->items[i]);
+        if (list) free(list->items);
+    }
     for (int i = 0; i < c->n_adapters; i++) free(c->adapters[i].name), free(c->adapters[i].dir);
-    for (int i = 0; i < c->n_adapter_dirs; i++) free(c->adapter_dirs[i]);
     free(c->adapters);
-    free(c->adapter_dirs);
     memset(c, 0, sizeof *c);
 }

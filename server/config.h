@@ -15,13 +15,18 @@ typedef struct {
     char *name, *dir;
 } ad_config_adapter;
 
+/* A key that may be given several times. */
+typedef struct {
+    char **items;
+    int n;
+} ad_config_list;
+
 typedef struct {
     char *model;                /* GGUF file or Hugging Face directory; required */
     char *served_name;          /* the base's id in the API; default: the model's name */
     ad_config_adapter *adapters; /* --adapter NAME=DIR, repeatable */
     int n_adapters;
-    char **adapter_dirs;        /* --adapter-dir DIR, repeatable */
-    int n_adapter_dirs;
+    ad_config_list adapter_dirs; /* --adapter-dir DIR, repeatable */
     char *host;                 /* 127.0.0.1 */
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
@@ -34,6 +39,18 @@ typedef struct {
     int queue_limit;            /* 256 */
     int queue_timeout_s;        /* 300; 0 = never */
     size_t adapter_bytes;       /* of the adapters in one step; 0 = no limit */
+    char *state_dir;            /* of the registry; NULL: in memory */
+    size_t adapter_memory_bytes; /* packed adapters in memory; 0: a quarter of what is free at start */
+    char *cold_adapter;         /* "wait", "refuse": a request for an adapter that is not in memory */
+    int cold_timeout_s;         /* how long it waits */
+    int max_adapters;           /* names in the registry */
+    int loaders;                /* threads that read and pack adapters */
+    ad_config_list adapter_roots; /* --adapter-root DIR, repeatable: where paths that clients name must lie */
+    char *watch_dir;            /* or NULL */
+    ad_config_list source_hosts; /* --source-host HOST, repeatable */
+    char *source_ca;            /* or NULL: the system's */
+    ad_config_list trusted_keys; /* --trusted-key KEY, repeatable */
+    char *signatures;           /* "off", "warn", "require" */
     size_t max_body_bytes;      /* 8 MiB; accepts 512k, 8M, 1G */
     size_t max_adapter_bytes;   /* 1 GiB; of one adapter's files */
     size_t kv_memory_bytes;     /* 0 = a share of memory */

@@ -8,6 +8,7 @@
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
 #include "server/api/api.h"
+#include "server/api/upload.h"
 #include "server/observe/log.h"
 
 extern char **environ;
@@ -20,34 +21,6 @@ typedef struct {
 } daemon_state;
 
 /* ---- loading ---- */
-
-static void log_warnings(const ad_adapter *a)
-{
-    for (int i = 0; i < ad_adapter_warning_count(a); i++) ad_log(AD_LOG_WARN, "adapter %s: %s", ad_adapter_name(a), ad_adapter_warning(a, i));
-}
-
-static ad_status load_adapters(ad_app *app, ad_err *err)
-{
-    const ad_config *c = app->config;
-    ad_status st = ad_registry_new(&app->registry, app->model, err);
-    for (int i = 0; i < c->n_adapters && st == AD_OK; i++) {
-        ad_adapter *a = NULL;
-        st = ad_adapter_load(&a, c->adapters[i].name, c->adapters[i].dir, app->model, err);
-        if (st == AD_OK) st = ad_registry_publish(app->registry, a, false, err);
-        if (st != AD_OK) ad_adapter_release(&a);
-    }
-    for (int i = 0; i < c->n_adapter_dirs && st == AD_OK; i++) st = ad_registry_load_dir(app->registry, c->adapter_dirs[i], err);
-    if (st != AD_OK) return st;
-    if (ad_registry_find(app->registry, app->served_name))
-        return ad_fail(err, AD_EEXIST, "an adapter has the base model's name \"%.140s\"; choose another with --served-name", app->served_name);
-    for (int i = 0; i < ad_registry_count(app->registry); i++) {
-        const ad_adapter *a = ad_registry_at(app->registry, i);
-        log_warnings(a);
-        ad_log(AD_LOG_INFO, "adapter %s: rank %d, %d modules, %zu bytes, from %s", ad_adapter_name(a), ad_adapter_rank(a), ad_adapter_matched_modules(a),
-               ad_adapter_packed_bytes(a), ad_adapter_dir(a));
-    }
-    return AD_OK;
-}
 
 static ad_status load_model(ad_app *app, ad_err *err)
 {
@@ -119,14 +92,40 @@ static ad_status listen_http(ad_app *app, ad_err *err)
     return AD_OK;
 }
 
-/* ---- the end: drain or cut, close HTTP, then the engine; the loop runs out ---- */
+/* ---- the end: drain or cut, close HTTP, then the engine, then the registry; the loop runs out ---- */
+
+static void on_worker_closed(void *user);
+
+static void on_uploads_wait(uv_timer_t *t)
+{
+    on_worker_closed(t->data);
+}
+
+static void on_worker_closed(void *user)
+{
+    daemon_state *d = user;
+    if (ad_uploads_pending()) { /* files of clients that left are still being removed */
+        uv_timer_start(&d->deadline, on_uploads_wait, 10, 0);
+        return;
+    }
+    ad_merger_close(&d->app.merger);
+    ad_keeper_close(&d->app.keeper, NULL, NULL);
+}
+
+static void close_engine(daemon_state *d)
+{
+    ad_worker *worker = d->app.worker;
+    if (d->app.keeper) ad_keeper_stop(d->app.keeper);
+    d->app.worker = NULL;
+    if (worker) ad_worker_close(worker, on_worker_closed, d);
+    else on_worker_closed(d);
+}
 
 static void on_http_closed(void *user)
 {
     daemon_state *d = user;
     uv_timer_stop(&d->deadline);
-    ad_worker_close(d->app.worker, NULL, NULL);
-    d->app.worker = NULL;
+    close_engine(d);
 }
 
 static void close_http(daemon_state *d)
@@ -157,6 +156,7 @@ static void on_signal(uv_signal_t *handle, int number)
     }
     app->draining = true;
     ad_log(AD_LOG_INFO, "signal %d: finishing %d running requests, at most %d s", number, ad_worker_pending(app->worker), app->config->shutdown_timeout_s);
+    ad_events_end_streams(ad_keeper_events(app->keeper));
     uv_timer_start(&d->deadline, on_deadline, (uint64_t)app->config->shutdown_timeout_s * 1000, 0);
     ad_http_drain(app->http, on_drained, d);
 }
@@ -189,7 +189,7 @@ static ad_status start(daemon_state *d, ad_err *err)
     ad_app *app = &d->app;
     ad_status st = ad_metrics_new(&app->metrics, err);
     if (st == AD_OK) st = load_model(app, err);
-    if (st == AD_OK) st = load_adapters(app, err);
+    if (st == AD_OK) st = ad_keeper_new(&app->keeper, app, err);
     if (st == AD_OK) st = start_worker(app, err);
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
 }
@@ -206,9 +206,8 @@ static int run(const ad_config *config)
         watch_signals(&d); /* before anybody is told that we listen */
         st = listen_http(&d.app, &err);
     }
-    if (st != AD_OK && d.app.worker) ad_worker_close(d.app.worker, NULL, NULL);
+    if (st != AD_OK) close_engine(&d);
     uv_run(&d.loop, UV_RUN_DEFAULT);
-    ad_merger_close(&d.app.merger);
     unwatch_signals(&d);
     uv_loop_close(&d.loop);
     ad_registry_free(&d.app.registry);
@@ -226,6 +225,7 @@ int main(int argc, char **argv)
     int action = 0;
     ad_log_level level = AD_LOG_INFO;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
     if (ad_config_parse(&config, argc, argv, environ, stdout, &action, &err) != AD_OK) {
         fprintf(stderr, "adapterd: %s\n", err.msg);
         return 2;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "server/app.h"
+#include "server/keeper/keeper.h"
 #include "server/observe/log.h"
 
 enum { WINDOW_MS = 2000, WINDOWS = 3, LEAST_TOKENS = 32, MAX_SEEN = 64 };
@@ -21,23 +22,29 @@ struct ad_merger {
     uv_timer_t timer;
     /* The build under way; target NULL: none. */
     uv_work_t work;
-    ad_adapter *target;
+    ad_version *target;       /* leased */
+    ad_wait wait;
     ad_merge *built;
     ad_status status;
     ad_err err;
     ad_merger_done done;
     void *user;
     bool closing;
-    /* This window. Pointers are only compared. */
+    /* This window. */
     struct {
-        const ad_adapter *adapter;
+        ad_digest adapter;
         long long tokens;
     } seen[MAX_SEEN];
     int n_seen;
     long long tokens;
-    const ad_adapter *leader; /* had merge_share in the last `streak` windows */
+    ad_digest leader;         /* had merge_share in the last `streak` windows */
     int streak;
 };
+
+static bool same(const ad_digest *a, const ad_digest *b)
+{
+    return !memcmp(a, b, sizeof *a);
+}
 
 /* ---- building and publishing ---- */
 
@@ -53,7 +60,7 @@ static void publish(ad_merger *m, ad_merge *next)
 static void on_pool(uv_work_t *work)
 {
     ad_merger *m = work->data;
-    m->status = ad_merge_build(&m->built, m->target, m->app->model, &m->err);
+    m->status = ad_merge_build(&m->built, m->target->adapter, m->app->model, &m->err);
 }
 
 static void free_if_closed(ad_merger *m)
@@ -61,35 +68,63 @@ static void free_if_closed(ad_merger *m)
     if (m->closing && !m->target && !uv_is_active((uv_handle_t *)&m->timer) && !m->timer.data) free(m);
 }
 
-static void on_built(uv_work_t *work, int status)
+static void finish(ad_merger *m)
 {
-    ad_merger *m = work->data;
-    (void)status;
-    if (m->status == AD_OK) {
-        ad_merge_bind(m->built, m->target);
-        if (m->closing) ad_merge_release(&m->built);
-        else publish(m, m->built);
-        m->built = NULL;
-    }
-    ad_adapter_release(&m->target);
+    ad_keeper_release(m->app->keeper, &m->target);
+    if (m->status != AD_OK && !m->done) ad_log(AD_LOG_WARN, "%s", m->err.msg);
     if (m->done) m->done(m->user, m->status, &m->err);
     m->done = NULL;
     free_if_closed(m);
 }
 
-ad_status ad_merger_merge(ad_merger *m, ad_adapter *a, ad_merger_done done, void *user, ad_err *err)
+static void on_built(uv_work_t *work, int status)
 {
+    ad_merger *m = work->data;
+    (void)status;
+    if (m->status == AD_OK) {
+        ad_merge_bind(m->built, m->target->adapter);
+        if (m->closing) ad_merge_release(&m->built);
+        else publish(m, m->built);
+        m->built = NULL;
+    }
+    finish(m);
+}
+
+/* The adapter is in memory. */
+static ad_status build(ad_merger *m)
+{
+    const ad_adapter *a = m->target->adapter;
     size_t bytes = ad_merged_bytes(m->app->model, ad_adapter_lowrank(a)), room = (size_t)uv_get_free_memory();
-    if (m->target) return ad_fail(err, AD_EBUSY, "adapter \"%s\" is being merged; try again when that is done", ad_adapter_name(m->target));
-    if (bytes > room / 10 * 9) return ad_fail(err, AD_ENOMEM, "merging \"%s\" takes %zu bytes beside the base model's weights, but %zu are free", ad_adapter_name(a), bytes, room);
-    m->target = ad_adapter_retain(a);
-    m->done = done;
-    m->user = user;
+    if (bytes > room / 10 * 9) return ad_fail(&m->err, AD_ENOMEM, "merging \"%s\" takes %zu bytes beside the base model's weights, but %zu are free", ad_adapter_name(a), bytes, room);
     m->work.data = m;
     if (uv_queue_work(m->app->loop, &m->work, on_pool, on_built) == 0) return AD_OK;
-    ad_adapter_release(&m->target);
+    return ad_fail(&m->err, AD_EIO, "cannot start merging \"%s\"", ad_adapter_name(a));
+}
+
+static void on_resident(ad_wait *w, ad_status st, const ad_err *err)
+{
+    ad_merger *m = w->user;
+    if (st != AD_OK) m->err = *err;
+    m->status = st == AD_OK ? build(m) : st;
+    if (m->status != AD_OK) finish(m);
+}
+
+ad_status ad_merger_merge(ad_merger *m, ad_version *v, ad_merger_done done, void *user, ad_err *err)
+{
+    bool waiting;
+    if (m->target) return ad_fail(err, AD_EBUSY, "adapter \"%s\" is being merged; try again when that is done", m->target->entry ? m->target->entry->name : "that was removed");
+    m->wait = (ad_wait){.ready = on_resident, .user = m};
+    ad_status st = ad_keeper_need(m->app->keeper, v, &m->wait, true, &waiting, err);
+    if (st != AD_OK) return st;
+    m->target = ad_version_lease(v);
+    m->done = done;
+    m->user = user;
+    st = waiting ? AD_OK : build(m);
+    if (st == AD_OK) return AD_OK;
     m->done = NULL;
-    return ad_fail(err, AD_EIO, "cannot start merging \"%s\"", ad_adapter_name(a));
+    if (err) *err = m->err;
+    ad_keeper_release(m->app->keeper, &m->target);
+    return st;
 }
 
 void ad_merger_restore(ad_merger *m)
@@ -97,9 +132,9 @@ void ad_merger_restore(ad_merger *m)
     publish(m, NULL);
 }
 
-ad_merge *ad_merger_find(const ad_merger *m, const ad_adapter *a)
+ad_merge *ad_merger_find(const ad_merger *m, const ad_digest *digest)
 {
-    return m->current && ad_merge_adapter(m->current) == a ? m->current : NULL;
+    return m->current && same(ad_adapter_digest(ad_merge_adapter(m->current)), digest) ? m->current : NULL;
 }
 
 ad_merge *ad_merger_current(const ad_merger *m) { return m->current; }
@@ -107,50 +142,54 @@ uint64_t ad_merger_switches(const ad_merger *m) { return m->switches; }
 
 /* ---- auto ---- */
 
-void ad_merger_count(ad_merger *m, const ad_adapter *a, int tokens)
+void ad_merger_count(ad_merger *m, const ad_digest *digest, int tokens)
 {
     m->tokens += tokens;
-    if (!m->automatic || !a) return;
+    if (!m->automatic || !digest) return;
     int i = 0;
-    while (i < m->n_seen && m->seen[i].adapter != a) i++;
+    while (i < m->n_seen && !same(&m->seen[i].adapter, digest)) i++;
     if (i == MAX_SEEN) return; /* with so many at work nobody has nearly all */
-    if (i == m->n_seen) m->n_seen++, m->seen[i].adapter = a, m->seen[i].tokens = 0;
+    if (i == m->n_seen) m->n_seen++, m->seen[i].adapter = *digest, m->seen[i].tokens = 0;
     m->seen[i].tokens += tokens;
 }
 
-static long long tokens_of(const ad_merger *m, const ad_adapter *a)
+static long long tokens_of(const ad_merger *m, const ad_digest *digest)
 {
     for (int i = 0; i < m->n_seen; i++)
-        if (m->seen[i].adapter == a) return m->seen[i].tokens;
+        if (same(&m->seen[i].adapter, digest)) return m->seen[i].tokens;
     return 0;
 }
 
-static const ad_adapter *leader_of_window(const ad_merger *m)
+static const ad_digest *leader_of_window(const ad_merger *m)
 {
     for (int i = 0; i < m->n_seen; i++)
-        if ((double)m->seen[i].tokens >= merge_share * (double)m->tokens) return m->seen[i].adapter;
+        if ((double)m->seen[i].tokens >= merge_share * (double)m->tokens) return &m->seen[i].adapter;
     return NULL;
 }
 
-static ad_adapter *still_registered(const ad_app *app, const ad_adapter *a)
+/* The active version with this content, or NULL. */
+static ad_version *still_active(const ad_app *app, const ad_digest *digest)
 {
-    for (int i = 0; i < ad_registry_count(app->registry); i++)
-        if (ad_registry_at(app->registry, i) == a) return ad_registry_at(app->registry, i);
+    for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
+        const ad_entry *e = ad_registry_at(app->registry, i);
+        if (e->active && same(&e->active->digest, digest)) return e->active;
+    }
     return NULL;
 }
 
 static void decide(ad_merger *m)
 {
-    const ad_adapter *leader = leader_of_window(m), *merged = m->current ? ad_merge_adapter(m->current) : NULL;
+    const ad_digest *leader = leader_of_window(m), *merged = m->current ? ad_adapter_digest(ad_merge_adapter(m->current)) : NULL;
     ad_err err;
-    m->streak = leader && leader == m->leader ? m->streak + 1 : leader != NULL;
-    m->leader = leader;
+    m->streak = leader && same(leader, &m->leader) ? m->streak + 1 : leader != NULL;
+    m->leader = leader ? *leader : (ad_digest){{0}};
     if (merged && (double)(m->tokens - tokens_of(m, merged)) >= restore_share * (double)m->tokens) {
         ad_merger_restore(m);
         return;
     }
-    ad_adapter *a = m->streak >= WINDOWS && leader != merged ? still_registered(m->app, leader) : NULL;
-    if (a && ad_merger_merge(m, a, NULL, NULL, &err) != AD_OK) {
+    bool wants = leader && m->streak >= WINDOWS && !(merged && same(leader, merged));
+    ad_version *v = wants ? still_active(m->app, leader) : NULL;
+    if (v && ad_merger_merge(m, v, NULL, NULL, &err) != AD_OK) {
         ad_log(AD_LOG_WARN, "%s", err.msg);
         m->streak = 0;
     }
@@ -160,7 +199,7 @@ static void on_window(uv_timer_t *t)
 {
     ad_merger *m = t->data;
     /* A version that was replaced or removed is not merged any longer. */
-    if (m->current && !still_registered(m->app, ad_merge_adapter(m->current))) ad_merger_restore(m);
+    if (m->current && !still_active(m->app, ad_adapter_digest(ad_merge_adapter(m->current)))) ad_merger_restore(m);
     if (m->automatic && m->tokens >= LEAST_TOKENS) decide(m);
     m->tokens = 0;
     m->n_seen = 0;
@@ -180,9 +219,9 @@ ad_status ad_merger_new(ad_merger **out, struct ad_app *app, const char *mode, a
     uv_unref((uv_handle_t *)&m->timer);
     *out = m;
     if (m->automatic || !strcmp(mode, "off")) return AD_OK;
-    ad_adapter *a = ad_registry_find(app->registry, mode);
-    if (!a) return ad_fail(err, AD_ENOTFOUND, "merge: there is no adapter named \"%.140s\"", mode);
-    return ad_merger_merge(m, a, NULL, NULL, err);
+    const ad_entry *e = ad_registry_find(app->registry, mode);
+    if (!e || !e->active) return ad_fail(err, AD_ENOTFOUND, "merge: there is no adapter named \"%.140s\"", mode);
+    return ad_merger_merge(m, e->active, NULL, NULL, err);
 }
 
 static void on_timer_closed(uv_handle_t *h)

@@ -1,59 +1,515 @@
 /* SPDX-License-Identifier: MIT */
-/* GET /v1/adapters and /v1/adapters/NAME: what is served, and what its load found. Loop thread. */
+/* /v1/adapters: what is served, and how that is changed at run time. Loop thread. */
+#include <stdlib.h>
 #include <string.h>
 
-#include "server/api/api.h"
+#include "server/api/adapter_json.h"
+#include "server/api/upload.h"
+#include "server/keeper/keeper.h"
 #include "server/observe/log.h"
 
-/* rank and scaling of every adapted module, by name. */
-static json_t *modules_json(const ad_app *app, const ad_adapter *a)
+static const char prefix[] = "/v1/adapters/";
+enum { MAX_DRAIN_S = 3600, LIST_DEFAULT = 100, LIST_MOST = 1000 };
+
+/* ---- what came of a change ---- */
+
+static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
 {
-    const ad_lowrank_set *set = ad_adapter_lowrank(a);
-    json_t *v = json_object();
-    for (int i = 0; i < set->n_modules; i++) {
-        const ad_lowrank *low = &set->modules[i];
-        if (low->rank) json_object_set_new(v, ad_model_module(app->model, i)->name, json_pack("{s:i, s:f}", "rank", low->rank, "scaling", (double)low->scale));
+    ad_fault f = {0};
+    ad_fault_from(&f, &o->err, NULL);
+    if (o->code) f.code = o->code;
+    if (o->http) f.http = o->http;
+    if (f.http == 422 && !f.code) f.code = "adapter_refused";
+    json_t *body = ad_fault_json(&f);
+    if (f.http == 503) ad_http_set_header(x, "Retry-After", "1");
+    if (f.http == 422) {
+        json_t *report = o->report ? json_copy(o->report) : json_pack("{s:s}", "status", ad_status_name(o->status));
+        json_object_set_new(report, "object", json_string("adapter.report"));
+        json_object_set_new(report, "admitted", json_false());
+        json_object_set_new(report, "reason", ad_json_text(o->err.msg));
+        json_object_set_new(body, "report", report);
     }
-    return v;
+    ad_reply_json(x, f.http, body);
 }
 
-static json_t *warnings_json(const ad_adapter *a)
+static void set_etag(ad_http_exchange *x, const ad_entry *e)
 {
-    json_t *v = json_array();
-    for (int i = 0; i < ad_adapter_warning_count(a); i++) json_array_append_new(v, ad_json_text(ad_adapter_warning(a, i)));
-    return v;
+    char tag[32];
+    snprintf(tag, sizeof tag, "\"r%lld\"", (long long)e->revision);
+    ad_http_set_header(x, "ETag", tag);
 }
 
-static json_t *adapter_json(const ad_app *app, const ad_adapter *a, bool whole)
+static void reply_admitted(const ad_later *l, const ad_outcome *o)
 {
-    char digest[65];
-    ad_digest_hex(ad_adapter_digest(a), digest);
-    const ad_merge *merge = ad_merger_current(app->merger);
-    json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:b, s:o}", "object", "adapter", "name", ad_adapter_name(a), "digest", digest, "state", "ready", "rank", ad_adapter_rank(a),
-                          "modules_matched", ad_adapter_matched_modules(a), "bytes_packed", (json_int_t)ad_adapter_packed_bytes(a), "merged", merge && ad_merge_adapter(merge) == a,
-                          "warnings", warnings_json(a));
-    if (whole) json_object_set_new(v, "modules", modules_json(app, a));
-    return v;
+    char location[3 * AD_MAX_NAME + 32];
+    ad_adapter_location(o->entry->name, location, sizeof location);
+    json_t *v = ad_adapter_json(l->app, o->entry, true);
+    if (o->report) {
+        json_object_set(v, "modules", json_object_get(o->report, "modules"));
+        json_object_set(v, "report", o->report);
+    }
+    set_etag(l->x, o->entry);
+    ad_http_set_header(l->x, "Location", location);
+    ad_reply_json(l->x, o->existed ? 200 : l->created, v);
+}
+
+static void reply_outcome(ad_later *l, const ad_outcome *o)
+{
+    if (o->status != AD_OK) {
+        reply_refused(l->x, o);
+    } else if (l->dry_run) {
+        json_t *v = json_copy(o->report);
+        json_object_set_new(v, "object", json_string("adapter.report"));
+        json_object_set_new(v, "admitted", json_false());
+        ad_reply_json(l->x, 200, v);
+    } else if (o->report && json_object_get(o->report, "object")) {
+        ad_reply_json(l->x, 200, json_incref(o->report)); /* a verification */
+    } else if (o->entry) {
+        reply_admitted(l, o);
+    } else {
+        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b, s:b}", "object", "adapter.deleted", "name", l->name, "deleted", 1, "drained", o->drained));
+    }
+}
+
+static void on_outcome(void *user, const ad_outcome *o)
+{
+    ad_later *l = user;
+    if (ad_later_resume(l)) reply_outcome(l, o);
+    free(l);
+}
+
+/* ---- what a request says ---- */
+
+static bool query_flag(ad_http_exchange *x, const char *name, bool *out)
+{
+    char value[8];
+    *out = false;
+    if (!ad_http_query_value(x, name, value, sizeof value)) return true;
+    *out = !strcmp(value, "true") || !strcmp(value, "1") || !*value;
+    return *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
+}
+
+/* If-Match: one ETag of ours, or *. False: answered. */
+static bool read_if_match(ad_http_exchange *x, int64_t *out)
+{
+    const char *tag = ad_http_header(x, "if-match");
+    char *end = NULL;
+    *out = AD_ANY_REVISION;
+    if (!tag || !strcmp(tag, "*")) return true;
+    if (tag[0] == '"' && tag[1] == 'r' && tag[2] >= '0' && tag[2] <= '9') {
+        *out = strtoll(tag + 2, &end, 10);
+        if (!strcmp(end, "\"")) return true;
+    }
+    return ad_reply_refusal(x, 412, "precondition_failed", NULL, "If-Match is no ETag of this server");
+}
+
+/* The body as a JSON object; an empty one counts as {}. NULL: answered. */
+static json_t *read_object(ad_http_exchange *x)
+{
+    ad_str body = ad_http_body(x);
+    json_t *v = body.len ? json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, NULL) : json_object();
+    if (json_is_object(v)) return v;
+    json_decref(v);
+    ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");
+    return NULL;
+}
+
+static bool is_label_object(const json_t *v)
+{
+    const char *key;
+    json_t *item;
+    if (!json_is_object(v) || json_object_size(v) > 64) return false;
+    json_object_foreach((json_t *)v, key, item)
+        if (!json_is_string(item) || strlen(key) > 128 || json_string_length(item) > 1024) return false;
+    return true;
+}
+
+/* ---- GET ---- */
+
+typedef struct {
+    char after[AD_MAX_NAME + 2], prefix[AD_MAX_NAME + 2], state[16], label[1200];
+    const char *label_value;  /* behind the colon of `label`; NULL: any */
+    int limit;
+} list_query;
+
+static bool read_list_query(ad_http_exchange *x, list_query *q)
+{
+    char limit[16];
+    *q = (list_query){.limit = LIST_DEFAULT};
+    ad_http_query_value(x, "after", q->after, sizeof q->after);
+    ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix);
+    ad_http_query_value(x, "state", q->state, sizeof q->state);
+    if (ad_http_query_value(x, "label", q->label, sizeof q->label)) {
+        char *colon = strchr(q->label, ':');
+        if (colon) *colon = '\0', q->label_value = colon + 1;
+    }
+    if (!ad_http_query_value(x, "limit", limit, sizeof limit)) return true;
+    char *end;
+    long n = strtol(limit, &end, 10);
+    q->limit = (int)n;
+    return (*limit && !*end && n >= 1 && n <= LIST_MOST) || ad_reply_refusal(x, 400, "invalid_value", "limit", "`limit` must be from 1 to 1000");
+}
+
+static bool has_label(const ad_entry *e, const list_query *q)
+{
+    json_t *labels = e->labels ? json_loads(e->labels, 0, NULL) : NULL;
+    const char *value = json_string_value(json_object_get(labels, q->label));
+    bool yes = value && (!q->label_value || !strcmp(value, q->label_value));
+    json_decref(labels);
+    return yes;
+}
+
+static bool is_listed(const ad_entry *e, const list_query *q)
+{
+    if (e->n_targets || strncmp(e->name, q->prefix, strlen(q->prefix))) return false;
+    if (*q->state && strcmp(ad_adapter_state(e), q->state)) return false;
+    return !*q->label || has_label(e, q);
 }
 
 void ad_handle_adapters(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
+    const ad_registry *reg = app->registry;
+    list_query q;
+    if (!read_list_query(x, &q)) return;
     json_t *list = json_array();
-    for (int i = 0; i < ad_registry_count(app->registry); i++) json_array_append_new(list, adapter_json(app, ad_registry_at(app->registry, i), false));
-    ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
+    const char *first = NULL, *last = NULL;
+    size_t i = *q.after ? ad_registry_position(reg, q.after) : 0;
+    if (i < ad_registry_count(reg) && !strcmp(ad_registry_at(reg, i)->name, q.after)) i++;
+    for (; i < ad_registry_count(reg) && json_array_size(list) <= (size_t)q.limit; i++) {
+        const ad_entry *e = ad_registry_at(reg, i);
+        if (!is_listed(e, &q)) continue;
+        if (json_array_size(list) == (size_t)q.limit) break; /* one more is there */
+        json_array_append_new(list, ad_adapter_json(app, e, false));
+        if (!first) first = e->name;
+        last = e->name;
+    }
+    ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:s?, s:s?}", "object", "list", "data", list, "has_more", i < ad_registry_count(reg), "first_id", first, "last_id", last));
+}
+
+static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_t *report)
+{
+    const ad_entry *e = ad_registry_find(app->registry, name);
+    if (!e || e->n_targets) {
+        ad_fault f = {0};
+        ad_fault_set(&f, 404, "adapter_not_found", "name", "The adapter `%.150s` does not exist.", name);
+        ad_reply_fault(x, &f);
+        return;
+    }
+    json_t *v = ad_adapter_json(app, e, true);
+    if (report) {
+        static const char *const keys[] = {"modules", "tensors_matched", "format", "warnings", "base_model"};
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            if (json_object_get(report, keys[i])) json_object_set(v, keys[i], json_object_get(report, keys[i]));
+    }
+    set_etag(x, e);
+    ad_reply_json(x, 200, v);
+}
+
+static void on_stored_report(void *user, json_t *report)
+{
+    ad_later *l = user;
+    if (ad_later_resume(l)) show(l->x, l->app, l->name, report);
+    free(l);
+}
+
+static bool is_unmodified(ad_http_exchange *x, const ad_entry *e)
+{
+    const char *tag = ad_http_header(x, "if-none-match");
+    char ours[32];
+    snprintf(ours, sizeof ours, "\"r%lld\"", (long long)e->revision);
+    return tag && (!strcmp(tag, ours) || !strcmp(tag, "*"));
 }
 
 void ad_handle_adapter(ad_http_exchange *x, void *arg)
 {
-    const ad_app *app = arg;
-    const char *name = ad_http_path(x) + strlen("/v1/adapters/");
-    const ad_adapter *a = ad_registry_find(app->registry, name);
-    ad_fault f = {0};
-    if (a) {
-        ad_reply_json(x, 200, adapter_json(app, a, true));
+    ad_app *app = arg;
+    const char *name = ad_http_path(x) + strlen(prefix);
+    const ad_entry *e = ad_registry_find(app->registry, name);
+    if (e && !e->n_targets && is_unmodified(x, e)) {
+        set_etag(x, e);
+        ad_http_reply(x, 304, "application/json", NULL, 0);
         return;
     }
-    ad_fault_set(&f, 404, "adapter_not_found", "name", "The adapter `%.150s` does not exist.", name);
-    ad_reply_fault(x, &f);
+    if (!e || !e->active || e->active->adapter || e->origin != AD_ORIGIN_STORE) {
+        json_t *report = e && e->active && e->active->adapter ? ad_report_json(app->model, e->active->adapter) : NULL;
+        show(x, app, name, report);
+        json_decref(report);
+        return;
+    }
+    ad_later *l = ad_later_new(x, app, name); /* it is not in memory: what its load found stands in the store */
+    if (l) ad_keeper_stored_report(app->keeper, e->active, on_stored_report, l);
+}
+
+void ad_handle_events(ad_http_exchange *x, void *arg)
+{
+    const ad_app *app = arg;
+    ad_events_subscribe(ad_keeper_events(app->keeper), x);
+}
+
+/* ---- POST: adapters and versions, sent ---- */
+
+static char *take(char **s)
+{
+    char *t = *s;
+    *s = NULL;
+    return t;
+}
+
+static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
+{
+    ad_later *l = ad_later_new(x, app, spec->name);
+    if (!l) {
+        if (spec->dir) ad_store_discard(app->store, spec->dir);
+        ad_admission_spec_deinit(spec);
+        return;
+    }
+    l->created = 201;
+    l->dry_run = spec->dry_run;
+    ad_keeper_admit(app->keeper, spec, on_outcome, l);
+}
+
+/* What path, query and headers say; fields of the body add to it. name: of the adapter that gets a new version, or NULL. False: answered. */
+static bool begin_spec(ad_http_exchange *x, const char *name, ad_admission_spec *s)
+{
+    *s = (ad_admission_spec){.new_version = name != NULL, .activate = true};
+    snprintf(s->name, sizeof s->name, "%s", name ? name : "");
+    return query_flag(x, "dry_run", &s->dry_run) && read_if_match(x, &s->if_match);
+}
+
+/* NAME of /v1/adapters/NAME/ACTION into name[AD_MAX_NAME + 1]; NULL when the path is not that. */
+static const char *path_name(const ad_http_exchange *x, const char *action, char *name)
+{
+    const char *path = ad_http_path(x);
+    size_t n = strlen(path), k = strlen(action), head = sizeof prefix - 1;
+    if (n <= head + k + 1 || strncmp(path, prefix, head) || strcmp(path + n - k, action) || path[n - k - 1] != '/') return NULL;
+    size_t len = n - k - 1 - head;
+    if (len > AD_MAX_NAME) return NULL;
+    memcpy(name, path + head, len);
+    name[len] = '\0';
+    return name;
+}
+
+static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
+{
+    ad_app *app = user;
+    char buf[AD_MAX_NAME + 1];
+    const char *name = path_name(x, "versions", buf);
+    ad_admission_spec s;
+    bool good = begin_spec(x, name, &s);
+    if (good && name && u->name) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` does not go with a new version: the path says whose it is");
+    if (good && u->name && strlen(u->name) > AD_MAX_NAME) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` is longer than 128 bytes");
+    if (good) {
+        if (u->name) memcpy(s.name, u->name, strlen(u->name) + 1);
+        s.activate = u->activate;
+        s.dir = strdup(u->dir);
+        s.is_archive = u->is_archive;
+        if (u->is_archive) memcpy(s.sha256, u->sha256, sizeof s.sha256); /* of other uploads it is checked already */
+        s.description = take(&u->description), s.labels = take(&u->labels), s.selftest = take(&u->selftest), s.signature = take(&u->signature);
+        admit(x, app, &s);
+    } else {
+        ad_store_discard(app->store, u->dir);
+    }
+    ad_upload_free(&u);
+}
+
+/* ---- JSON bodies of routes that stream ---- */
+
+enum { MAX_JSON = 2 << 20 };
+
+/* then is called with the app when the body has come: see read_object. */
+static void collect_body(ad_http_exchange *x, ad_app *app, void (*then)(ad_http_exchange *x, void *app))
+{
+    ad_http_take_body(x, MAX_JSON, NULL, then, app);
+}
+
+/* ---- POST: an adapter that lies somewhere else ---- */
+
+static const char *unknown_field(const json_t *body, const char *const *known, size_t n)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)body, key, value) {
+        size_t i = 0;
+        while (i < n && strcmp(key, known[i])) i++;
+        if (i == n) return key;
+    }
+    return NULL;
+}
+
+/* NULL, or what is wrong with it. */
+static const char *check_named(const json_t *body, bool new_version)
+{
+    const json_t *name = json_object_get(body, "name"), *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *activate = json_object_get(body, "activate");
+    if (json_is_string(json_object_get(body, "path")) == json_is_string(json_object_get(body, "url"))) return "either `path` or `url` must say where the adapter is";
+    if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
+    if (!new_version && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
+    if (labels && !is_label_object(labels)) return "`labels` must be an object of strings";
+    if (sha && (json_string_length(sha) != 64 || strspn(json_string_value(sha), "0123456789abcdef") != 64)) return "`sha256` must be 64 lower-case hex digits";
+    return activate && !json_is_boolean(activate) ? "`activate` must be true or false" : NULL;
+}
+
+static char *copy_string(const json_t *v)
+{
+    return json_is_string(v) ? strdup(json_string_value(v)) : NULL;
+}
+
+static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
+{
+    static const char *const known[] = {"name", "path", "url", "description", "labels", "sha256", "activate", "signature", "selftest"};
+    char buf[AD_MAX_NAME + 1];
+    const char *name = path_name(x, "versions", buf), *field = unknown_field(body, known, sizeof known / sizeof *known), *bad = check_named(body, name != NULL);
+    const json_t *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *selftest = json_object_get(body, "selftest");
+    ad_admission_spec s;
+    if (field) ad_reply_refusal(x, 400, "unknown_field", field, "the body has an unknown field");
+    else if (bad) ad_reply_refusal(x, 400, "invalid_value", NULL, bad);
+    if (field || bad || !begin_spec(x, name, &s)) return;
+    if (!name) memcpy(s.name, json_string_value(json_object_get(body, "name")), json_string_length(json_object_get(body, "name")) + 1);
+    s.path = copy_string(json_object_get(body, "path"));
+    s.url = copy_string(json_object_get(body, "url"));
+    s.description = copy_string(json_object_get(body, "description"));
+    s.signature = copy_string(json_object_get(body, "signature"));
+    s.labels = labels ? json_dumps(labels, JSON_COMPACT) : NULL;
+    s.selftest = json_is_object(selftest) ? json_dumps(selftest, JSON_COMPACT) : copy_string(selftest);
+    s.activate = !json_is_false(json_object_get(body, "activate"));
+    if (sha) memcpy(s.sha256, json_string_value(sha), sizeof s.sha256);
+    admit(x, app, &s);
+}
+
+static void on_named_body(ad_http_exchange *x, void *app)
+{
+    json_t *body = read_object(x);
+    if (body) read_named(x, app, body);
+    json_decref(body);
+}
+
+static void on_named(const char *name, void *user)
+{
+    const ad_app *app = user;
+    if (ad_registry_check_name(name, NULL) == AD_OK) ad_events_emit(ad_keeper_events(app->keeper), name, 0, "", "uploading", NULL);
+}
+
+/* POST /v1/adapters and /v1/adapters/NAME/versions. */
+static void post_files(ad_http_exchange *x, ad_app *app)
+{
+    const char *type = ad_http_header(x, "content-type");
+    bool dry_run;
+    int64_t if_match;
+    char buf[AD_MAX_NAME + 1];
+    const char *name = path_name(x, "versions", buf);
+    if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, &if_match)) return; /* before the client sends megabytes */
+    if (name && !dry_run) on_named(name, app);
+    if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
+    else ad_upload_receive(x, app, dry_run ? NULL : on_named, on_upload, app);
+}
+
+void ad_handle_post_adapter(ad_http_exchange *x, void *app)
+{
+    post_files(x, app);
+}
+
+/* ---- POST /v1/adapters/NAME/ACTION ---- */
+
+/* The version a body asks for, as text in selector[80]. */
+static bool read_selector(ad_http_exchange *x, char *selector)
+{
+    json_t *body = read_object(x);
+    const json_t *version = json_object_get(body, "version");
+    if (json_is_integer(version)) snprintf(selector, 80, "%lld", (long long)json_integer_value(version));
+    else snprintf(selector, 80, "%s", json_is_string(version) ? json_string_value(version) : "");
+    bool is_object = body != NULL;
+    json_decref(body);
+    if (!is_object) return false;
+    return *selector || ad_reply_refusal(x, 400, "invalid_value", "version", "`version` must be a number or at least 12 digits of a digest");
+}
+
+static void activate(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    char name[AD_MAX_NAME + 1], selector[80];
+    int64_t if_match;
+    ad_later *l = path_name(x, "activate", name) && read_selector(x, selector) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    if (l) ad_keeper_activate(app->keeper, name, selector, if_match, on_outcome, l);
+}
+
+static void rollback(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    char name[AD_MAX_NAME + 1];
+    int64_t if_match;
+    ad_later *l = path_name(x, "rollback", name) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    if (l) ad_keeper_activate(app->keeper, name, NULL, if_match, on_outcome, l);
+}
+
+static void verify(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    char name[AD_MAX_NAME + 1];
+    ad_later *l = path_name(x, "verify", name) ? ad_later_new(x, app, name) : NULL;
+    if (l) ad_keeper_verify(app->keeper, name, on_outcome, l);
+}
+
+void ad_handle_adapter_action(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    char name[AD_MAX_NAME + 1];
+    if (path_name(x, "versions", name)) post_files(x, app);
+    else if (path_name(x, "activate", name)) collect_body(x, app, activate);
+    else if (path_name(x, "rollback", name)) collect_body(x, app, rollback);
+    else if (path_name(x, "verify", name)) collect_body(x, app, verify);
+    else ad_reply_refusal(x, 404, NULL, NULL, "POST goes to /v1/adapters/NAME/versions, /activate, /rollback or /verify");
+}
+
+/* ---- PATCH, DELETE ---- */
+
+static bool read_patch(ad_http_exchange *x, const json_t *body, ad_patch *p)
+{
+    static const char *const known[] = {"labels", "pinned", "description"};
+    const json_t *labels = json_object_get(body, "labels"), *pinned = json_object_get(body, "pinned"), *description = json_object_get(body, "description");
+    const char *field = unknown_field(body, known, sizeof known / sizeof *known);
+    *p = (ad_patch){.set_labels = labels, .set_pinned = pinned, .set_description = description, .pinned = json_is_true(pinned)};
+    if (field) return ad_reply_refusal(x, 400, "unknown_field", field, "only labels, pinned and description can be changed");
+    if (labels && !json_is_null(labels) && !is_label_object(labels)) return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings");
+    if (pinned && !json_is_boolean(pinned)) return ad_reply_refusal(x, 400, "invalid_value", "pinned", "`pinned` must be true or false");
+    if (description && !json_is_null(description) && !json_is_string(description)) return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string");
+    p->labels = json_is_object(labels) ? json_dumps(labels, JSON_COMPACT) : NULL;
+    p->description = copy_string(description);
+    return true;
+}
+
+void ad_handle_patch_adapter(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    const char *name = ad_http_path(x) + strlen(prefix);
+    json_t *body = read_object(x);
+    ad_patch patch;
+    int64_t if_match;
+    ad_later *l = body && read_if_match(x, &if_match) && read_patch(x, body, &patch) ? ad_later_new(x, app, name) : NULL;
+    if (l) ad_keeper_patch(app->keeper, name, &patch, if_match, on_outcome, l);
+    json_decref(body);
+}
+
+/* Seconds, may have a fraction; into ms. */
+static bool read_drain(ad_http_exchange *x, int *out)
+{
+    char text[16], *end;
+    *out = 0;
+    if (!ad_http_query_value(x, "drain", text, sizeof text)) return true;
+    double s = strtod(text, &end);
+    if (!*text || *end || !(s >= 0 && s <= MAX_DRAIN_S)) return ad_reply_refusal(x, 400, "invalid_value", "drain", "`drain` must be from 0 to 3600 seconds");
+    *out = (int)(s * 1000);
+    return true;
+}
+
+void ad_handle_delete_adapter(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    char name[AD_MAX_NAME + 1];
+    const char *path = ad_http_path(x) + strlen(prefix), *at = strrchr(path, '@');
+    size_t len = at ? (size_t)(at - path) : strlen(path);
+    int drain_ms;
+    int64_t if_match;
+    snprintf(name, sizeof name, "%.*s", (int)(len > AD_MAX_NAME ? 0 : len), path); /* a longer one is not there */
+    ad_later *l = read_drain(x, &drain_ms) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    if (l) ad_keeper_remove(app->keeper, name, at ? at + 1 : NULL, drain_ms, if_match, on_outcome, l);
 }

@@ -6,11 +6,6 @@
 #include "server/api/api.h"
 #include "server/merger.h"
 
-typedef struct {
-    ad_http_exchange *x; /* NULL: the client left */
-    ad_app *app;
-} waiter;
-
 static void reply_state(ad_http_exchange *x, const ad_app *app)
 {
     const ad_merge *m = ad_merger_current(app->merger);
@@ -19,54 +14,47 @@ static void reply_state(ad_http_exchange *x, const ad_app *app)
 
 static void on_merged(void *user, ad_status st, const ad_err *err)
 {
-    waiter *w = user;
+    ad_later *l = user;
     ad_fault f = {0};
-    if (w->x) {
-        ad_http_on_abort(w->x, NULL, NULL);
-        if (st == AD_OK) reply_state(w->x, w->app);
-        else ad_fault_from(&f, err, "adapter"), ad_reply_fault(w->x, &f);
+    if (ad_later_resume(l)) {
+        if (st == AD_OK) reply_state(l->x, l->app);
+        else ad_fault_from(&f, err, "adapter"), ad_reply_fault(l->x, &f);
     }
-    free(w);
+    free(l);
 }
 
-static void on_client_gone(ad_http_exchange *x, void *user)
+static void start_merge(ad_http_exchange *x, ad_app *app, const char *name)
 {
-    (void)x;
-    ((waiter *)user)->x = NULL;
-}
-
-static bool start_merge(ad_http_exchange *x, ad_app *app, const char *name, ad_fault *f)
-{
+    ad_fault f = {0};
     ad_err err;
-    ad_adapter *a = ad_registry_find(app->registry, name);
-    if (!a) return ad_fault_set(f, 404, "model_not_found", "adapter", "The adapter `%.150s` does not exist.", name);
-    waiter *w = ad_calloc(1, sizeof *w);
-    if (!w) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
-    *w = (waiter){x, app};
-    ad_status st = ad_merger_merge(app->merger, a, on_merged, w, &err);
-    if (st == AD_OK) {
-        ad_http_on_abort(x, on_client_gone, w);
-        return true;
+    const ad_entry *e = ad_registry_find(app->registry, name);
+    ad_later *l = e && e->active ? ad_later_new(x, app, name) : NULL;
+    if (!e || !e->active) {
+        ad_fault_set(&f, 404, "model_not_found", "adapter", "The adapter `%.150s` does not exist.", name);
+        ad_reply_fault(x, &f);
     }
-    free(w);
-    return st == AD_EBUSY ? ad_fault_set(f, 409, "merge_in_progress", "adapter", "%s", err.msg) : ad_fault_from(f, &err, "adapter");
+    if (!l || ad_merger_merge(app->merger, e->active, on_merged, l, &err) == AD_OK) return;
+    ad_later_resume(l);
+    free(l);
+    ad_fault_from(&f, &err, "adapter");
+    if (err.code == AD_EBUSY) f.http = 409, f.code = "merge_in_progress";
+    ad_reply_fault(x, &f);
 }
 
 void ad_handle_merge(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     ad_str body = ad_http_body(x);
-    ad_fault f = {0};
     json_t *root = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, NULL), *name = json_object_get(root, "adapter");
-    bool good = false;
-    if (!json_is_object(root)) ad_fault_set(&f, 400, "invalid_json", NULL, "The body is not a JSON object");
-    else if (!json_is_string(name) && !json_is_null(name)) ad_fault_set(&f, 400, "invalid_value", "adapter", "`adapter` must be the name of an adapter, or null");
-    else if (json_is_string(name)) good = start_merge(x, app, json_string_value(name), &f);
-    else {
+    if (!json_is_object(root)) {
+        ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");
+    } else if (json_is_string(name)) {
+        start_merge(x, app, json_string_value(name));
+    } else if (json_is_null(name)) {
         ad_merger_restore(app->merger);
         reply_state(x, app);
-        good = true;
+    } else {
+        ad_reply_refusal(x, 400, "invalid_value", "adapter", "`adapter` must be the name of an adapter, or null");
     }
     json_decref(root);
-    if (!good) ad_reply_fault(x, &f);
 }

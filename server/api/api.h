@@ -28,12 +28,36 @@ json_t *ad_fault_json(const ad_fault *f);
 /* ad_http_options.error_body: the same form for what the HTTP layer refuses. */
 void ad_error_body(void *app, ad_buf *out, int status, const char *message);
 
+/* Refuses in one line: 503 gets Retry-After. Returns false. */
+bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message);
+
+/* A reply that comes later. The client may leave meanwhile; what it asked for goes on. */
+typedef struct {
+    ad_http_exchange *x; /* NULL: the client left */
+    ad_app *app;
+    int created;         /* status of success */
+    bool dry_run;
+    char name[AD_MAX_NAME + 1]; /* of the adapter or alias, as far as it fits */
+} ad_later;
+ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name); /* NULL: out of memory, which is answered */
+/* The exchange, to be answered now, or NULL; free the rest with free(). */
+ad_http_exchange *ad_later_resume(ad_later *l);
+
 /* Compact JSON of `v`, which is taken, appended to *out. */
 void ad_put_json(ad_buf *out, json_t *v);
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
 void ad_handle_adapters(ad_http_exchange *x, void *app);
-void ad_handle_adapter(ad_http_exchange *x, void *app); /* /v1/adapters/NAME */
+void ad_handle_adapter(ad_http_exchange *x, void *app);        /* /v1/adapters/NAME */
+void ad_handle_post_adapter(ad_http_exchange *x, void *app);
+void ad_handle_adapter_action(ad_http_exchange *x, void *app); /* POST /v1/adapters/NAME/ACTION */
+void ad_handle_patch_adapter(ad_http_exchange *x, void *app);
+void ad_handle_delete_adapter(ad_http_exchange *x, void *app);
+void ad_handle_events(ad_http_exchange *x, void *app);
+void ad_handle_aliases(ad_http_exchange *x, void *app);
+void ad_handle_alias(ad_http_exchange *x, void *app);          /* /v1/aliases/NAME */
+void ad_handle_put_alias(ad_http_exchange *x, void *app);
+void ad_handle_delete_alias(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
 
 #endif

@@ -243,6 +243,17 @@ static bool read_prompts(const reader *rd)
 
 /* ---- the whole ---- */
 
+/* The same request, or the same user, goes the same way at every draw. */
+static uint64_t hash_of(const json_t *root, const char *body, size_t len)
+{
+    const json_t *user = json_object_get(root, "user");
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, then mixed: alias weights look at the low digits */
+    if (json_string_length(user)) body = json_string_value(user), len = json_string_length(user);
+    for (size_t i = 0; i < len; i++) h = (h ^ (unsigned char)body[i]) * 0x100000001b3u;
+    h ^= h >> 33, h *= 0xff51afd7ed558ccdu;
+    return h ^ h >> 33;
+}
+
 static bool read_all(reader *rd)
 {
     ad_completion_request *r = rd->r;
@@ -269,6 +280,7 @@ bool ad_completion_parse(ad_completion_request *out, const char *body, size_t le
     if (!r.root) ad_fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: line %d, column %d: %s", why.line, why.column, why.text);
     else if (!json_is_object(r.root)) ad_fault_set(f, 400, "invalid_json", NULL, "The body is not a JSON object");
     else good = read_all(&rd);
+    r.hash = hash_of(r.root, body, len);
     if (good) *out = r;
     else ad_completion_request_deinit(&r);
     return good;

@@ -24,6 +24,7 @@ typedef struct {
     ad_weighted_name adapters[AD_MAX_MIX]; /* beside the base model's name */
     int n_adapters;
     ad_str cache_salt;
+    uint64_t hash;    /* of `user`, or of the whole body: which target of an alias answers */
     ad_prompt *prompts; /* [n_prompts] */
     int n_prompts;
     int n;            /* choices per prompt */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/completion_request.h"
+#include "server/keeper/keeper.h"
 #include "server/sched/prefix.h"
 
 enum { INLINE_BYTES = 16 * 1024 }; /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
@@ -35,8 +36,9 @@ typedef struct {
 struct completion {
     ad_app *app;
     ad_http_exchange *x;      /* NULL: the client is gone */
-    ad_adapter *adapters[AD_MAX_MIX]; /* retained */
-    int n_adapters;
+    ad_version *versions[AD_MAX_MIX]; /* leased */
+    ad_wait waits[AD_MAX_MIX]; /* for those that are not in memory yet */
+    int n_adapters, n_waiting;
     ad_mix mix;               /* of them; n is 0 for the base */
     char receipt[AD_MAX_MIX * 65]; /* digests of the adapter versions, joined by commas; "" for the base */
     ad_merge *merge;          /* retained; the only adapter's merged weights, or NULL: unmerged */
@@ -79,7 +81,7 @@ static void completion_free(completion *c)
     free(c->choices);
     free(c->body);
     ad_completion_request_deinit(&c->rq);
-    for (int i = 0; i < c->n_adapters; i++) ad_adapter_release(&c->adapters[i]);
+    for (int i = 0; i < c->n_adapters; i++) ad_keeper_release(c->app->keeper, &c->versions[i]);
     ad_merge_release(&c->merge);
     free(c);
 }
@@ -101,6 +103,7 @@ static void on_client_gone(ad_http_exchange *x, void *user)
     (void)x;
     c->x = NULL;
     cancel_all(c);
+    for (int i = 0; i < c->n_adapters; i++) ad_keeper_unwait(c->app->keeper, &c->waits[i]);
     if (!c->body) free_if_idle(c); /* else the pool still reads it */
 }
 
@@ -190,7 +193,7 @@ static void count_tokens(const completion *c)
     for (int i = 0; i < c->rq.n_prompts; i++) prompt += c->rq.prompts[i].ids.count;
     for (int i = 0; i < c->n_choices; i++) generated += c->choices[i].n_generated;
     ad_metrics_tokens(c->app->metrics, (int)prompt, generated);
-    ad_merger_count(c->app->merger, c->n_adapters == 1 ? c->adapters[0] : NULL, (int)prompt + generated);
+    ad_merger_count(c->app->merger, c->n_adapters == 1 ? &c->versions[0]->digest : NULL, (int)prompt + generated);
 }
 
 static void finish_stream(completion *c)
@@ -396,10 +399,16 @@ static void refuse(completion *c, const ad_fault *f)
 
 static bool add_adapter(completion *c, const char *name, float weight, const char *param, ad_fault *f)
 {
-    ad_adapter *a = ad_registry_find(c->app->registry, name);
-    if (!a) return ad_fault_set(f, 404, "model_not_found", param, "The model `%.150s` does not exist.", name);
-    c->adapters[c->n_adapters++] = ad_adapter_retain(a);
-    c->mix.sets[c->mix.n] = ad_adapter_lowrank(a);
+    ad_version *v = NULL;
+    ad_err err;
+    if (ad_registry_resolve(c->app->registry, name, c->rq.hash, &v, &err) != AD_OK) {
+        ad_fault_from(f, &err, param);
+        f->code = err.code == AD_ENOTFOUND ? "model_not_found" : "adapter_unusable";
+        return false;
+    }
+    v->requests++;
+    ad_registry_touch(v, time(NULL));
+    c->versions[c->n_adapters++] = ad_version_lease(v);
     c->mix.weights[c->mix.n++] = weight;
     return true;
 }
@@ -409,7 +418,7 @@ static bool find_root(completion *c, ad_fault *f)
     ad_prefix_identity id = {.n = c->mix.n, .merged = c->merge != NULL, .salt = c->rq.cache_salt};
     ad_err err;
     for (int i = 0; i < c->mix.n; i++) {
-        id.adapters[i] = ad_adapter_digest(c->adapters[i]);
+        id.adapters[i] = &c->versions[i]->digest;
         id.weights[i] = c->mix.weights[i];
     }
     return ad_prefix_root_of(&c->root, &id, &err) == AD_OK || ad_fault_from(f, &err, NULL);
@@ -421,7 +430,7 @@ static void write_receipt(completion *c)
     char *at = c->receipt;
     for (int i = 0; i < c->n_adapters; i++) {
         if (i) *at++ = ',';
-        ad_digest_hex(ad_adapter_digest(c->adapters[i]), at);
+        ad_digest_hex(&c->versions[i]->digest, at);
         at += 64;
     }
     if (c->n_adapters) ad_http_set_header(c->x, "x-adapter-version", c->receipt);
@@ -434,7 +443,7 @@ static bool find_model(completion *c, ad_fault *f)
         return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` goes with the base model's name in `model`, which is \"%.150s\"", c->app->served_name);
     if (!is_base) good = add_adapter(c, c->rq.model, 1, "model", f);
     for (int i = 0; good && i < c->rq.n_adapters; i++) good = add_adapter(c, c->rq.adapters[i].name, c->rq.adapters[i].weight, "adapters", f);
-    ad_merge *merge = good && c->mix.n == 1 && c->mix.weights[0] == 1 ? ad_merger_find(c->app->merger, c->adapters[0]) : NULL;
+    ad_merge *merge = good && c->mix.n == 1 && c->mix.weights[0] == 1 ? ad_merger_find(c->app->merger, &c->versions[0]->digest) : NULL;
     if (merge) c->merge = ad_merge_retain(merge);
     if (good) write_receipt(c);
     return good && find_root(c, f);
@@ -491,10 +500,53 @@ static bool start_choices(completion *c, ad_fault *f)
     return true;
 }
 
+/* Every adapter is in memory. */
+static void start(completion *c)
+{
+    ad_fault f = {0};
+    for (int i = 0; i < c->n_adapters && !c->merge; i++) c->mix.sets[i] = ad_adapter_lowrank(c->versions[i]->adapter);
+    if (!start_choices(c, &f)) refuse(c, &f);
+}
+
+static void on_resident(ad_wait *w, ad_status st, const ad_err *err)
+{
+    completion *c = w->user;
+    ad_fault f = {0};
+    c->n_waiting--;
+    if (st != AD_OK) {
+        for (int i = 0; i < c->n_adapters; i++) ad_keeper_unwait(c->app->keeper, &c->waits[i]);
+        ad_fault_from(&f, err, "model");
+        if (st == AD_EBUSY) f.code = "adapter_loading";
+        refuse(c, &f);
+    } else if (!c->n_waiting) {
+        start(c);
+    }
+}
+
+/* Adapters that are not in memory are fetched while others are served; merged weights need none. */
+static bool need_adapters(completion *c, ad_fault *f)
+{
+    for (int i = 0; i < c->n_adapters && !c->merge; i++) {
+        bool waiting;
+        ad_err err;
+        c->waits[i].ready = on_resident;
+        c->waits[i].user = c;
+        if (ad_keeper_need(c->app->keeper, c->versions[i], &c->waits[i], false, &waiting, &err) != AD_OK) {
+            ad_fault_from(f, &err, "model");
+            if (err.code == AD_EBUSY) f->code = "adapter_loading";
+            for (int j = 0; j < i; j++) ad_keeper_unwait(c->app->keeper, &c->waits[j]);
+            return false;
+        }
+        c->n_waiting += waiting;
+    }
+    return true;
+}
+
 static void begin(completion *c)
 {
     ad_fault f = {0};
-    if (!find_model(c, &f) || !start_choices(c, &f)) refuse(c, &f);
+    if (!find_model(c, &f) || !need_adapters(c, &f)) refuse(c, &f);
+    else if (!c->n_waiting) start(c);
 }
 
 /* ---- reading the body ---- */

@@ -91,6 +91,39 @@ void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)
     ad_reply_json(x, f->http, ad_fault_json(f));
 }
 
+bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message)
+{
+    ad_fault f = {0};
+    ad_fault_set(&f, http, code, param, "%s", message);
+    ad_reply_fault(x, &f);
+    return false;
+}
+
+static void on_client_gone(ad_http_exchange *x, void *user)
+{
+    (void)x;
+    ((ad_later *)user)->x = NULL;
+}
+
+ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name)
+{
+    ad_later *l = ad_calloc(1, sizeof *l);
+    if (!l) {
+        ad_reply_refusal(x, 503, NULL, NULL, "out of memory");
+        return NULL;
+    }
+    *l = (ad_later){.x = x, .app = app, .created = 200};
+    snprintf(l->name, sizeof l->name, "%s", name);
+    ad_http_on_abort(x, on_client_gone, l);
+    return l;
+}
+
+ad_http_exchange *ad_later_resume(ad_later *l)
+{
+    if (l->x) ad_http_on_abort(l->x, NULL, NULL);
+    return l->x;
+}
+
 void ad_error_body(void *app, ad_buf *out, int status, const char *message)
 {
     (void)app;

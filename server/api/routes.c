@@ -10,13 +10,19 @@ static json_t *model_json(const ad_app *app, const char *id, const char *parent)
                      "root", id, "parent", parent, "max_model_len", ad_worker_context(app->worker));
 }
 
+/* What a request can name: an alias, or an adapter with a version that may answer. */
+static bool is_model(const ad_entry *e)
+{
+    return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && e->active->trusted && !e->draining));
+}
+
 static void list_models(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
     json_t *list = json_array();
     json_array_append_new(list, model_json(app, app->served_name, NULL));
-    for (int i = 0; i < ad_registry_count(app->registry); i++)
-        json_array_append_new(list, model_json(app, ad_adapter_name(ad_registry_at(app->registry, i)), app->served_name));
+    for (size_t i = 0; i < ad_registry_count(app->registry); i++)
+        if (is_model(ad_registry_at(app->registry, i))) json_array_append_new(list, model_json(app, ad_registry_at(app->registry, i)->name, app->served_name));
     ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
@@ -29,7 +35,7 @@ static void get_model(ad_http_exchange *x, void *arg)
         ad_reply_json(x, 200, model_json(app, id, NULL));
         return;
     }
-    if (ad_registry_find(app->registry, id)) {
+    if (is_model(ad_registry_find(app->registry, id))) {
         ad_reply_json(x, 200, model_json(app, id, app->served_name));
         return;
     }
@@ -76,7 +82,16 @@ static const ad_http_route routes[] = {
     {"POST", "/v1/completions", ad_handle_completions, "/v1/completions", false},
     {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge", false},
     {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters", false},
+    {"POST", "/v1/adapters", ad_handle_post_adapter, "/v1/adapters", true},
+    {"GET", "/v1/adapters/events", ad_handle_events, "/v1/adapters/events", false},
     {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}", false},
+    {"POST", "/v1/adapters/*", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true},
+    {"PATCH", "/v1/adapters/*", ad_handle_patch_adapter, "/v1/adapters/{name}", false},
+    {"DELETE", "/v1/adapters/*", ad_handle_delete_adapter, "/v1/adapters/{name}", false},
+    {"GET", "/v1/aliases", ad_handle_aliases, "/v1/aliases", false},
+    {"GET", "/v1/aliases/*", ad_handle_alias, "/v1/aliases/{name}", false},
+    {"PUT", "/v1/aliases/*", ad_handle_put_alias, "/v1/aliases/{name}", false},
+    {"DELETE", "/v1/aliases/*", ad_handle_delete_alias, "/v1/aliases/{name}", false},
     {"GET", "/v1/models", list_models, "/v1/models", false},
     {"GET", "/v1/models/*", get_model, "/v1/models/{id}", false},
     {"GET", "/health", health, "/health", false},

@@ -65,6 +65,7 @@ typedef struct {
     ad_http_exchange *x;        /* NULL: refused, or the client left */
     ad_store *store;
     size_t max_bytes;           /* of all files */
+    void (*named)(const char *name, void *user);
     ad_upload_done done;
     void *user;
     ad_upload *u;               /* dir and weights: [job] */
@@ -371,6 +372,7 @@ static ad_status keep_text(receiver *r, field f, char *text)
     if (f == ACTIVATE) u->activate = !strcmp(text, "true");
     if (slot && !why) *slot = text;
     else free(text);
+    if (f == NAME && r->named) r->named(u->name, r->user);
     return why ? refuse_part(r, 400, f, why) : AD_OK;
 }
 
@@ -460,7 +462,7 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     return r;
 }
 
-void ad_upload_receive(ad_http_exchange *x, ad_app *app, ad_upload_done done, void *user)
+void ad_upload_receive(ad_http_exchange *x, ad_app *app, void (*named)(const char *name, void *user), ad_upload_done done, void *user)
 {
     ad_fault f = {0};
     receiver *r = NULL;
@@ -471,6 +473,7 @@ void ad_upload_receive(ad_http_exchange *x, ad_app *app, ad_upload_done done, vo
         ad_reply_fault(x, &f);
         return;
     }
+    r->named = named;
     r->done = done;
     r->user = user;
     size_t max = r->max_bytes < SIZE_MAX - MAX_REST ? r->max_bytes + MAX_REST : SIZE_MAX;

@@ -147,6 +147,29 @@ static double resident_bytes(void)
     return n == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
 }
 
+static void put_registry(const ad_app *app, ad_buf *out)
+{
+    ad_registry_stats r;
+    ad_keeper_stats k;
+    ad_registry_get_stats(app->registry, &r);
+    ad_keeper_get_stats(app->keeper, &k);
+    put_number(out, "adapterd_adapters", "gauge", "Adapters in the registry.", ad_registry_adapters(app->registry));
+    put_number(out, "adapterd_adapters_resident", "gauge", "Adapter versions in memory.", (unsigned long long)r.residents);
+    put_number(out, "adapterd_adapter_memory_budget_bytes", "gauge", "What packed adapters may take.", r.budget);
+    put_number(out, "adapterd_adapter_memory_bytes", "gauge", "What packed adapters in the registry take.", r.resident_bytes);
+    put_number(out, "adapterd_adapter_live_bytes", "gauge", "What all packed adapters of the process take, those of merges and loads under way too.", ad_adapter_live_bytes());
+    put_number(out, "adapterd_adapter_versions_retired", "gauge", "Replaced or removed versions that running requests still hold.", (unsigned long long)r.retired);
+    put_number(out, "adapterd_adapter_evictions_total", "counter", "Adapters that left memory for others.", r.evictions);
+    put_number(out, "adapterd_adapter_loads_total", "counter", "Adapters brought into memory.", k.loads);
+    put_number(out, "adapterd_adapter_load_failures_total", "counter", "Loads that failed.", k.load_failures);
+    put_seconds(out, "adapterd_adapter_load_seconds_total", "counter", "Time that loads took, waiting for a loader included.", k.load_seconds);
+    put_number(out, "adapterd_adapter_loads_running", "gauge", "Loads under way.", (unsigned long long)k.loading);
+    put_number(out, "adapterd_adapter_waits", "gauge", "Requests that wait for an adapter to come into memory.", (unsigned long long)k.waiting);
+    put_number(out, "adapterd_adapter_admissions_total", "counter", "Versions taken into the registry.", k.admissions);
+    put_number(out, "adapterd_adapter_refusals_total", "counter", "Adapters that were refused.", k.refusals);
+    put_number(out, "adapterd_adapter_removals_total", "counter", "Adapters that were removed.", k.removals);
+}
+
 static void put_process(const ad_app *app, ad_buf *out)
 {
     put_family(out, "adapterd_build_info", "gauge", "Always 1; what is running.");
@@ -159,7 +182,7 @@ static void put_process(const ad_app *app, ad_buf *out)
     put_seconds(out, "process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
     put_number(out, "adapterd_model_bytes", "gauge", "Bytes of the base model's weights, mapped and converted.",
                ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model));
-    put_number(out, "adapterd_adapters", "gauge", "Adapters that can be named in requests.", (unsigned long long)ad_registry_count(app->registry));
+    put_registry(app, out);
     put_number(out, "adapterd_merged_adapters", "gauge", "Adapters with merged weights: 0 or 1.", ad_merger_current(app->merger) != NULL);
     put_number(out, "adapterd_merge_switches_total", "counter", "Times that merged weights were published or given up.", ad_merger_switches(app->merger));
     put_number(out, "adapterd_connections", "gauge", "Open client connections.", (unsigned long long)ad_http_connections(app->http));

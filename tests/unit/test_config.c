@@ -88,7 +88,7 @@ START_TEST(lists_add_up)
     ck_assert_str_eq(c.adapters[0].name, "a");
     ck_assert_str_eq(c.adapters[2].dir, "/c");
     ck_assert_str_eq(c.adapters[3].dir, "/d=x");
-    ck_assert_int_eq(c.n_adapter_dirs, 2);
+    ck_assert_int_eq(c.adapter_dirs.n, 2);
     ad_config_deinit(&c);
     unlink(file_path);
 }

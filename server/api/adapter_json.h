@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* Adapters as the API shows them. Loop thread. */
+#ifndef AD_API_ADAPTER_JSON_H
+#define AD_API_ADAPTER_JSON_H
+
+#include "server/api/api.h"
+
+/* whole: with its versions. The caller owns it. */
+json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole);
+/* The state of its active version, or of the newest when none is active. */
+const char *ad_adapter_state(const ad_entry *e);
+/* "/v1/adapters/NAME", escaped. */
+void ad_adapter_location(const char *name, char *out, size_t size);
+
+#endif

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: MIT */
+/* How an adapter gets in. On a fetcher: its files come from another place, when they were not sent. On a loader: unpack, check, pack and hash beside the
+ * fsync, then move among the blobs. On the loop: the self-test through the engine; then, when the name's turn has come, rows and one pointer store. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "adapters/archive.h"
+#include "adapters/source.h"
+#include "core/base/file.h"
+#include "server/keeper/private.h"
+#include "server/observe/log.h"
+#include "server/selftest.h"
+
+enum { MAX_SIGNATURE = 4096, MOST_ADMISSIONS = 16, READ_BYTES = 1 << 20 };
+
+typedef struct {
+    ad_job job;
+    ad_op op;                 /* from the self-test on */
+    ad_keeper *k;
+    ad_admission_spec spec;
+    ad_outcome_fn done;
+    void *user;
+    /* What the threads found. */
+    char dir[AD_STORE_PATH];
+    ad_status status;
+    ad_err err;
+    const char *code;
+    ad_adapter *adapter;
+    ad_digest digest;
+    int64_t bytes_disk;
+    ad_signer signer;
+    ad_status signature;      /* AD_OK: valid, or nobody asks */
+    bool trusted, held;       /* held: the blob is kept from collection until its row is there */
+    uint64_t start_ns;
+    /* On the loop. */
+    json_t *report;           /* what is told; without results of the self-test it is what is stored */
+    char *report_text;
+    ad_version *version;      /* leased; pending until the rows are there */
+    ad_entry *entry;
+    bool is_new;              /* the entry came with it */
+    int64_t revision;
+} admission;
+
+void ad_admission_spec_deinit(ad_admission_spec *s)
+{
+    free(s->dir);
+    free(s->path);
+    free(s->url);
+    free(s->description);
+    free(s->labels);
+    free(s->selftest);
+    free(s->signature);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- on the threads ---- */
+
+static ad_status fetch(admission *a)
+{
+    const ad_config *c = a->k->app->config;
+    ad_status st = ad_store_new_incoming(a->k->app->store, a->dir, &a->err);
+    if (st != AD_OK) return st;
+    if (a->spec.path) return ad_origin_copy(a->spec.path, (const char *const *)c->adapter_roots.items, c->adapter_roots.n, a->dir, c->max_adapter_bytes, &a->err);
+    ad_https_options opt = {.hosts = (const char *const *)c->source_hosts.items, .n_hosts = c->source_hosts.n, .ca_file = c->source_ca, .max_bytes = c->max_adapter_bytes, .timeout_s = 600};
+    return ad_origin_fetch(a->spec.url, &opt, a->dir, &a->spec.is_archive, &a->k->closing, &a->err);
+}
+
+static void work_fetch(ad_job *job)
+{
+    admission *a = (admission *)job;
+    a->status = fetch(a);
+}
+
+static ad_status hash_file(const char *path, ad_digest *out, ad_err *err)
+{
+    ad_hasher *h = NULL;
+    char *buf = malloc(READ_BYTES);
+    FILE *f = buf ? fopen(path, "rbe") : NULL;
+    ad_status st = f ? ad_hasher_new(&h, err) : ad_fail(err, buf ? AD_EIO : AD_ENOMEM, "%s: cannot be read", path);
+    for (size_t n; st == AD_OK && (n = fread(buf, 1, READ_BYTES, f)) > 0;) ad_hasher_add(h, buf, n);
+    if (st == AD_OK) st = ad_hasher_finish(&h, out, err);
+    if (f) fclose(f);
+    free(buf);
+    return st;
+}
+
+static int64_t bytes_in(const char *dir)
+{
+    int64_t sum = 0;
+    struct stat st;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode)) sum += st.st_size;
+    if (d) closedir(d);
+    return sum;
+}
+
+static ad_status unpack(admission *a)
+{
+    char path[AD_STORE_PATH + 16];
+    if (!a->spec.is_archive) return AD_OK;
+    snprintf(path, sizeof path, "%s/archive", a->dir);
+    return ad_archive_unpack(path, a->dir, a->k->app->config->max_adapter_bytes, &a->err);
+}
+
+/* The signature that lies beside an adapter's files, into *text unless there is none. */
+static ad_status read_signature(const char *dir, char **text, ad_err *err)
+{
+    char path[AD_STORE_PATH + 32];
+    ad_file f = {0};
+    snprintf(path, sizeof path, "%s/adapter.minisig", dir);
+    if (access(path, F_OK) != 0) return AD_OK;
+    ad_status st = ad_file_read(&f, path, MAX_SIGNATURE, err);
+    if (st == AD_OK) *text = strndup(f.data ? f.data : "", f.len);
+    ad_file_close(&f);
+    return st;
+}
+
+/* It is no part of the blob. */
+static ad_status take_signature_file(admission *a)
+{
+    char path[AD_STORE_PATH + 32];
+    ad_status st = a->spec.signature ? AD_OK : read_signature(a->dir, &a->spec.signature, &a->err);
+    snprintf(path, sizeof path, "%s/adapter.minisig", a->dir);
+    unlink(path);
+    return st;
+}
+
+/* SHA-256 of the weights' file, when the client named one; of an upload it is known already. */
+static ad_status check_weights(admission *a)
+{
+    static const char *const names[] = {"adapter_model.safetensors", "adapter.gguf"};
+    char path[AD_STORE_PATH + 32], hex[65];
+    ad_digest d;
+    ad_status st = AD_OK;
+    for (int i = 0; i < 2 && *a->spec.sha256; i++) {
+        snprintf(path, sizeof path, "%s/%s", a->dir, names[i]);
+        if (access(path, F_OK) != 0) continue;
+        st = hash_file(path, &d, &a->err);
+        if (st != AD_OK) return st;
+        ad_digest_hex(&d, hex);
+        if (strcmp(hex, a->spec.sha256)) {
+            a->code = "digest_mismatch";
+            return ad_fail(&a->err, AD_EMISMATCH, "the weights' SHA-256 is %s, not %s", hex, a->spec.sha256);
+        }
+    }
+    return st;
+}
+
+ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err)
+{
+    *trusted = true;
+    memset(signer, 0, sizeof *signer);
+    if (k->policy == AD_SIGNATURES_OFF) return AD_OK;
+    ad_status st = text ? ad_signature_check(k->trust, text, digest, signer, err) : ad_fail(err, AD_EUNTRUSTED, "the adapter has no signature of a trusted key");
+    *trusted = st == AD_OK || k->policy == AD_SIGNATURES_WARN;
+    return st;
+}
+
+ad_status ad_keeper_check_signature_file(const ad_keeper *k, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err)
+{
+    char *text = NULL;
+    bool trusted;
+    ad_status st = k->policy == AD_SIGNATURES_OFF ? AD_OK : read_signature(dir, &text, err);
+    if (st != AD_OK) return st;
+    st = ad_keeper_check_signature(k, text, digest, signer, &trusted, err);
+    free(text);
+    if (st != AD_OK && trusted) ad_log(AD_LOG_WARN, "%s: %s", dir, err->msg);
+    return trusted ? AD_OK : st;
+}
+
+typedef struct {
+    admission *a;
+    ad_status status;
+    ad_err err;
+} sync_job;
+
+static void *sync_files(void *arg)
+{
+    sync_job *s = arg;
+    s->status = ad_store_sync_incoming(s->a->k->app->store, s->a->dir, &s->err);
+    return NULL;
+}
+
+/* Checking and packing take 10 ms for 10 MB, an fsync often as long: they run side by side. */
+static ad_status load_and_sync(admission *a)
+{
+    sync_job s = {.a = a};
+    pthread_t thread;
+    bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, sync_files, &s) == 0;
+    ad_status st = ad_adapter_load_mapped(&a->adapter, *a->spec.name ? a->spec.name : "adapter", a->dir, a->k->app->model, &a->err);
+    if (aside) pthread_join(thread, NULL);
+    else if (!a->spec.dry_run) sync_files(&s);
+    if (st == AD_OK && s.status != AD_OK) return ad_fail(&a->err, s.status, "%s", s.err.msg);
+    return st;
+}
+
+static ad_status check(admission *a)
+{
+    ad_status st = unpack(a);
+    if (st == AD_OK) st = take_signature_file(a);
+    if (st == AD_OK) st = check_weights(a);
+    if (st == AD_OK) st = load_and_sync(a);
+    if (st != AD_OK) return st;
+    a->bytes_disk = bytes_in(a->dir);
+    a->digest = *ad_adapter_digest(a->adapter);
+    a->signature = ad_keeper_check_signature(a->k, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
+    if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
+    if (a->spec.dry_run) return AD_OK;
+    st = ad_store_keep(a->k->app->store, a->dir, &a->digest, &a->err);
+    a->held = st == AD_OK;
+    if (a->held) *a->dir = '\0';
+    return st;
+}
+
+/* What is told to clients names the adapter's files, not where they lie here; a file that is missing is the client's mistake. */
+static void tell_for_clients(admission *a, const char *dir)
+{
+    size_t n = strlen(dir);
+    for (char *at; n && (at = strstr(a->err.msg, dir));) memmove(at, at + n + (at[n] == '/'), strlen(at + n + (at[n] == '/')) + 1);
+    if (a->status == AD_ENOTFOUND) a->status = a->err.code = AD_EFORMAT;
+}
+
+static void work_check(ad_job *job)
+{
+    admission *a = (admission *)job;
+    char dir[AD_STORE_PATH];
+    memcpy(dir, a->dir, sizeof dir);
+    a->status = check(a);
+    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    if (a->status != AD_OK || a->signature != AD_OK) tell_for_clients(a, dir);
+}
+
+/* ---- on the loop ---- */
+
+static json_t *signature_json(const admission *a)
+{
+    const char *status = a->signature != AD_OK ? a->spec.signature ? "untrusted" : "none" : *a->signer.key_id ? "valid" : a->spec.signature ? "unchecked" : "none";
+    json_t *v = json_pack("{s:s}", "status", status);
+    if (*a->signer.key_id) json_object_set_new(v, "key_id", json_string(a->signer.key_id)), json_object_set_new(v, "comment", ad_json_text(a->signer.comment));
+    if (a->signature != AD_OK) json_object_set_new(v, "reason", ad_json_text(a->err.msg));
+    return v;
+}
+
+static json_t *make_report(const admission *a)
+{
+    char hex[65];
+    json_t *v = ad_report_json(a->k->app->model, a->adapter);
+    ad_digest_hex(&a->digest, hex);
+    json_object_set_new(v, "digest", json_string(hex));
+    json_object_set_new(v, "bytes_disk", json_integer(a->bytes_disk));
+    json_object_set_new(v, "signature", signature_json(a));
+    json_object_set_new(v, "selftest", json_null());
+    return v;
+}
+
+static void release(ad_op *op)
+{
+    admission *a = (admission *)((char *)op - offsetof(admission, op));
+    ad_keeper *k = a->k;
+    if (a->held) {
+        ad_store_unhold(k->app->store, &a->digest);
+        if (op->outcome.status != AD_OK || op->outcome.existed) ad_keeper_drop_blob(k, &a->digest);
+    }
+    ad_keeper_release(k, &a->version);
+    ad_adapter_release(&a->adapter);
+    ad_admission_spec_deinit(&a->spec);
+    json_decref(a->report);
+    free(a->report_text);
+    k->n_admitting--;
+    free(a);
+}
+
+/* Before it has a turn. */
+static void refuse(admission *a, ad_status st, const char *code, const ad_err *err)
+{
+    ad_keeper *k = a->k;
+    a->op.outcome.status = st;
+    a->op.outcome.code = code;
+    a->op.outcome.err = *err;
+    a->op.outcome.report = a->report;
+    k->stats.refusals++;
+    if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "refused", "verifying");
+    a->done(a->user, &a->op.outcome);
+    release(&a->op);
+}
+
+static void fail(admission *a, ad_status st, const char *code, const char *message)
+{
+    a->op.outcome.report = a->report;
+    a->k->stats.refusals++;
+    ad_op_fail(&a->op, st, code, "%s", message);
+}
+
+/* Undoes what was put into the registry before the rows were refused. */
+static void withdraw(admission *a)
+{
+    ad_version *v = a->version;
+    if (!v) return;
+    ad_entry *e = v->entry;
+    v->pending = false;
+    ad_registry_retire(v);
+    ad_keeper_release(a->k, &a->version);
+    if (a->is_new) ad_registry_remove(a->k->registry, e);
+}
+
+static void publish(admission *a)
+{
+    ad_keeper *k = a->k;
+    ad_version *v = a->version;
+    ad_entry *e = v->entry;
+    v->pending = false;
+    e->revision = a->revision;
+    if (ad_registry_make_room(k->registry, ad_adapter_packed_bytes(a->adapter))) { /* else it comes when it is needed */
+        ad_registry_set_adapter(v, a->adapter);
+        a->adapter = NULL;
+    }
+    if (a->spec.activate) ad_keeper_switch(k, e, v, "verifying");
+    else ad_keeper_tell(k, e->name, v, "staged", "verifying");
+    k->stats.admissions++;
+    ad_log(AD_LOG_INFO, "adapter %s version %d: rank %d, %d modules, %zu bytes, ready %.1f ms after its last byte", e->name, v->number, v->rank, v->modules, v->bytes_packed,
+           (double)(uv_hrtime() - a->start_ns) / 1e6);
+    ad_keeper_prune(k, e);
+}
+
+static void written(void *user, ad_status st, const ad_err *err)
+{
+    admission *a = user;
+    if (st != AD_OK) {
+        withdraw(a);
+        fail(a, st, NULL, err->msg);
+        return;
+    }
+    publish(a);
+    a->op.outcome.entry = a->version->entry;
+    a->op.outcome.version = a->version;
+    a->op.outcome.report = a->report;
+    ad_op_finish(&a->op);
+}
+
+static bool copy_text(char **to, const char *from)
+{
+    *to = from ? strdup(from) : NULL;
+    return !from || *to;
+}
+
+static bool make_rows(admission *a, ad_store_change *rows)
+{
+    const ad_version *v = a->version;
+    ad_stored_version *sv = &rows[1].version;
+    bool good = ad_row_of_entry(a->k, v->entry, &rows[0]);
+    a->revision = rows[0].adapter.revision;
+    if (a->spec.activate) {
+        rows[0].adapter.active = v->number;
+        if (v->entry->active) rows[0].adapter.previous = v->entry->active->number;
+    }
+    rows[1].kind = AD_PUT_VERSION;
+    *sv = (ad_stored_version){.number = v->number, .digest = v->digest, .base = v->base, .fits = true, .created = v->created, .bytes_disk = v->bytes_disk,
+                              .bytes_packed = (int64_t)v->bytes_packed, .rank = v->rank, .modules = v->modules};
+    memcpy(sv->name, v->entry->name, strlen(v->entry->name) + 1);
+    return copy_text(&sv->source, v->source) && copy_text(&sv->report, a->report_text) && copy_text(&sv->signature, a->spec.signature) && copy_text(&sv->selftest, v->selftest) && good;
+}
+
+static void write_rows(admission *a)
+{
+    ad_err err;
+    ad_store_change *rows = calloc(2, sizeof *rows);
+    bool good = rows && make_rows(a, rows);
+    ad_status st = good ? ad_store_thread_submit(a->k->store, rows, 2, written, a, &err) : ad_fail(&err, AD_ENOMEM, "out of memory");
+    if (st == AD_OK) return;
+    for (int i = 0; i < 2 && rows && !good; i++) ad_store_change_deinit(&rows[i]);
+    if (!good) free(rows);
+    written(a, st, &err);
+}
+
+/* The version, not yet to be seen by requests; with the name, when that is new. */
+static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
+{
+    ad_registry *reg = a->k->registry;
+    ad_version *v = NULL;
+    ad_status st = AD_OK;
+    if (!e) {
+        st = ad_registry_add(reg, a->spec.name, AD_ORIGIN_STORE, &e, err);
+        if (st != AD_OK) return st;
+        a->is_new = true;
+        e->created = time(NULL);
+        e->description = a->spec.description, a->spec.description = NULL;
+        e->labels = a->spec.labels, a->spec.labels = NULL;
+    }
+    st = ad_registry_add_version(reg, e, 0, &a->digest, &v, err);
+    if (st != AD_OK) {
+        if (a->is_new) ad_registry_remove(reg, e);
+        return st;
+    }
+    v->pending = v->checked = v->fits = true;
+    v->trusted = a->trusted;
+    v->base = *ad_model_fingerprint(a->k->app->model);
+    v->created = time(NULL);
+    v->bytes_disk = a->bytes_disk;
+    v->bytes_packed = ad_adapter_packed_bytes(a->adapter);
+    v->rank = ad_adapter_rank(a->adapter);
+    v->modules = ad_adapter_matched_modules(a->adapter);
+    v->signer = a->signer;
+    v->source = strdup(a->spec.path ? "path" : a->spec.url ? "url" : "upload");
+    v->selftest = a->spec.selftest, a->spec.selftest = NULL;
+    a->version = ad_version_lease(v);
+    return AD_OK;
+}
+
+/* Its turn: whether the name can take it is decided now. */
+static void run(ad_op *op)
+{
+    admission *a = (admission *)((char *)op - offsetof(admission, op));
+    ad_keeper *k = a->k;
+    bool must_exist = a->spec.new_version;
+    ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
+    ad_err err;
+    if (must_exist && !e) return; /* the op has failed, and `a` went with it */
+    bool same = e && e->active && !memcmp(&e->active->digest, &a->digest, sizeof a->digest);
+    if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
+    else if (same && !e->draining) {
+        op->outcome.existed = true;
+        op->outcome.entry = e;
+        op->outcome.version = e->active;
+        op->outcome.report = a->report;
+        ad_op_finish(op);
+    } else if (e && !a->spec.new_version) fail(a, AD_EEXIST, "adapter_exists", "an adapter of this name exists already: POST /v1/adapters/NAME/versions replaces it");
+    else if (!e && ad_registry_adapters(k->registry) >= (size_t)k->app->config->max_adapters) fail(a, AD_EBUSY, "registry_full", "the registry is full (--max-adapters)");
+    else if (prepare(a, e, &err) != AD_OK) fail(a, err.code, NULL, err.msg);
+    else write_rows(a);
+}
+
+static void enter(admission *a)
+{
+    a->op = (ad_op){.k = a->k, .run = run, .release = release, .if_match = a->spec.if_match, .done = a->done, .user = a->user};
+    memcpy(a->op.name, a->spec.name, sizeof a->op.name);
+    if (!a->spec.dry_run) {
+        ad_op_enter(&a->op);
+        return;
+    }
+    a->op.outcome.report = a->report;
+    a->done(a->user, &a->op.outcome);
+    release(&a->op);
+}
+
+static void on_tested(void *user, ad_status st, const ad_err *err, const json_t *results)
+{
+    admission *a = user;
+    if (results) json_object_set_new(a->report, "selftest", json_deep_copy(results));
+    if (st != AD_OK) refuse(a, st, st == AD_EMISMATCH ? "selftest_failed" : NULL, err);
+    else enter(a);
+}
+
+static void checked(ad_job *job)
+{
+    admission *a = (admission *)job;
+    ad_err err;
+    ad_status st = a->status;
+    if (st == AD_OK && a->k->closing) st = ad_fail(&a->err, AD_EBUSY, "the server is shutting down");
+    if (st == AD_OK && !ad_registry_could_fit(a->k->registry, ad_adapter_packed_bytes(a->adapter)))
+        st = ad_fail(&a->err, AD_ELIMIT, "the adapter takes %zu bytes of memory, which --adapter-memory does not allow", ad_adapter_packed_bytes(a->adapter));
+    if (st == AD_OK && a->signature != AD_OK) ad_log(AD_LOG_WARN, "adapter %s: %s", a->spec.name, a->err.msg);
+    if (st == AD_OK) {
+        a->report = make_report(a);
+        a->report_text = json_dumps(a->report, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    }
+    if (st != AD_OK) refuse(a, st, a->code, &a->err);
+    else if (!a->spec.selftest || !a->spec.activate) enter(a);
+    else if ((st = ad_selftest_run(a->k->app, a->adapter, a->spec.selftest, on_tested, a, &err)) != AD_OK) refuse(a, st, NULL, &err);
+}
+
+static void submit_check(admission *a)
+{
+    a->job = (ad_job){.work = work_check, .done = checked};
+    ad_jobs_submit(a->k->loaders, &a->job);
+}
+
+static void fetched(ad_job *job)
+{
+    admission *a = (admission *)job;
+    if (a->status == AD_OK) {
+        submit_check(a);
+        return;
+    }
+    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    refuse(a, a->status, NULL, &a->err);
+}
+
+void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, void *user)
+{
+    ad_outcome o = {0};
+    admission *a = NULL;
+    ad_status st = spec->selftest ? ad_selftest_check(spec->selftest, &o.err) : AD_OK;
+    if (st == AD_OK && (!spec->dry_run || *spec->name)) st = ad_registry_check_name(spec->name, &o.err);
+    if (st == AD_OK && !strcmp(spec->name, k->app->served_name)) st = ad_fail(&o.err, AD_EEXIST, "`%s` is the name of the base model.", spec->name);
+    if (st == AD_OK && (k->closing || k->n_admitting >= MOST_ADMISSIONS)) st = ad_fail(&o.err, AD_EBUSY, "too many adapters are being checked; try again in a moment");
+    if (st == AD_OK && !(a = ad_calloc(1, sizeof *a))) st = ad_fail(&o.err, AD_ENOMEM, "out of memory");
+    if (st != AD_OK) {
+        if (spec->dir) ad_store_discard(k->app->store, spec->dir);
+        ad_admission_spec_deinit(spec);
+        o.status = st;
+        done(user, &o);
+        return;
+    }
+    a->k = k;
+    a->spec = *spec;
+    a->done = done;
+    a->user = user;
+    a->start_ns = uv_hrtime();
+    a->op.k = k;
+    memset(spec, 0, sizeof *spec);
+    k->n_admitting++;
+    if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "verifying", a->spec.dir ? "uploading" : NULL);
+    if (a->spec.dir) {
+        snprintf(a->dir, sizeof a->dir, "%s", a->spec.dir);
+        submit_check(a);
+        return;
+    }
+    a->job = (ad_job){.work = work_fetch, .done = fetched};
+    ad_jobs_submit(k->fetchers, &a->job);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/* A ring of finished events and a list of open streams. */
+#include "server/keeper/events.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { KEPT = 1024, PING_MS = 15000, MAX_SUBSCRIBERS = 256 };
+
+typedef struct subscriber {
+    ad_events *events;
+    ad_http_exchange *x;
+    struct subscriber *prev, *next;
+} subscriber;
+
+struct ad_events {
+    uv_timer_t ping;
+    uint64_t last_id;
+    char *kept[KEPT];      /* by id % KEPT */
+    subscriber *first;
+    int n_subscribers;
+};
+
+static void on_ping(uv_timer_t *t)
+{
+    ad_events *e = t->data;
+    for (subscriber *s = e->first; s; s = s->next) ad_http_stream_write(s->x, ": ping\n\n", 8);
+}
+
+ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_err *err)
+{
+    ad_events *e = calloc(1, sizeof *e);
+    if (!e) return ad_fail(err, AD_ENOMEM, "events: out of memory");
+    uv_timer_init(loop, &e->ping);
+    e->ping.data = e;
+    uv_timer_start(&e->ping, on_ping, PING_MS, PING_MS);
+    uv_unref((uv_handle_t *)&e->ping);
+    e->last_id = (uint64_t)time(NULL) << 20; /* later than any id of an earlier process */
+    *out = e;
+    return AD_OK;
+}
+
+static void leave(subscriber *s)
+{
+    ad_events *e = s->events;
+    if (s->prev) s->prev->next = s->next;
+    else e->first = s->next;
+    if (s->next) s->next->prev = s->prev;
+    e->n_subscribers--;
+    free(s);
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    ad_events *e = h->data;
+    for (int i = 0; i < KEPT; i++) free(e->kept[i]);
+    free(e);
+}
+
+void ad_events_end_streams(ad_events *e)
+{
+    while (e->first) {
+        ad_http_exchange *x = e->first->x;
+        leave(e->first);
+        ad_http_on_abort(x, NULL, NULL);
+        ad_http_stream_end(x);
+    }
+}
+
+void ad_events_close(ad_events **ep)
+{
+    ad_events *e = *ep;
+    if (!e) return;
+    *ep = NULL;
+    ad_events_end_streams(e);
+    uv_close((uv_handle_t *)&e->ping, on_closed);
+}
+
+void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    json_t *v = json_pack("{s:s, s:o, s:o, s:s, s:s?, s:f}", "name", name, "version", version ? json_integer(version) : json_null(), "digest", *digest_hex ? json_string(digest_hex) : json_null(),
+                          "state", state, "previous", previous, "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+    char *data = json_dumps(v, JSON_COMPACT), *text = NULL;
+    json_decref(v);
+    int len = data ? asprintf(&text, "id: %llu\nevent: state\ndata: %s\n\n", (unsigned long long)++e->last_id, data) : -1;
+    free(data);
+    if (len < 0) return; /* out of memory: nobody is told, nothing else is lost */
+    for (subscriber *s = e->first; s; s = s->next) ad_http_stream_write(s->x, text, (size_t)len);
+    free(e->kept[e->last_id % KEPT]);
+    e->kept[e->last_id % KEPT] = text;
+}
+
+static void on_client_gone(ad_http_exchange *x, void *user)
+{
+    (void)x;
+    leave(user);
+}
+
+static void replay(const ad_events *e, ad_http_exchange *x, uint64_t seen)
+{
+    if (seen > e->last_id) return;
+    if (e->last_id - seen > KEPT) seen = e->last_id - KEPT;
+    for (uint64_t id = seen + 1; id <= e->last_id; id++) {
+        const char *text = e->kept[id % KEPT];
+        if (text) ad_http_stream_write(x, text, strlen(text));
+    }
+}
+
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x)
+{
+    const char *last = ad_http_header(x, "last-event-id");
+    subscriber *s = e->n_subscribers < MAX_SUBSCRIBERS ? calloc(1, sizeof *s) : NULL;
+    if (!s) {
+        static const char busy[] = "{\"error\":{\"message\":\"too many clients follow the events\",\"type\":\"service_unavailable\",\"param\":null,\"code\":null}}";
+        ad_http_set_header(x, "Retry-After", "5");
+        ad_http_reply(x, 503, "application/json", busy, sizeof busy - 1);
+        return;
+    }
+    *s = (subscriber){.events = e, .x = x, .next = e->first};
+    if (e->first) e->first->prev = s;
+    e->first = s;
+    e->n_subscribers++;
+    ad_http_on_abort(x, on_client_gone, s);
+    ad_http_set_header(x, "Cache-Control", "no-store");
+    ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
+    ad_http_stream_write(x, ": adapters\n\n", 12);
+    if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(e, x, strtoull(last, NULL, 10));
+}
+
+int ad_events_subscribers(const ad_events *e) { return e->n_subscribers; }

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* What happens to adapters, as server-sent events: the newest are kept for clients that come back. Loop thread only. */
+#ifndef AD_KEEPER_EVENTS_H
+#define AD_KEEPER_EVENTS_H
+
+#include "server/http/http.h"
+
+typedef struct ad_events ad_events;
+
+AD_MUSTUSE ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_err *err);
+void ad_events_close(ad_events **e); /* ends the streams; the memory goes with the loop's next turn. NULL is fine */
+
+void ad_events_end_streams(ad_events *e); /* everybody hears the end: the server is leaving */
+
+/* digest_hex "" and version 0: not known yet; previous may be NULL. */
+void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous);
+/* Answers with a stream that lasts until the client or the server leaves. Begins behind the Last-Event-ID the client names, as far as events are kept. */
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x);
+int ad_events_subscribers(const ad_events *e);
+
+#endif

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: MIT */
+/* Begin and end of the keeper, the adapters of the command line, and reading what is stored. */
+#include "server/keeper/keeper.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "server/keeper/private.h"
+#include "server/observe/log.h"
+
+enum { FETCHERS = 2, LOADER_NICENESS = 10 };
+
+/* ---- what is stored ---- */
+
+static bool copy_text(char **to, const char *from)
+{
+    *to = from ? strdup(from) : NULL;
+    return !from || *to;
+}
+
+static ad_status on_adapter(void *user, const ad_stored_adapter *a, ad_err *err)
+{
+    ad_keeper *k = user;
+    ad_entry *e = NULL;
+    ad_status st = ad_registry_add(k->registry, a->name, AD_ORIGIN_STORE, &e, err);
+    if (st != AD_OK) return st;
+    e->revision = a->revision;
+    e->created = a->created;
+    e->pinned = a->pinned;
+    e->previous = a->previous;
+    e->next_number = a->next_number;
+    return copy_text(&e->description, a->description) && copy_text(&e->labels, a->labels) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+}
+
+static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
+{
+    ad_keeper *k = user;
+    ad_entry *e = ad_registry_find(k->registry, s->name);
+    ad_version *v = NULL;
+    if (!e) return ad_fail(err, AD_EFORMAT, "registry: version %d of \"%s\" has no adapter", s->number, s->name);
+    int next = e->next_number;
+    ad_status st = ad_registry_add_version(k->registry, e, s->number, &s->digest, &v, err);
+    if (st != AD_OK) return st;
+    if (next > e->next_number) e->next_number = next;
+    if (s->active) e->active = v;
+    v->base = s->base;
+    v->checked = !memcmp(&s->base, ad_model_fingerprint(k->app->model), sizeof s->base);
+    v->fits = s->fits;
+    v->created = s->created;
+    v->bytes_disk = s->bytes_disk;
+    v->bytes_packed = (size_t)s->bytes_packed;
+    v->rank = s->rank;
+    v->modules = s->modules;
+    if (!v->checked && !*k->recheck_at) memcpy(k->recheck_at, s->name, sizeof k->recheck_at);
+    if (ad_keeper_check_signature(k, s->signature, &s->digest, &v->signer, &v->trusted, err) != AD_OK && !v->trusted) ad_log(AD_LOG_WARN, "adapter %s version %d: %s", s->name, s->number, err->msg);
+    return copy_text(&v->source, s->source) && copy_text(&v->selftest, s->selftest) && copy_text(&v->reason, s->reason) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+}
+
+static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
+{
+    ad_keeper *k = user;
+    ad_entry *e = NULL;
+    json_t *list = json_loads(s->targets, 0, NULL);
+    int n = (int)json_array_size(list);
+    ad_target *targets = n >= 1 && n <= AD_MAX_TARGETS ? ad_calloc((size_t)n, sizeof *targets) : NULL;
+    bool good = targets != NULL;
+    for (int i = 0; good && i < n; i++) {
+        const json_t *t = json_array_get(list, (size_t)i);
+        targets[i].weight = (int)json_integer_value(json_object_get(t, "weight"));
+        good = targets[i].weight > 0 && json_string_value(json_object_get(t, "model")) && copy_text(&targets[i].model, json_string_value(json_object_get(t, "model")));
+    }
+    json_decref(list);
+    if (!good) return ad_fail(err, AD_EFORMAT, "registry: alias \"%s\" is damaged", s->name);
+    ad_status st = ad_registry_set_alias(k->registry, s->name, targets, n, &e, err);
+    if (st == AD_OK) e->revision = s->revision;
+    return st;
+}
+
+static ad_status read_store(ad_keeper *k, ad_err *err)
+{
+    ad_store_reader reader = {on_adapter, on_version, on_alias, k};
+    ad_status st = ad_store_last_revision(k->app->store, &k->revision, err);
+    if (st == AD_OK) st = ad_store_read(k->app->store, &reader, err);
+    return st;
+}
+
+/* ---- the command line ---- */
+
+static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_err *err)
+{
+    ad_adapter *a = NULL;
+    ad_entry *e = ad_registry_find(k->registry, name);
+    ad_version *v = NULL;
+    if (e && e->origin == AD_ORIGIN_STORE)
+        return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name, ad_store_dir(k->app->store));
+    ad_signer signer = {0};
+    ad_status st = ad_adapter_load(&a, name, dir, k->app->model, err);
+    if (st == AD_OK) st = ad_keeper_check_signature_file(k, dir, ad_adapter_digest(a), &signer, err);
+    if (st == AD_OK) st = ad_registry_add(k->registry, name, AD_ORIGIN_COMMAND_LINE, &e, err);
+    if (st == AD_OK) st = ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(a), &v, err);
+    if (st != AD_OK) {
+        ad_adapter_release(&a);
+        return st;
+    }
+    e->created = v->created = time(NULL);
+    e->revision = ad_keeper_next_revision(k);
+    v->checked = v->fits = true;
+    v->base = *ad_model_fingerprint(k->app->model);
+    v->rank = ad_adapter_rank(a);
+    v->modules = ad_adapter_matched_modules(a);
+    v->bytes_packed = ad_adapter_packed_bytes(a);
+    v->signer = signer;
+    v->source = strdup("command line");
+    v->dir = realpath(dir, NULL);
+    for (int i = 0; i < ad_adapter_warning_count(a); i++) ad_log(AD_LOG_WARN, "adapter %s: %s", name, ad_adapter_warning(a, i));
+    ad_log(AD_LOG_INFO, "adapter %s: rank %d, %d modules, %zu bytes, from %s", name, v->rank, v->modules, v->bytes_packed, dir);
+    if (ad_registry_make_room(k->registry, v->bytes_packed)) ad_registry_set_adapter(v, a);
+    else ad_adapter_release(&a);
+    ad_registry_activate(e, v);
+    return AD_OK;
+}
+
+static bool holds_adapter(const char *dir)
+{
+    static const char *const names[] = {"adapter_config.json", "adapter.gguf"};
+    char path[AD_STORE_PATH + 32];
+    struct stat st;
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        if (stat(path, &st) == 0) return true;
+    }
+    return false;
+}
+
+/* DIR's sub-directories that hold an adapter, each under its own name, in order of name. */
+static ad_status add_directory(ad_keeper *k, const char *dir, ad_err *err)
+{
+    struct dirent **entries = NULL;
+    int n = scandir(dir, &entries, NULL, alphasort);
+    if (n < 0) return ad_fail(err, AD_EIO, "%s: cannot read the directory of adapters: %m", dir);
+    ad_status st = AD_OK;
+    for (int i = 0; i < n; i++) {
+        char path[AD_STORE_PATH];
+        bool fits = st == AD_OK && entries[i]->d_name[0] != '.' && (size_t)snprintf(path, sizeof path, "%s/%s", dir, entries[i]->d_name) < sizeof path;
+        if (fits && holds_adapter(path)) st = add_given(k, entries[i]->d_name, path, err);
+        free(entries[i]);
+    }
+    free(entries);
+    return st;
+}
+
+static ad_status read_command_line(ad_keeper *k, ad_err *err)
+{
+    const ad_config *c = k->app->config;
+    ad_status st = AD_OK;
+    for (int i = 0; i < c->n_adapters && st == AD_OK; i++) st = add_given(k, c->adapters[i].name, c->adapters[i].dir, err);
+    for (int i = 0; i < c->adapter_dirs.n && st == AD_OK; i++) st = add_directory(k, c->adapter_dirs.items[i], err);
+    if (st == AD_OK && ad_registry_find(k->registry, k->app->served_name))
+        return ad_fail(err, AD_EEXIST, "an adapter has the base model's name \"%.140s\"; choose another with --served-name", k->app->served_name);
+    return st;
+}
+
+/* ---- begin and end ---- */
+
+static void on_gone(void *user, ad_version *v)
+{
+    ad_keeper *k = user;
+    if (!v->dir) ad_keeper_drop_blob(k, &v->digest);
+}
+
+static size_t budget_of(const ad_config *c)
+{
+    return c->adapter_memory_bytes ? c->adapter_memory_bytes : (size_t)uv_get_free_memory() / 4;
+}
+
+static ad_status open_parts(ad_keeper *k, ad_err *err)
+{
+    ad_app *app = k->app;
+    const ad_config *c = app->config;
+    ad_status st = ad_registry_new(&app->registry, budget_of(c), on_gone, k, err);
+    if (st != AD_OK) return st;
+    k->registry = app->registry;
+    if (!ad_signature_policy_parse(c->signatures, &k->policy)) return ad_fail(err, AD_EINVAL, "signatures: \"%s\" is unknown", c->signatures);
+    if (k->policy == AD_SIGNATURES_REQUIRE && !c->trusted_keys.n) return ad_fail(err, AD_EINVAL, "signatures: \"require\" needs a --trusted-key");
+    st = ad_trust_new(&k->trust, (const char *const *)c->trusted_keys.items, c->trusted_keys.n, err);
+    if (st == AD_OK) st = ad_events_new(&k->events, app->loop, err);
+    if (st == AD_OK) st = ad_store_open(&app->store, c->state_dir, err);
+    if (st == AD_OK) st = read_store(k, err);
+    if (st == AD_OK) st = ad_store_thread_new(&k->store, app->loop, app->store, err);
+    if (st == AD_OK) st = ad_jobs_new(&k->loaders, app->loop, c->loaders, LOADER_NICENESS, err);
+    if (st == AD_OK) st = ad_jobs_new(&k->fetchers, app->loop, FETCHERS, LOADER_NICENESS, err);
+    if (st == AD_OK) st = read_command_line(k, err);
+    return st == AD_OK && c->watch_dir ? ad_watcher_new(&k->watcher, k, c->watch_dir, err) : st;
+}
+
+static void tell_start(const ad_keeper *k)
+{
+    if (ad_store_durable(k->app->store)) ad_log(AD_LOG_INFO, "registry: %zu adapters, stored in %s", ad_registry_adapters(k->registry), ad_store_dir(k->app->store));
+    else ad_log(AD_LOG_WARN, "registry: in memory only: what is uploaded is gone when the daemon ends (--state-dir DIR keeps it)");
+}
+
+ad_status ad_keeper_new(ad_keeper **out, struct ad_app *app, ad_err *err)
+{
+    ad_keeper *k = ad_calloc(1, sizeof *k);
+    if (!k) return ad_fail(err, AD_ENOMEM, "registry: out of memory");
+    k->app = app;
+    uv_timer_init(app->loop, &k->timer);
+    k->timer.data = k;
+    *out = k; /* half built or whole, it is closed in one way */
+    ad_status st = open_parts(k, err);
+    if (st != AD_OK) return st;
+    tell_start(k);
+    for (size_t i = 0; i < ad_registry_count(k->registry); i++) ad_keeper_load_pinned(k, ad_registry_at(k->registry, i));
+    ad_keeper_recheck(k);
+    return AD_OK;
+}
+
+static void free_keeper(uv_handle_t *h)
+{
+    ad_keeper *k = h->data;
+    void (*closed)(void *) = k->closed;
+    void *user = k->closed_user;
+    free(k);
+    if (closed) closed(user);
+}
+
+static void on_store_closed(void *user)
+{
+    ad_keeper *k = user;
+    k->app->store = NULL;
+    ad_events_close(&k->events);
+    ad_trust_free(&k->trust);
+    uv_close((uv_handle_t *)&k->timer, free_keeper);
+}
+
+static void close_store(void *user)
+{
+    ad_keeper *k = user;
+    if (k->store) {
+        ad_store_thread_close(&k->store, on_store_closed, k);
+        return;
+    }
+    ad_store_close(&k->app->store);
+    on_store_closed(k);
+}
+
+static void close_fetchers(void *user)
+{
+    ad_keeper *k = user;
+    if (k->fetchers) ad_jobs_close(&k->fetchers, close_store, k);
+    else close_store(k);
+}
+
+void ad_keeper_stop(ad_keeper *k)
+{
+    if (k->closing) return;
+    k->closing = true;
+    uv_timer_stop(&k->timer);
+    ad_watcher_close(&k->watcher);
+    ad_keeper_abandon(k);
+    ad_keeper_fail_waiting_ops(k);
+    if (k->events) ad_events_end_streams(k->events);
+}
+
+void ad_keeper_close(ad_keeper **kp, void (*done)(void *user), void *user)
+{
+    ad_keeper *k = *kp;
+    if (!k) return;
+    *kp = NULL;
+    ad_keeper_stop(k);
+    k->closed = done;
+    k->closed_user = user;
+    if (k->loaders) ad_jobs_close(&k->loaders, close_fetchers, k);
+    else close_fetchers(k);
+}
+
+bool ad_keeper_durable(const ad_keeper *k) { return ad_store_durable(k->app->store); }
+ad_events *ad_keeper_events(const ad_keeper *k) { return k->events; }
+
+void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out)
+{
+    *out = k->stats;
+    out->admitting = k->n_admitting;
+}
+
+/* ---- verification, stored reports ---- */
+
+typedef struct {
+    ad_job job;
+    ad_keeper *k;
+    ad_version *version;      /* leased */
+    char path[AD_STORE_PATH];
+    ad_adapter *adapter;
+    ad_status status;
+    ad_err err;
+    ad_outcome_fn done;
+    void *user;
+} verification;
+
+static void work_verify(ad_job *job)
+{
+    verification *v = (verification *)job;
+    v->status = ad_adapter_load(&v->adapter, "adapter", v->path, v->k->app->model, &v->err);
+}
+
+static void verified(ad_job *job)
+{
+    verification *v = (verification *)job;
+    ad_outcome o = {.entry = v->version->entry, .version = v->version};
+    char want[65], have[65] = "";
+    ad_digest_hex(&v->version->digest, want);
+    if (v->adapter) ad_digest_hex(ad_adapter_digest(v->adapter), have);
+    bool ok = !strcmp(want, have);
+    o.report = json_pack("{s:s, s:b, s:s, s:s?, s:s?}", "object", "adapter.verification", "ok", ok, "expected", want, "digest", *have ? have : NULL, "reason", v->status != AD_OK ? v->err.msg : NULL);
+    const ad_signer *by = &v->version->signer;
+    json_t *signer = *by->key_id ? json_pack("{s:s, s:s, s:o}", "status", "valid", "key_id", by->key_id, "comment", ad_json_text(by->comment)) : json_pack("{s:s}", "status", "none");
+    json_object_set_new(o.report, "signature", signer);
+    v->done(v->user, &o);
+    json_decref(o.report);
+    ad_adapter_release(&v->adapter);
+    ad_keeper_release(v->k, &v->version);
+    free(v);
+}
+
+void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *user)
+{
+    ad_outcome o = {0};
+    ad_entry *e = ad_registry_find(k->registry, name);
+    verification *v = NULL;
+    if (!e || !e->active) o.status = ad_fail(&o.err, AD_ENOTFOUND, "The adapter `%.150s` does not exist, or has no active version.", name);
+    else if (k->closing || !(v = ad_calloc(1, sizeof *v))) o.status = ad_fail(&o.err, AD_EBUSY, "the server is shutting down, or out of memory");
+    if (!v) {
+        done(user, &o);
+        return;
+    }
+    *v = (verification){.job = {.work = work_verify, .done = verified}, .k = k, .version = ad_version_lease(e->active), .done = done, .user = user};
+    if (e->active->dir) snprintf(v->path, sizeof v->path, "%s", e->active->dir);
+    else ad_store_blob_path(k->app->store, &e->active->digest, v->path);
+    ad_jobs_submit(k->loaders, &v->job);
+}
+
+typedef struct {
+    void (*done)(void *user, json_t *report);
+    void *user;
+} report_reader;
+
+static void on_report(void *user, const char *text)
+{
+    report_reader *r = user;
+    json_t *report = text ? json_loads(text, 0, NULL) : NULL;
+    r->done(r->user, report);
+    json_decref(report);
+    free(r);
+}
+
+void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(void *user, json_t *report), void *user)
+{
+    report_reader *r = k->closing ? NULL : malloc(sizeof *r);
+    if (!r) {
+        done(user, NULL);
+        return;
+    }
+    *r = (report_reader){done, user};
+    ad_store_thread_report(k->store, v->entry->name, v->number, on_report, r);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* What the keeper's files share. Private to server/keeper; loop thread, unless said otherwise. */
+#ifndef AD_KEEPER_PRIVATE_H
+#define AD_KEEPER_PRIVATE_H
+
+#include "server/app.h"
+#include "server/jobs.h"
+#include "server/keeper/keeper.h"
+#include "server/store_thread.h"
+
+typedef struct ad_op ad_op;
+typedef struct ad_load ad_load;
+typedef struct ad_watcher ad_watcher;
+
+struct ad_keeper {
+    ad_app *app;
+    ad_registry *registry;    /* the app's */
+    ad_store_thread *store;
+    ad_jobs *loaders;         /* read, check and pack adapters */
+    ad_jobs *fetchers;        /* wait for other machines */
+    ad_trust *trust;
+    ad_signature_policy policy;
+    ad_events *events;
+    ad_watcher *watcher;      /* or NULL */
+    uv_timer_t timer;         /* runs while somebody waits for a time: deadlines, drains */
+    int64_t revision;         /* last one given out */
+    bool closing;
+
+    ad_wait *first_wait, *last_wait; /* by deadline: all wait equally long */
+    ad_load *starving, *last_starving; /* loads that the budget has no room for yet */
+    char recheck_at[AD_MAX_NAME + 1]; /* name of the next adapter to check against another base; "" : done */
+    bool rechecking;
+
+    ad_op *ops;               /* changes under way and waiting, oldest first */
+    int n_admitting;          /* files being checked, too */
+    ad_keeper_stats stats;
+    void (*closed)(void *user);
+    void *closed_user;
+};
+
+/* ---- residency.c ---- */
+
+void ad_keeper_expire_waits(ad_keeper *k, uint64_t now_ns);
+void ad_keeper_feed(ad_keeper *k);    /* starts loads that found no room before */
+void ad_keeper_recheck(ad_keeper *k); /* goes on checking versions against the base, one at a time */
+void ad_keeper_abandon(ad_keeper *k); /* the keeper closes: whoever waits hears it */
+bool ad_keeper_waits(const ad_keeper *k);
+
+/* ---- change.c: changes of one name run one after another ---- */
+
+struct ad_op {
+    ad_op *next;
+    ad_keeper *k;
+    char name[AD_MAX_NAME + 1];
+    bool running;
+    void (*run)(ad_op *op);   /* its turn has come; must lead to ad_op_finish */
+    void (*tick)(ad_op *op, uint64_t now_ns); /* called every few ms while it runs, when not NULL */
+    void (*release)(ad_op *op); /* frees what it holds, and itself */
+    int64_t if_match;
+    ad_outcome_fn done;
+    void *user;
+    ad_outcome outcome;
+};
+
+void ad_op_enter(ad_op *op);
+/* Tells the outcome, lets the next change of the name begin, frees the op. */
+void ad_op_finish(ad_op *op);
+void ad_op_fail(ad_op *op, ad_status st, const char *code, const char *fmt, ...) AD_PRINTF(4, 5); /* and finish */
+/* The adapter of op's name, or NULL after failing the op: unknown, an alias, or another revision than it may change. */
+ad_entry *ad_op_adapter(ad_op *op);
+/* Same, for changes that only stored adapters know. */
+ad_entry *ad_op_stored_adapter(ad_op *op);
+
+void ad_keeper_fail_waiting_ops(ad_keeper *k);
+
+/* Rows as the registry has them now; the revision is a new one. Strings are copied; false: out of memory. */
+bool ad_row_of_entry(ad_keeper *k, const ad_entry *e, ad_store_change *out);
+int64_t ad_keeper_next_revision(ad_keeper *k);
+
+/* Says it: event and log. */
+void ad_keeper_tell(ad_keeper *k, const char *name, const ad_version *v, const char *state, const char *previous);
+void ad_keeper_switch(ad_keeper *k, ad_entry *e, ad_version *v, const char *previous); /* v is active from now on; says so, and what it was before */
+void ad_keeper_load_pinned(ad_keeper *k, const ad_entry *e);
+void ad_keeper_start_timer(ad_keeper *k);
+void ad_keeper_prune(ad_keeper *k, ad_entry *e); /* versions beyond the kept ones go */
+void ad_keeper_ignore(void *user, ad_status st, const ad_err *err); /* for rows that nobody waits for */
+void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d);
+
+/* ---- admit.c ---- */
+
+/* Signature text (or NULL) by the policy: AD_OK with *signer filled and *trusted set, AD_EUNTRUSTED only when the policy requires one. Any thread. */
+AD_MUSTUSE ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err);
+
+/* The same for a directory that stays where it is, and may hold adapter.minisig. AD_OK when the adapter may be served. */
+AD_MUSTUSE ad_status ad_keeper_check_signature_file(const ad_keeper *k, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err);
+
+/* ---- watch.c ---- */
+
+AD_MUSTUSE ad_status ad_watcher_new(ad_watcher **out, ad_keeper *k, const char *dir, ad_err *err);
+void ad_watcher_close(ad_watcher **w);
+
+#endif

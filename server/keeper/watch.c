@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* Folders that appear in a watched directory are served, changed ones are replaced, and what is gone goes. They stay where they are: the directory is
+ * their store. The scan and the loads run on the loaders. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapters/source.h"
+#include "server/keeper/private.h"
+#include "server/observe/log.h"
+
+enum { SCAN_MS = 1000, SETTLE_MS = 1000 };
+
+/* One folder that needs something done: read on a loader, published on the loop. */
+typedef struct finding {
+    ad_job job;
+    ad_op op;
+    ad_watcher *w;
+    ad_watch_event what;
+    char name[AD_MAX_NAME + 1];
+    char path[AD_STORE_PATH];
+    ad_adapter *adapter;
+    ad_signer signer;
+    ad_status status;
+    ad_err err;
+    struct finding *next;
+} finding;
+
+struct ad_watcher {
+    ad_job job;               /* the scan */
+    ad_keeper *k;
+    ad_watch *watch;
+    uv_timer_t timer;
+    char *dir;
+    finding *found, *last;    /* of the scan under way */
+    ad_status status;
+    ad_err err;
+    bool complained;          /* about the directory, until it can be read again */
+    int pending;              /* jobs and ops */
+    bool closing;
+};
+
+/* ---- one folder ---- */
+
+static void work(ad_job *job)
+{
+    finding *f = (finding *)job;
+    const ad_keeper *k = f->w->k;
+    f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
+    if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(k, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
+}
+
+static void free_watcher_if_done(ad_watcher *w)
+{
+    if (!w->closing || w->pending) return;
+    ad_watch_free(&w->watch);
+    free(w->dir);
+    free(w);
+}
+
+static void release(ad_op *op)
+{
+    finding *f = (finding *)((char *)op - offsetof(finding, op));
+    ad_watcher *w = f->w;
+    ad_adapter_release(&f->adapter);
+    free(f);
+    w->pending--;
+    free_watcher_if_done(w);
+}
+
+static void publish(finding *f, ad_entry *e)
+{
+    ad_keeper *k = f->w->k;
+    ad_version *v = NULL;
+    ad_err err;
+    if (!e && ad_registry_add(k->registry, f->name, AD_ORIGIN_WATCH, &e, &err) != AD_OK) {
+        ad_log(AD_LOG_WARN, "%s: %s", f->path, err.msg);
+        return;
+    }
+    if (!e->created) e->created = time(NULL);
+    if (ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(f->adapter), &v, &err) != AD_OK) {
+        ad_log(AD_LOG_WARN, "%s: %s", f->path, err.msg);
+        return;
+    }
+    ad_version *old = e->active;
+    v->checked = v->fits = true;
+    v->signer = f->signer;
+    v->base = *ad_model_fingerprint(k->app->model);
+    v->created = time(NULL);
+    v->rank = ad_adapter_rank(f->adapter);
+    v->modules = ad_adapter_matched_modules(f->adapter);
+    v->bytes_packed = ad_adapter_packed_bytes(f->adapter);
+    v->source = strdup("watch");
+    v->dir = strdup(f->path);
+    e->revision = ad_keeper_next_revision(k);
+    if (ad_registry_make_room(k->registry, v->bytes_packed)) {
+        ad_registry_set_adapter(v, f->adapter);
+        f->adapter = NULL;
+    }
+    ad_keeper_switch(k, e, v, "verifying");
+    if (old) ad_registry_retire(old); /* its files are no longer what it was */
+}
+
+/* The name's turn. */
+static void run(ad_op *op)
+{
+    finding *f = (finding *)((char *)op - offsetof(finding, op));
+    ad_keeper *k = f->w->k;
+    ad_entry *e = ad_registry_find(k->registry, f->name);
+    if (e && e->origin != AD_ORIGIN_WATCH) {
+        if (f->what != AD_WATCH_GONE) ad_log(AD_LOG_WARN, "%s: not served: an adapter or alias named \"%s\" is there already", f->path, f->name);
+    } else if (f->what == AD_WATCH_GONE) {
+        if (e) {
+            ad_keeper_tell(k, e->name, e->active, "gone", "ready");
+            ad_registry_remove(k->registry, e);
+            k->stats.removals++;
+        }
+    } else if (f->status != AD_OK) {
+        ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, f->err.msg);
+        ad_keeper_tell(k, f->name, NULL, "refused", NULL);
+    } else if (!e || !e->active || memcmp(&e->active->digest, ad_adapter_digest(f->adapter), sizeof(ad_digest))) {
+        publish(f, e);
+    }
+    ad_op_finish(op);
+}
+
+static void read_done(ad_job *job)
+{
+    finding *f = (finding *)job;
+    f->op = (ad_op){.k = f->w->k, .run = run, .release = release, .if_match = AD_ANY_REVISION};
+    memcpy(f->op.name, f->name, sizeof f->op.name);
+    if (f->w->k->closing) release(&f->op);
+    else ad_op_enter(&f->op);
+}
+
+/* ---- the scan ---- */
+
+static void on_event(void *user, ad_watch_event what, const char *name, const char *path)
+{
+    ad_watcher *w = user;
+    finding *f = ad_registry_check_name(name, NULL) == AD_OK && strlen(path) < AD_STORE_PATH ? ad_calloc(1, sizeof *f) : NULL;
+    if (!f) return;
+    *f = (finding){.w = w, .what = what};
+    memcpy(f->name, name, strlen(name) + 1);
+    memcpy(f->path, path, strlen(path) + 1);
+    if (w->last) w->last->next = f;
+    else w->found = f;
+    w->last = f;
+}
+
+static void scan(ad_job *job)
+{
+    ad_watcher *w = (ad_watcher *)job;
+    w->status = ad_watch_scan(w->watch, uv_hrtime() / 1000000, on_event, w, &w->err);
+}
+
+static void scanned(ad_job *job)
+{
+    ad_watcher *w = (ad_watcher *)job;
+    if (w->status != AD_OK && !w->complained) ad_log(AD_LOG_WARN, "%s", w->err.msg);
+    w->complained = w->status != AD_OK;
+    for (finding *f = w->found, *next; f; f = next) {
+        next = f->next;
+        f->job = (ad_job){.work = work, .done = read_done};
+        w->pending++;
+        if (f->what == AD_WATCH_GONE || w->closing) read_done(&f->job);
+        else ad_jobs_submit(w->k->loaders, &f->job);
+    }
+    w->found = w->last = NULL;
+    w->pending--;
+    if (!w->closing) uv_timer_start(&w->timer, w->timer.timer_cb, SCAN_MS, 0);
+    free_watcher_if_done(w);
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    ad_watcher *w = t->data;
+    w->job = (ad_job){.work = scan, .done = scanned};
+    w->pending++;
+    ad_jobs_submit(w->k->loaders, &w->job);
+}
+
+ad_status ad_watcher_new(ad_watcher **out, ad_keeper *k, const char *dir, ad_err *err)
+{
+    ad_watcher *w = ad_calloc(1, sizeof *w);
+    if (!w) return ad_fail(err, AD_ENOMEM, "%s: out of memory", dir);
+    w->k = k;
+    w->dir = strdup(dir);
+    ad_status st = ad_watch_new(&w->watch, dir, SETTLE_MS, err);
+    if (st != AD_OK) {
+        free(w->dir);
+        free(w);
+        return st;
+    }
+    uv_timer_init(k->app->loop, &w->timer);
+    w->timer.data = w;
+    uv_timer_start(&w->timer, on_timer, 0, 0);
+    uv_unref((uv_handle_t *)&w->timer);
+    *out = w;
+    return AD_OK;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    ad_watcher *w = h->data;
+    w->pending--;
+    free_watcher_if_done(w);
+}
+
+void ad_watcher_close(ad_watcher **wp)
+{
+    ad_watcher *w = *wp;
+    if (!w) return;
+    *wp = NULL;
+    w->closing = true;
+    w->pending++;
+    uv_close((uv_handle_t *)&w->timer, on_closed);
+}
