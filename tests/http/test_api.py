@@ -247,10 +247,10 @@ class Api(unittest.TestCase):
     def test_models_lists_the_base_first_and_adapters_with_their_parent(self):
         status, reply = self.d.get("/v1/models")
         self.assertEqual((status, reply["object"]), (200, "list"))
-        self.assertEqual([m["id"] for m in reply["data"]], ["base", "qv", "all", "rslora", "patterns", "head"])
+        self.assertEqual([m["id"] for m in reply["data"]], ["base", "all", "head", "patterns", "qv", "rslora"])
         self.assertIsNone(reply["data"][0]["parent"])
         self.assertEqual({m["parent"] for m in reply["data"][1:]}, {"base"})
-        self.assertEqual(self.d.get("/v1/models/qv"), (200, reply["data"][1]))
+        self.assertEqual(self.d.get("/v1/models/all"), (200, reply["data"][1]))
         self.assertEqual(self.d.get("/v1/models/%71v")[0], 200)
         self.assertEqual(self.d.get("/v1/models/nope")[0], 404)
 

@@ -24,7 +24,7 @@ class OpenAiClient(unittest.TestCase):
         cls.d.stop()
 
     def test_it_lists_models(self):
-        self.assertEqual([m.id for m in self.client.models.list()], ["base", "qv", "all"])
+        self.assertEqual([m.id for m in self.client.models.list()], ["base", "all", "qv"])
         self.assertEqual(self.client.models.retrieve("qv").id, "qv")
 
     def test_it_completes(self):

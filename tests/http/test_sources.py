@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Adapters that come from places: allowed directories, a watched directory, https; and who vouches for them."""
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import unittest
+
+from daemon import fails_to_start
+from registry_util import ADAPTERS, BASE, Registry, make_adapter
+
+
+def write(path, files):
+    os.makedirs(path, exist_ok=True)
+    for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files):
+        with open(os.path.join(path, name), "wb") as f:
+            f.write(data)
+
+
+class Places(unittest.TestCase):
+    def setUp(self):
+        self.tmp = tempfile.TemporaryDirectory(prefix="adapterd-test-")
+        self.at = lambda *p: os.path.join(self.tmp.name, *p)
+        self.d = None
+
+    def start(self, *options, log_level="warn"):
+        self.d = Registry(BASE, "--served-name", "base", "--threads", "1", *options, log_level=log_level)
+        return self.d
+
+    def tearDown(self):
+        if self.d:
+            self.d.stop()
+        self.tmp.cleanup()
+
+    def until(self, what, seconds=15):
+        end = time.monotonic() + seconds
+        while not what() and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertTrue(what())
+
+
+class Directories(Places):
+    def test_a_path_under_an_allowed_root_is_copied(self):
+        write(self.at("roots", "x"), make_adapter(1))
+        d = self.start("--adapter-root", self.at("roots"), "--state-dir", self.at("state"))
+        status, a = d.call("POST", "/v1/adapters", {"name": "x", "path": self.at("roots", "x"), "labels": {"k": "v"}})
+        self.assertEqual((status, a["labels"], a["versions"][0]["origin"]), (201, {"k": "v"}, "path"), a)
+        shutil.rmtree(self.at("roots", "x"))
+        d.answer("x")
+        write(self.at("roots", "y"), make_adapter(2))
+        self.assertEqual(d.call("POST", "/v1/adapters/x/versions", {"path": self.at("roots", "y")})[1]["version"], 2)
+
+    def test_a_path_elsewhere_is_refused_however_it_is_written(self):
+        write(self.at("secret"), make_adapter(1))
+        os.makedirs(self.at("roots"))
+        os.symlink(self.at("secret"), self.at("roots", "link"))
+        write(self.at("roots", "files"), make_adapter(1))
+        os.unlink(self.at("roots", "files", "adapter_model.safetensors"))
+        os.symlink(self.at("secret", "adapter_model.safetensors"), self.at("roots", "files", "adapter_model.safetensors"))
+        d = self.start("--adapter-root", self.at("roots"))
+        for path in (self.at("secret"), self.at("roots", "..", "secret"), self.at("roots", "link"), self.at("roots", "files"), "roots/link", "", "/etc", self.at("roots-not")):
+            status, e = d.call("POST", "/v1/adapters", {"name": "x", "path": path})
+            self.assertIn(status, (400, 404), (path, e))
+        self.assertEqual(d.names(), [])
+
+    def test_without_roots_no_path_is_allowed(self):
+        write(self.at("x"), make_adapter(1))
+        self.assertEqual(self.start().call("POST", "/v1/adapters", {"name": "x", "path": self.at("x")})[0], 400)
+
+    def test_bodies_of_wrong_form_are_refused(self):
+        d = self.start("--adapter-root", self.at())
+        for body in ({}, {"name": "x"}, {"path": "/x"}, {"name": "x", "path": "/x", "url": "https://x/"}, {"name": "x", "path": "/x", "surprise": 1}, {"name": 1, "path": "/x"},
+                     {"name": "x", "path": "/x", "sha256": "zz"}, {"name": "x", "path": "/x", "labels": []}, {"name": "x", "path": "/x", "activate": "yes"}, {"name": "x" * 200, "path": "/x"}):
+            self.assertEqual(d.call("POST", "/v1/adapters", body)[0], 400, body)
+        self.assertEqual(d.call("POST", "/v1/adapters", b"[1]", {"Content-Type": "application/json"})[0], 400)
+        self.assertEqual(d.call("POST", "/v1/adapters", b"x", {"Content-Type": "text/plain"})[0], 415)
+
+    def test_a_url_needs_an_allowed_host(self):
+        d = self.start("--source-host", "models.example.com")
+        for url in ("https://127.0.0.1/x.tar", "http://models.example.com/x.tar", "file:///etc/passwd", "https://example.com/x.tar", "https://models.example.com@127.0.0.1/", "x"):
+            status, e = d.call("POST", "/v1/adapters", {"name": "x", "url": url})
+            self.assertEqual(status, 400, (url, e))
+
+
+class Watched(Places):
+    def test_a_folder_appears_is_served_changes_and_goes(self):
+        os.makedirs(self.at("watch"))
+        d = self.start("--watch-dir", self.at("watch"))
+        write(self.at("watch", "w"), make_adapter(1))
+        self.until(lambda: d.names() == ["w"])
+        first = d.answer("w")[1]
+        self.assertEqual(d.show("w")[1]["origin"], "watch")
+        write(self.at("watch", "w"), make_adapter(2))
+        self.until(lambda: d.show("w")[1]["digest"] != first)
+        self.assertEqual(d.call("DELETE", "/v1/adapters/w")[0], 409)
+        self.assertEqual(d.new_version("w", make_adapter(3))[0], 409)
+        shutil.rmtree(self.at("watch", "w"))
+        self.until(lambda: d.names() == [])
+        self.assertEqual(d.post({"model": "w", "prompt": "x"})[0], 404)
+
+    def test_half_copied_and_broken_folders_are_not_served(self):
+        config, weights = make_adapter(1)
+        os.makedirs(self.at("watch", "half"))
+        d = self.start("--watch-dir", self.at("watch"))
+        with open(self.at("watch", "half", "adapter_config.json"), "wb") as f:
+            f.write(config)
+        with open(self.at("watch", "half", "adapter_model.safetensors"), "wb") as f:
+            for i in range(0, len(weights), len(weights) // 8):
+                f.write(weights[i:i + len(weights) // 8])
+                f.flush()
+                time.sleep(0.4)
+                self.assertEqual(d.names(), [])
+        self.until(lambda: d.names() == ["half"])
+        write(self.at("watch", "broken"), (config, weights[:-8]))
+        time.sleep(3)
+        self.assertEqual(d.names(), ["half"])
+
+    def test_a_name_that_is_taken_is_left_alone(self):
+        os.makedirs(self.at("watch"))
+        d = self.start("--watch-dir", self.at("watch"), "--state-dir", self.at("state"))
+        digest = d.upload("a", make_adapter(1))[1]["digest"]
+        write(self.at("watch", "a"), make_adapter(2))
+        write(self.at("watch", "b"), make_adapter(3))
+        self.until(lambda: d.names() == ["a", "b"])
+        self.assertEqual(d.show("a")[1]["digest"], digest)
+        shutil.rmtree(self.at("watch", "a"))
+        time.sleep(2.5)
+        self.assertEqual(d.show("a")[1]["digest"], digest)
+
+
+@unittest.skipUnless(shutil.which("minisign"), "the program minisign is not installed")
+class Signatures(Places):
+    def setUp(self):
+        super().setUp()
+        self.keys = [self.key(i) for i in range(2)]
+
+    def key(self, i):
+        subprocess.run(["minisign", "-G", "-W", "-f", "-p", self.at(f"{i}.pub"), "-s", self.at(f"{i}.key")], check=True, capture_output=True)
+        return self.at(f"{i}.pub"), self.at(f"{i}.key")
+
+    def sign(self, digest, key, comment="sql for customers"):
+        with open(self.at("digest"), "w") as f:
+            f.write(digest + "\n")
+        subprocess.run(["minisign", "-S", "-W", "-s", key, "-m", self.at("digest"), "-x", self.at("sig"), "-t", comment], check=True, capture_output=True)
+        with open(self.at("sig")) as f:
+            return f.read()
+
+    def digest_of(self, d, files):
+        return d.upload("x", files, query="?dry_run=true")[1]["digest"]
+
+    def test_what_a_trusted_key_signed_is_admitted_when_signatures_are_required(self):
+        files = make_adapter(1)
+        d = self.start()
+        digest = self.digest_of(d, files)
+        d.stop()
+        d = self.start("--state-dir", self.at("state"), "--trusted-key", self.keys[0][0], "--signatures", "require")
+        for signature in (None, self.sign(digest, self.keys[1][1]), self.sign("0" * 64, self.keys[0][1]), "junk"):
+            status, e = d.upload("a", files, **({"signature": signature} if signature else {}))
+            self.assertEqual((status, e["error"]["code"]), (422, "signature_required"), e)
+        status, a = d.upload("a", files, signature=self.sign(digest, self.keys[0][1]))
+        self.assertEqual((status, a["signer"]["comment"], a["report"]["signature"]["status"]), (201, "sql for customers", "valid"), a)
+        d.stop()
+        d = self.start("--state-dir", self.at("state"), "--trusted-key", self.keys[0][0], "--signatures", "require")
+        d.answer("a")
+        d.stop()
+        d = self.start("--state-dir", self.at("state"), "--trusted-key", self.keys[1][0], "--signatures", "require")  # the key is no longer trusted
+        self.assertEqual(d.post({"model": "a", "prompt": "x"})[0], 422)
+        self.assertEqual(d.names(), ["a"])
+
+    def test_warn_admits_and_says_so(self):
+        d = self.start("--trusted-key", self.keys[0][0], "--signatures", "warn")
+        status, a = d.upload("a", make_adapter(1))
+        self.assertEqual((status, a["report"]["signature"]["status"]), (201, "none"))
+        d.answer("a")
+        self.assertIn("no signature", d.stop())
+        self.d = None
+
+    def test_adapters_of_the_command_line_need_signatures_too(self):
+        message = fails_to_start("--model", BASE, "--port", "0", "--adapter", "qv=" + os.path.join(ADAPTERS, "qv"), "--trusted-key", self.keys[0][0], "--signatures", "require")
+        self.assertIn("signature", message)
+        message = fails_to_start("--model", BASE, "--port", "0", "--signatures", "require")
+        self.assertIn("--trusted-key", message)
+
+
+if __name__ == "__main__":
+    unittest.main()
