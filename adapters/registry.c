@@ -102,7 +102,7 @@ size_t ad_registry_position(const ad_registry *reg, const char *name)
     return low;
 }
 
-static void free_targets(ad_target *targets, int n)
+void ad_targets_free(ad_target *targets, int n)
 {
     for (int i = 0; i < n; i++) free(targets[i].model);
     free(targets);
@@ -110,7 +110,7 @@ static void free_targets(ad_target *targets, int n)
 
 static void entry_free(ad_entry *e)
 {
-    free_targets(e->targets, e->n_targets);
+    ad_targets_free(e->targets, e->n_targets);
     free(e->versions);
     free(e->description);
     free(e->labels);
@@ -162,7 +162,7 @@ ad_status ad_registry_set_alias(ad_registry *reg, const char *name, ad_target *t
         if (st != AD_OK) return st;
         reg->n_aliases++;
     }
-    free_targets(e->targets, e->n_targets);
+    ad_targets_free(e->targets, e->n_targets);
     e->targets = targets;
     e->n_targets = n;
     if (out) *out = e;

@@ -89,6 +89,7 @@ size_t ad_registry_adapters(const ad_registry *reg);                   /* names 
 AD_MUSTUSE ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err);
 /* The name goes, its versions retire. */
 void ad_registry_remove(ad_registry *reg, ad_entry *e);
+void ad_targets_free(ad_target *targets, int n); /* NULL is fine with n 0 */
 /* A new alias, or other targets for one: takes targets[n] on success. AD_EEXIST when the name is an adapter's. */
 AD_MUSTUSE ad_status ad_registry_set_alias(ad_registry *reg, const char *name, ad_target *targets, int n, ad_entry **out, ad_err *err);
 

@@ -9,7 +9,7 @@
 #include "server/observe/log.h"
 
 static const char prefix[] = "/v1/adapters/";
-enum { MAX_DRAIN_S = 3600, LIST_DEFAULT = 100, LIST_MOST = 1000 };
+enum { MAX_DRAIN_S = 3600, LIST_DEFAULT = 100, LIST_MOST = 1000, MAX_DESCRIPTION = 64 << 10 };
 
 /* ---- what came of a change ---- */
 
@@ -471,7 +471,7 @@ static bool read_patch(ad_http_exchange *x, const json_t *body, ad_patch *p)
     if (field) return ad_reply_refusal(x, 400, "unknown_field", field, "only labels, pinned and description can be changed");
     if (labels && !json_is_null(labels) && !is_label_object(labels)) return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings");
     if (pinned && !json_is_boolean(pinned)) return ad_reply_refusal(x, 400, "invalid_value", "pinned", "`pinned` must be true or false");
-    if (description && !json_is_null(description) && !json_is_string(description)) return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string");
+    if (description && !json_is_null(description) && (!json_is_string(description) || json_string_length(description) > MAX_DESCRIPTION)) return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string of at most 64 KiB");
     p->labels = json_is_object(labels) ? json_dumps(labels, JSON_COMPACT) : NULL;
     p->description = copy_string(description);
     return true;

@@ -71,12 +71,6 @@ static const char *read_name(ad_http_exchange *x)
     return NULL;
 }
 
-static void free_targets(ad_target *targets, int n)
-{
-    for (int i = 0; i < n; i++) free(targets[i].model);
-    free(targets);
-}
-
 /* [{"model", "weight"}, ...]; NULL with *f filled. */
 static ad_target *read_targets(const json_t *list, int *n, ad_fault *f)
 {
@@ -92,7 +86,7 @@ static ad_target *read_targets(const json_t *list, int *n, ad_fault *f)
         bool good = json_is_string(model) && json_string_length(model) <= AD_MAX_NAME + 66 && (!weight || json_is_integer(weight)) && w >= 1 && w <= MAX_WEIGHT;
         targets[i] = (ad_target){good ? strdup(json_string_value(model)) : NULL, (int)w};
         if (targets[i].model) continue;
-        free_targets(targets, i);
+        ad_targets_free(targets, i);
         ad_fault_set(f, 400, "invalid_value", "targets", "each target needs a \"model\" and a \"weight\" from 1 to %d", MAX_WEIGHT);
         return NULL;
     }
@@ -112,7 +106,7 @@ void ad_handle_put_alias(ad_http_exchange *x, void *arg)
     json_decref(root);
     ad_later *l = targets ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_set_alias(app->keeper, name, targets, n, on_outcome, l);
-    else if (targets) free_targets(targets, n);
+    else if (targets) ad_targets_free(targets, n);
     else ad_reply_fault(x, &f);
 }
 

@@ -343,12 +343,6 @@ static void written(void *user, ad_status st, const ad_err *err)
     ad_op_finish(&a->op);
 }
 
-static bool copy_text(char **to, const char *from)
-{
-    *to = from ? strdup(from) : NULL;
-    return !from || *to;
-}
-
 static bool make_rows(admission *a, ad_store_change *rows)
 {
     const ad_version *v = a->version;
@@ -363,7 +357,7 @@ static bool make_rows(admission *a, ad_store_change *rows)
     *sv = (ad_stored_version){.number = v->number, .digest = v->digest, .base = v->base, .fits = true, .created = v->created, .bytes_disk = v->bytes_disk,
                               .bytes_packed = (int64_t)v->bytes_packed, .rank = v->rank, .modules = v->modules};
     memcpy(sv->name, v->entry->name, strlen(v->entry->name) + 1);
-    return copy_text(&sv->source, v->source) && copy_text(&sv->report, a->report_text) && copy_text(&sv->signature, a->spec.signature) && copy_text(&sv->selftest, v->selftest) && good;
+    return ad_copy_text(&sv->source, v->source) && ad_copy_text(&sv->report, a->report_text) && ad_copy_text(&sv->signature, a->spec.signature) && ad_copy_text(&sv->selftest, v->selftest) && good;
 }
 
 static void write_rows(admission *a)

@@ -72,7 +72,9 @@ void ad_op_finish(ad_op *op)
     *link = op->next;
     if (op->done) op->done(op->user, &op->outcome);
     op->release(op);
-    if (k->ops && !k->closing) uv_timer_start(&k->timer, on_tick, 0, TICK_MS);
+    if (k->closing) return;
+    ad_keeper_feed(k); /* what went, or is pinned no longer, made room */
+    if (k->ops) uv_timer_start(&k->timer, on_tick, 0, TICK_MS);
 }
 
 /* The keeper closes: whoever waits for a turn hears it. What runs ends by itself. */
@@ -123,12 +125,6 @@ int64_t ad_keeper_next_revision(ad_keeper *k)
     return ++k->revision;
 }
 
-static bool copy_text(char **to, const char *from)
-{
-    *to = from ? strdup(from) : NULL;
-    return !from || *to;
-}
-
 bool ad_row_of_entry(ad_keeper *k, const ad_entry *e, ad_store_change *out)
 {
     ad_stored_adapter *a = &out->adapter;
@@ -136,7 +132,7 @@ bool ad_row_of_entry(ad_keeper *k, const ad_entry *e, ad_store_change *out)
     *a = (ad_stored_adapter){.revision = ad_keeper_next_revision(k), .created = e->created, .active = e->active ? e->active->number : 0, .previous = e->previous,
                              .next_number = e->next_number, .pinned = e->pinned};
     memcpy(a->name, e->name, strlen(e->name) + 1);
-    return copy_text(&a->description, e->description) && copy_text(&a->labels, e->labels);
+    return ad_copy_text(&a->description, e->description) && ad_copy_text(&a->labels, e->labels);
 }
 
 void ad_keeper_tell(ad_keeper *k, const char *name, const ad_version *v, const char *state, const char *previous)
@@ -191,15 +187,9 @@ typedef struct {
     uint64_t drain_until_ns;
 } change;
 
-static void free_targets(ad_target *targets, int n)
-{
-    for (int i = 0; i < n; i++) free(targets[i].model);
-    free(targets);
-}
-
 static void change_deinit(change *c)
 {
-    free_targets(c->targets, c->n_targets);
+    ad_targets_free(c->targets, c->n_targets);
     free(c->patch.labels);
     free(c->patch.description);
     free(c->selector);

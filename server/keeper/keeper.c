@@ -14,7 +14,7 @@ enum { FETCHERS = 2, LOADER_NICENESS = 10 };
 
 /* ---- what is stored ---- */
 
-static bool copy_text(char **to, const char *from)
+bool ad_copy_text(char **to, const char *from)
 {
     *to = from ? strdup(from) : NULL;
     return !from || *to;
@@ -31,7 +31,7 @@ static ad_status on_adapter(void *user, const ad_stored_adapter *a, ad_err *err)
     e->pinned = a->pinned;
     e->previous = a->previous;
     e->next_number = a->next_number;
-    return copy_text(&e->description, a->description) && copy_text(&e->labels, a->labels) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+    return ad_copy_text(&e->description, a->description) && ad_copy_text(&e->labels, a->labels) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
 }
 
 static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
@@ -55,7 +55,7 @@ static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
     v->modules = s->modules;
     if (!v->checked && !*k->recheck_at) memcpy(k->recheck_at, s->name, sizeof k->recheck_at);
     if (ad_keeper_check_signature(k, s->signature, &s->digest, &v->signer, &v->trusted, err) != AD_OK && !v->trusted) ad_log(AD_LOG_WARN, "adapter %s version %d: %s", s->name, s->number, err->msg);
-    return copy_text(&v->source, s->source) && copy_text(&v->selftest, s->selftest) && copy_text(&v->reason, s->reason) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+    return ad_copy_text(&v->source, s->source) && ad_copy_text(&v->selftest, s->selftest) && ad_copy_text(&v->reason, s->reason) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
 }
 
 static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
@@ -69,7 +69,7 @@ static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
     for (int i = 0; good && i < n; i++) {
         const json_t *t = json_array_get(list, (size_t)i);
         targets[i].weight = (int)json_integer_value(json_object_get(t, "weight"));
-        good = targets[i].weight > 0 && json_string_value(json_object_get(t, "model")) && copy_text(&targets[i].model, json_string_value(json_object_get(t, "model")));
+        good = targets[i].weight > 0 && json_string_value(json_object_get(t, "model")) && ad_copy_text(&targets[i].model, json_string_value(json_object_get(t, "model")));
     }
     json_decref(list);
     if (!good) return ad_fail(err, AD_EFORMAT, "registry: alias \"%s\" is damaged", s->name);

@@ -73,6 +73,7 @@ ad_entry *ad_op_stored_adapter(ad_op *op);
 
 void ad_keeper_fail_waiting_ops(ad_keeper *k);
 
+bool ad_copy_text(char **to, const char *from); /* NULL of NULL; false: out of memory */
 /* Rows as the registry has them now; the revision is a new one. Strings are copied; false: out of memory. */
 bool ad_row_of_entry(ad_keeper *k, const ad_entry *e, ad_store_change *out);
 int64_t ad_keeper_next_revision(ad_keeper *k);
