@@ -266,7 +266,7 @@ static int on_progress(void *user, curl_off_t a, curl_off_t b, curl_off_t c, cur
 {
     const fetch *f = user;
     (void)a, (void)b, (void)c, (void)d;
-    return f->cancel && *f->cancel;
+    return f->cancel && __atomic_load_n(f->cancel, __ATOMIC_RELAXED);
 }
 
 /* ---- set-up ---- */

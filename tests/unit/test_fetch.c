@@ -412,7 +412,7 @@ static void *cancel_soon(void *unused)
 {
     (void)unused;
     nanosleep(&(struct timespec){0, 300000000}, NULL);
-    cancel = true;
+    __atomic_store_n(&cancel, true, __ATOMIC_RELAXED);
     return NULL;
 }
 

@@ -414,8 +414,10 @@ END_TEST
 
 static void *grow(void *unused)
 {
+    char path[128];
     (void)unused;
-    FILE *f = fopen(at("root/growing.gguf"), "ab");
+    snprintf(path, sizeof path, "%s/root/growing.gguf", dir);
+    FILE *f = fopen(path, "ab");
     while (f && !atomic_load(&stop)) fputc('x', f), fflush(f);
     if (f) fclose(f);
     return NULL;
