@@ -144,23 +144,39 @@ static bool digest_from_hex(ad_digest *d, const char *hex)
     return true;
 }
 
-/* Calls visit for every blob on the disk; how many there were. What has another form of name is not ours and stays. */
-static size_t each_blob(ad_store *s, void (*visit)(ad_store *s, const ad_digest *d))
+static DIR *open_below(const ad_store *s, const char *name)
 {
-    char path[AD_STORE_PATH], name[32];
+    char path[AD_STORE_PATH];
+    path_in(s, path, name);
+    return opendir(path);
+}
+
+/* Calls visit (NULL: none) for every blob in the directory, and closes that; how many there were. What has another form of name is not
+ * ours and stays. */
+static size_t visit_fan(ad_store *s, DIR *d, void (*visit)(ad_store *s, const ad_digest *d))
+{
     ad_digest digest;
     size_t n = 0;
-    for (int i = 0; i < 256; i++) {
-        snprintf(name, sizeof name, "blobs/%02x", i);
-        path_in(s, path, name);
-        DIR *d = opendir(path);
-        for (struct dirent *e; d && (e = readdir(d));) {
-            if (!digest_from_hex(&digest, e->d_name)) continue;
-            n++;
-            if (visit) visit(s, &digest);
-        }
-        if (d) closedir(d);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!digest_from_hex(&digest, e->d_name)) continue;
+        if (visit) visit(s, &digest);
+        n++;
     }
+    if (d) closedir(d);
+    return n;
+}
+
+static size_t each_blob(ad_store *s, void (*visit)(ad_store *s, const ad_digest *d))
+{
+    char name[16];
+    size_t n = 0;
+    DIR *d = open_below(s, "blobs");
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (strlen(e->d_name) != 2 || e->d_name[0] == '.') continue;
+        snprintf(name, sizeof name, "blobs/%.2s", e->d_name);
+        n += visit_fan(s, open_below(s, name), visit);
+    }
+    if (d) closedir(d);
     return n;
 }
 

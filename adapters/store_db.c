@@ -30,7 +30,7 @@ enum { SCHEMA = sizeof migrations / sizeof *migrations };
 
 typedef enum {
     BEGIN, COMMIT, ROLLBACK, SAVE, RELEASE, UNDO, COUNT_REVISION, LAST_REVISION, SETTLE, PUT_ADAPTER, DROP_ADAPTER, DROP_VERSIONS,
-    PUT_VERSION, DROP_VERSION, MARK_VERSION, PUT_REPORT, DROP_REPORT, DROP_REPORTS, READ_REPORT, PUT_ALIAS, DROP_ALIAS, FIND_ADAPTER, FIND_DIGEST, READ_ADAPTERS, READ_VERSIONS, READ_ALIASES, N_STATEMENTS
+    PUT_VERSION, DROP_VERSION, MARK_VERSION, PUT_REPORT, DROP_REPORT, DROP_REPORTS, READ_REPORT, PUT_ALIAS, DROP_ALIAS, FIND_OWNERLESS, FIND_DIGEST, READ_ADAPTERS, READ_VERSIONS, READ_ALIASES, N_STATEMENTS
 } statement;
 
 static const char *const sql[N_STATEMENTS] = {
@@ -55,7 +55,7 @@ static const char *const sql[N_STATEMENTS] = {
     [DROP_VERSION] = "DELETE FROM version WHERE name = ?1 AND number = ?2",
     [PUT_ALIAS] = "INSERT OR REPLACE INTO alias VALUES(?1, ?2, ?3)",
     [DROP_ALIAS] = "DELETE FROM alias WHERE name = ?1",
-    [FIND_ADAPTER] = "SELECT 1 FROM adapter WHERE name = ?1",
+    [FIND_OWNERLESS] = "SELECT 1 FROM version WHERE name = ?1 AND NOT EXISTS(SELECT 1 FROM adapter WHERE name = ?1)",
     [FIND_DIGEST] = "SELECT 1 FROM version WHERE digest = ?1",
     [READ_ADAPTERS] = "SELECT name, revision, created, active, previous, next_number, pinned, description, labels FROM adapter ORDER BY name",
     [READ_VERSIONS] = ("SELECT v.name, number, digest, base, fits, reason, v.created, bytes_disk, bytes_packed, rank, modules, source, signature, selftest,"
@@ -75,6 +75,17 @@ struct ad_store_db {
 
 /* ---- errors and statements ---- */
 
+/* SQLite knows ENOSPC as SQLITE_FULL; a quota or a limit it takes for a broken disk, and of a failed commit sqlite3_system_errno says nothing. */
+static int last_errno(sqlite3 *h)
+{
+    sqlite3_file *log = NULL;
+    int error = 0;
+    sqlite3_file_control(h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    if (log && log->pMethods) log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &error);
+    if (!error) sqlite3_file_control(h, "main", SQLITE_FCNTL_LAST_ERRNO, &error);
+    return error ? error : sqlite3_system_errno(h);
+}
+
 static ad_status status_of(sqlite3 *h)
 {
     switch (sqlite3_errcode(h) & 0xFF) {
@@ -84,7 +95,7 @@ static ad_status status_of(sqlite3 *h)
     case SQLITE_CONSTRAINT: case SQLITE_MISMATCH: return AD_EINVAL;
     case SQLITE_CORRUPT: case SQLITE_NOTADB: return AD_EFORMAT;
     case SQLITE_BUSY: case SQLITE_LOCKED: return AD_EBUSY;
-    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_store_errno_status(sqlite3_system_errno(h));
+    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_store_errno_status(last_errno(h));
     default: return AD_EIO;
     }
 }
@@ -125,13 +136,14 @@ static void bind_digest(sqlite3_stmt *q, int at, const ad_digest *d) { sqlite3_b
 
 /* ---- begin and end ---- */
 
-/* The first value of a pragma; text is cut to fit. */
+/* The one value of a pragma, cut to fit. What a pragma changes is done only when it has ended. */
 static ad_status ask(ad_store_db *db, const char *question, char *text, size_t size, ad_err *err)
 {
     sqlite3_stmt *q = NULL;
-    ad_status st = AD_OK;
-    if (sqlite3_prepare_v2(db->handle, question, -1, &q, NULL) != SQLITE_OK || sqlite3_step(q) != SQLITE_ROW) st = fail_sql(db, err);
-    else snprintf(text, size, "%s", (const char *)sqlite3_column_text(q, 0));
+    bool ok = sqlite3_prepare_v2(db->handle, question, -1, &q, NULL) == SQLITE_OK && sqlite3_step(q) == SQLITE_ROW;
+    if (ok) snprintf(text, size, "%s", (const char *)sqlite3_column_text(q, 0));
+    ok = ok && sqlite3_step(q) == SQLITE_DONE;
+    ad_status st = ok ? AD_OK : fail_sql(db, err);
     sqlite3_finalize(q);
     return st;
 }
@@ -450,11 +462,11 @@ static ad_status apply_one(ad_store_db *db, const ad_store_change *c, ad_err *er
 /* After the whole group, since a version may come before its adapter in it. */
 static ad_status check_owner(ad_store_db *db, const ad_store_change *c, ad_err *err)
 {
-    bool found = true;
+    bool ownerless = false;
     if (c->kind != AD_PUT_VERSION) return AD_OK;
-    bind_text(db->statements[FIND_ADAPTER], 1, c->version.name);
-    ad_status st = run(db, FIND_ADAPTER, &found, err);
-    if (st != AD_OK || found) return st;
+    bind_text(db->statements[FIND_OWNERLESS], 1, c->version.name);
+    ad_status st = run(db, FIND_OWNERLESS, &ownerless, err);
+    if (st != AD_OK || !ownerless) return st;
     return ad_fail(err, AD_ENOTFOUND, "there is no adapter named \"%s\" for version %d", c->version.name, c->version.number);
 }
 

@@ -4,7 +4,9 @@
 #include "tests/unit/suite.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -418,6 +420,58 @@ START_TEST(a_directory_that_cannot_be_made_is_named)
 }
 END_TEST
 
+static struct rlimit before_limit;
+
+static void limit_files(rlim_t bytes)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &before_limit), 0);
+    struct rlimit small = {bytes, before_limit.rlim_max};
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
+}
+
+static void unlimit_files(void) { ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &before_limit), 0); }
+
+START_TEST(a_limit_of_file_sizes_is_a_full_disk_and_changes_nothing)
+{
+    static char report[100000];
+    memset(report, 'r', sizeof report - 1);
+    ad_store_change c[] = {tu_put_adapter("big", 2, 1), tu_put_version("big", 1, tu_digest(2))};
+    c[1].version.report = report;
+    admit("a", 1);
+    limit_files(65536);
+    ad_status st = tu_commit(store, c, 2, &err);
+    unlimit_files();
+    ck_assert_msg(st == AD_EFULL, "%s: %s", ad_status_name(st), err.msg);
+    ck_assert_ptr_nonnull(strstr(err.msg, "full"));
+    ck_assert_int_eq(tu_read_rows(store)->adapters, 1);
+    commit(c, 2);
+    reopen();
+    ck_assert_int_eq(tu_read_rows(store)->adapters, 2);
+}
+END_TEST
+
+START_TEST(groups_that_the_disk_undid_are_not_called_committed)
+{
+    static char report[10000000]; /* more than SQLite's cache: written, and refused, before the commit */
+    memset(report, 'r', sizeof report - 1);
+    ad_store_change good = tu_put_adapter("good", 1, 0), more = tu_put_adapter("more", 3, 0);
+    ad_store_change huge[] = {tu_put_adapter("huge", 2, 1), tu_put_version("huge", 1, tu_digest(2))};
+    huge[1].version.report = report;
+    ck_assert_int_eq(ad_store_begin(store, &err), AD_OK);
+    ck_assert_int_eq(ad_store_apply(store, &good, 1, &err), AD_OK);
+    limit_files(65536);
+    ck_assert_int_eq(ad_store_apply(store, huge, 2, &err), AD_EFULL);
+    unlimit_files();
+    ck_assert_int_eq(ad_store_apply(store, &more, 1, &err), AD_EFULL);
+    ck_assert_int_eq(ad_store_commit(store, &err), AD_EFULL);
+    ck_assert_str_eq(tu_read_rows(store)->text, "");
+    commit(&more, 1);
+    reopen();
+    ck_assert_int_eq(tu_read_rows(store)->adapters, 1);
+}
+END_TEST
+
 /* ---- a database that is not as it should be ---- */
 
 START_TEST(a_newer_schema_is_refused_and_left_alone)
@@ -533,6 +587,8 @@ int main(void)
     tcase_add_test(tc, the_path_may_be_relative_and_the_program_may_move);
     tcase_add_test(tc, without_a_directory_all_is_forgotten_and_removed);
     tcase_add_test(tc, a_directory_that_cannot_be_made_is_named);
+    tcase_add_test(tc, a_limit_of_file_sizes_is_a_full_disk_and_changes_nothing);
+    tcase_add_test(tc, groups_that_the_disk_undid_are_not_called_committed);
     tcase_add_test(tc, a_newer_schema_is_refused_and_left_alone);
     tcase_add_loop_test(tc, a_damaged_database_is_refused_and_no_blob_is_touched, 0, 30);
     tcase_add_test(tc, a_row_that_is_not_ours_is_refused);
