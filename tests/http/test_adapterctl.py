@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """adapterctl: every command as people and as programs read it, its exit codes, and servers that mean no good."""
 import hashlib
-import http.client
 import json
 import os
 import pty
@@ -19,7 +18,6 @@ import unittest
 import urllib.parse
 
 from daemon import ADAPTERD, TINY, Daemon, clean_env
-from fake_registry import FakeRegistry
 
 CTL = os.path.join(os.path.dirname(os.path.dirname(ADAPTERD)), "clients", "adapterctl")
 OK, FAILED, USAGE, NOT_FOUND, CONFLICT, REFUSED, UNREACHABLE, LIMIT = range(8)
@@ -65,7 +63,6 @@ class Scratch(unittest.TestCase):
 # ---- the daemon ----
 
 BASE = os.path.join(TINY, "models", "llama-gqa")
-REAL = "--state-dir" in subprocess.run([ADAPTERD, "--help"], capture_output=True, text=True).stdout  # else a stand-in that keeps to the contract
 
 
 class Served(Scratch):
@@ -75,7 +72,7 @@ class Served(Scratch):
     @classmethod
     def setUpClass(cls):
         cls.state = tempfile.mkdtemp()
-        cls.server = Daemon(BASE, "--served-name", "base", "--threads", "1", "--state-dir", cls.state, *cls.options) if REAL else FakeRegistry()
+        cls.server = Daemon(BASE, "--served-name", "base", "--threads", "1", "--state-dir", cls.state, *cls.options)
 
     @classmethod
     def tearDownClass(cls):
@@ -85,17 +82,9 @@ class Served(Scratch):
     def setUp(self):
         super().setUp()
         for path in ("aliases", "adapters"):
-            for v in json.loads(self.request("GET", path))["data"]:
-                self.request("DELETE", path + "/" + urllib.parse.quote(v["name"], safe=""))
-
-    def request(self, method, path):
-        c = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        c.request(method, "/v1/" + path)
-        r = c.getresponse()
-        body = r.read()
-        c.close()
-        self.assertEqual(r.status, 200, body)
-        return body
+            for v in self.server.get(f"/v1/{path}")[1]["data"]:
+                status, _, body = self.server.request("DELETE", f"/v1/{path}/" + urllib.parse.quote(v["name"], safe=""))
+                self.assertEqual(status, 200, body)
 
     def run_ctl(self, *args, want=OK, **more):
         p = ctl(*args, port=self.server.port, **more)
@@ -115,6 +104,8 @@ class Served(Scratch):
 
 
 class Commands(Served):
+    options = ("--adapter-root", os.path.join(TINY, "adapters"))
+
     def test_an_upload_is_listed_and_shown(self):
         out = self.out("upload", "sql", self.adapter(), "--description", "makes SQL", "--label", "team=search", "--label", "env=prod")
         self.assertRegex(out, r"^uploaded sql: version 1 is active, digest [0-9a-f]{12}; rank \d+, \d+ modules, [\d.]+ KiB\n$")
@@ -132,7 +123,7 @@ class Commands(Served):
     def test_json_is_what_the_server_said(self):
         a = self.upload("sql")
         self.assertEqual((a["object"], a["name"], a["version"]), ("adapter", "sql", 1))
-        raw = self.request("GET", "adapters/sql").decode()
+        raw = self.server.request("GET", "/v1/adapters/sql")[2].decode()
         self.assertEqual(self.out("show", "sql", "--json"), raw.rstrip("\n") + "\n")
         self.assertEqual(self.json("list")["data"][0]["name"], "sql")
         p = self.run_ctl("show", "nobody", "--json", want=NOT_FOUND)
@@ -244,8 +235,6 @@ class Commands(Served):
         self.assertEqual(self.out("verify", "sql").splitlines()[0], f"sql: the stored files are what they were, digest {digest}")
         self.assertTrue(self.json("verify", "sql")["ok"])
         self.run_ctl("verify", "nobody", want=NOT_FOUND)
-        if not REAL:
-            return
         blob = os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors")
         os.chmod(blob, 0o600)
         with open(blob, "r+b") as f:
@@ -280,6 +269,23 @@ class Commands(Served):
         with open(os.path.join(self.adapter(), "adapter_model.safetensors"), "rb") as f:
             self.run_ctl("upload", "good", self.adapter(), "--sha256", hashlib.sha256(f.read()).hexdigest().upper())
 
+    def test_a_directory_of_the_server_is_added_by_its_path(self):
+        a = self.json("upload", "there", self.adapter(), "--on-server", "--label", "a=b")
+        self.assertEqual((a["digest"], a["labels"]), (self.upload("here")["digest"], {"a": "b"}))
+        self.assertEqual(self.json("dry-run", self.adapter("all"), "--on-server")["admitted"], False)
+        self.assertEqual(self.out("digest", self.adapter()), a["digest"] + "\n")
+        p = self.run_ctl("upload", "outside", self.adapter(r=4), "--on-server", want=FAILED)
+        self.assertRegex(p.stderr, r"HTTP 4\d\d")
+
+    def test_a_self_test_decides(self):
+        good = self.file("good", json.dumps({"prompts": [{"prompt": "Hello", "max_divergence": 1e9}]}).encode())
+        bad = self.file("bad", json.dumps({"prompts": [{"prompt": "Hello", "expect": "no model says this", "max_tokens": 2}]}).encode())
+        self.run_ctl("upload", "good", self.adapter(), "--selftest", good)
+        for options in ((), ("--on-server",)):
+            p = self.run_ctl("upload", "bad", self.adapter(), "--selftest", bad, *options, want=REFUSED)
+            self.assertRegex(p.stderr, re.compile(r'^Self-test +FAILED "Hello", answer ', re.M))
+        self.run_ctl("show", "bad", want=NOT_FOUND)
+
     def test_files_that_cannot_be_read_are_failures(self):
         for args in (["upload", "a", "/nowhere"], ["upload", "a", self.dir], ["upload", "a", self.adapter(), "--signature", "/nowhere"], ["upload", "a", "/dev/null"],
                      ["upload", "a", self.adapter(), "--selftest", self.file("zero", b"\0")], ["upload", "a", self.adapter(), "--selftest", self.file("big", b"x" * (1 << 20 | 1))]):
@@ -292,8 +298,8 @@ class Signed(Served):
 
     @classmethod
     def setUpClass(cls):
-        if not shutil.which("minisign") or not REAL:
-            raise unittest.SkipTest("the program minisign, or a daemon that checks signatures, is not at hand")
+        if not shutil.which("minisign"):
+            raise unittest.SkipTest("the program minisign is not at hand")
         cls.keys = tempfile.mkdtemp()
         cls.key = os.path.join(cls.keys, "key")
         subprocess.run(["minisign", "-G", "-W", "-p", cls.key + ".pub", "-s", cls.key], check=True, capture_output=True)
