@@ -218,8 +218,8 @@ void ctl_table_print(ctl_table **table, FILE *out)
 {
     ctl_table *t = *table;
     size_t n = (size_t)t->columns;
-    char *names[MAX_COLUMNS];
-    int room[MAX_COLUMNS];
+    char *names[MAX_COLUMNS] = {0};
+    int room[MAX_COLUMNS] = {0};
     for (size_t i = 0; i < n; i++) {
         names[i] = (char *)t->headings[i] + (t->headings[i][0] == '>');
         room[i] = width(names[i]);
