@@ -13,10 +13,15 @@
  *   down      columns   as o, for the next layer's q, k, v
  *
  * A norm's division by the root of the sum is a factor per row: it is applied to what the GEMM makes of x.
+ * An adapter may have parts beside pairs (ad_parts): rows of DoRA scale W x + B t by column before biases are added; vectors and
+ * token rows are looked up by row; rows with weights of their own take their own GEMMs, as merged ones do. A step without such
+ * rows has `extras` false and pays for none of it.
+ *
  * Every value is computed in an order fixed by its own row and the model: neither neighbours nor the number of members enter.
  * Engine thread and its helpers. */
 #include "core/model/decoder.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -30,6 +35,7 @@ typedef struct {
 typedef struct {
     int begin, end;
     const ad_merged *merged; /* NULL: the model's own weights */
+    const ad_parts *own;     /* NULL: the adapter replaces no weight that is multiplied here */
 } span;
 
 /* Rows of one sequence at neighbouring positions: one unit of attention per kv head. */
@@ -95,6 +101,8 @@ struct ad_scratch {
     tile *tiles;
     int n_tiles;
     bool prompts;               /* two rows of this step belong to one sequence */
+    bool extras;                /* some row's adapter has parts beside pairs */
+    const ad_mix **extra;       /* [max_rows] valid when extras: the row's mix when it has such parts, else NULL */
 };
 
 /* Columns of a block (what a member's rows of it take stays in the second-level cache), rows of an attention tile. */
@@ -200,7 +208,8 @@ ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const ad_kernels *
     s->spans = ad_calloc((size_t)max_rows, sizeof *s->spans);
     s->out_spans = ad_calloc((size_t)max_out, sizeof *s->out_spans);
     s->tiles = ad_calloc((size_t)max_rows, sizeof *s->tiles);
-    bool good = s->members && s->next_unit && s->runs && s->out_runs && s->spans && s->out_spans && s->tiles;
+    s->extra = ad_calloc((size_t)max_rows, sizeof *s->extra);
+    bool good = s->members && s->next_unit && s->runs && s->out_runs && s->spans && s->out_spans && s->tiles && s->extra;
     carver c = {0};
     if (good) {
         carve_all(s, &c);
@@ -240,6 +249,7 @@ void ad_scratch_free(ad_scratch **sp)
     free(s->spans);
     free(s->out_spans);
     free(s->tiles);
+    free(s->extra);
     free(s);
     *sp = NULL;
 }
@@ -403,12 +413,91 @@ static void expand(const ad_scratch *s, const member *me, const run *runs, int n
     }
 }
 
+/* ---- parts of adapters beside pairs ---- */
+
+/* The parts a row's adapter puts in place of the base's; NULL: none. Only the adapter of a mix of one replaces anything. */
+static const ad_parts *row_parts(const ad_scratch *s, int row)
+{
+    return s->extras && s->extra[row] ? s->extra[row]->sets[0]->parts : NULL;
+}
+
+static const float *bias_of(const ad_scratch *s, int row, int module)
+{
+    const ad_parts *parts = row_parts(s, row);
+    const ad_model *m = s->m;
+    if (parts && parts->modules[module].bias) return parts->modules[module].bias;
+    return module < m->config.layers * AD_MOD_PER_LAYER ? m->layers[module / AD_MOD_PER_LAYER].mod[module % AD_MOD_PER_LAYER].bias : NULL;
+}
+
+/* dst = by * src + the row's biases of columns [at, at + n) of a module. False: there are none, and dst is untouched. */
+static bool add_biases(const ad_scratch *s, float *dst, const float *src, float by, int row, int module, int at, int n)
+{
+    const float *bias = bias_of(s, row, module);
+    const ad_mix *mix = s->extras ? s->extra[row] : NULL;
+    bool any = bias != NULL;
+    if (bias) s->k->scale_add(dst, src, by, bias + at, n);
+    for (int p = 0; mix && p < mix->n; p++) {
+        const float *added = mix->sets[p]->parts ? mix->sets[p]->parts->modules[module].added : NULL;
+        if (!added) continue;
+        if (!any) s->k->scale_add(dst, src, by, NULL, n);
+        for (int i = 0; i < n; i++) dst[i] += mix->weights[p] * added[at + i];
+        any = true;
+    }
+    return any;
+}
+
+/* Norms are counted as in ad_parts. */
+static const float *norm_of(const ad_scratch *s, int row, int norm)
+{
+    const ad_parts *parts = row_parts(s, row);
+    if (parts && parts->norms[norm]) return parts->norms[norm];
+    if (norm == 2 * s->m->config.layers) return s->m->final_norm;
+    return norm % 2 ? s->m->layers[norm / 2].mlp_norm : s->m->layers[norm / 2].attn_norm;
+}
+
+/* y *= DoRA's factor in columns [begin, end) of the runs that have one; y begins at row 0 and column `begin`. */
+static void scale_outputs(const ad_scratch *s, const run *runs, int n_runs, int module, float *y, size_t ldy, int begin, int end)
+{
+    for (const run *r = runs; s->extras && r < runs + n_runs; r++) {
+        const ad_parts *parts = r->mix->sets[0]->parts;
+        const float *factor = parts ? parts->modules[module].factor : NULL;
+        for (int row = r->begin; factor && row < r->end; row++)
+            for (int c = begin; c < end; c++) y[(size_t)row * ldy + (size_t)(c - begin)] *= factor[c];
+    }
+}
+
+/* Where the first id that is not below `id` stands. */
+static int find_token(const ad_token_rows *t, int id)
+{
+    int low = 0, high = t->n;
+    while (low < high) {
+        int mid = low + (high - low) / 2;
+        if (t->ids[mid] < id) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+/* Logits of tokens whose row of the head the adapter replaces, among columns [begin, end) of output i; y[0] is column `begin`. */
+static void replace_logits(const ad_scratch *s, const ad_token_rows *t, int i, float *y, int begin, int end)
+{
+    ad_act form = ad_act_of(t->rows.type);
+    float panel[AD_PANEL];
+    for (int at = find_token(t, begin), last = find_token(t, end); at < last; at = (at / AD_PANEL + 1) * AD_PANEL) {
+        int first = at / AD_PANEL * AD_PANEL, n = t->n - first < AD_PANEL ? t->n - first : AD_PANEL;
+        s->k->gemm[t->rows.type](panel, AD_PANEL, act_row(&s->out, form, i), s->out.stride[form], (const char *)t->rows.data + (size_t)(first / AD_PANEL) * t->rows.panel_bytes,
+                                 t->rows.panel_bytes, 1, n, t->rows.cols, false);
+        for (int j = at; j < first + n && j < last; j++) y[t->ids[j] - begin] = panel[j - first];
+    }
+}
+
 /* ---- phases; each is entered by every member ---- */
 
 static const ad_matrix *weight_of(const span *p, int module, const ad_matrix *w)
 {
     const ad_matrix *merged = p->merged ? ad_merged_weight(p->merged, module) : NULL;
-    return merged ? merged : w;
+    if (merged) return merged;
+    return p->own && p->own->modules[module].weight.data ? &p->own->modules[module].weight : w;
 }
 
 /* y = x W^T for columns [begin, end) (begin a multiple of 16); y begins at column `begin`; rows of each span with their own weights. */
@@ -433,6 +522,7 @@ static void linear(const ad_scratch *s, member *me, float *y, size_t ldy, const 
         multiply(s, s->spans, s->n_spans, y + (c - begin), ldy, x, module, w, c, c + step < end ? c + step : end);
     }
     expand(s, me, s->runs, s->n_runs, module, y, ldy, begin, end);
+    scale_outputs(s, s->runs, s->n_runs, module, y, ldy, begin, end);
 }
 
 /* 1 / sqrt(mean of h^2 + eps) from the sums by block: four chains, then their sum. */
@@ -444,14 +534,24 @@ static float inverse_rms(const ad_scratch *s, int row)
     return 1.0f / sqrtf((sum[0] + sum[1] + (sum[2] + sum[3])) / (float)s->m->config.hidden + s->m->config.norm_eps);
 }
 
+/* Columns [begin, end) of the embedding of a row's token: trained by itself, or a row of the row's own matrix. */
+static void read_embedding(const ad_model *m, const ad_scratch *s, int row, int begin, int end, float *h)
+{
+    int32_t token = s->b->tokens[row];
+    const ad_parts *parts = row_parts(s, row);
+    int at = parts ? find_token(&parts->embed, token) : 0;
+    bool own = parts && at < parts->embed.n && parts->embed.ids[at] == token;
+    span one = {row, row + 1, s->b->merged[row], parts};
+    ad_matrix_read(own ? &parts->embed.rows : weight_of(&one, m->n_modules - 2, &m->embed), own ? at : token, begin, end, h);
+}
+
 static void embed_row(const ad_model *m, const ad_scratch *s, const member *me, int row, int begin, int end)
 {
     const ad_step_batch *b = s->b;
     int module = m->n_modules - 2;
-    const ad_matrix *merged = b->merged[row] ? ad_merged_weight(b->merged[row], module) : NULL;
     float *h = s->h + (size_t)row * (size_t)m->config.hidden + begin;
     int32_t token = b->tokens[row];
-    ad_matrix_read(merged ? merged : &m->embed, token, begin, end, h);
+    read_embedding(m, s, row, begin, end, h);
     for (int p = 0; b->mixes[row] && p < b->mixes[row]->n; p++) {
         const ad_lowrank_set *set = b->mixes[row]->sets[p];
         const ad_lowrank *low = &set->modules[module];
@@ -466,23 +566,26 @@ static void embed_row(const ad_model *m, const ad_scratch *s, const member *me, 
         else s->k->to_bf16((uint16_t *)(void *)t, me->sum, low->b.cols);
         s->k->gemm[set->type](h, 0, t, 0, (const char *)low->b.data + (size_t)(begin / AD_PANEL) * low->b.panel_bytes, low->b.panel_bytes, 1, end - begin, low->b.cols, true);
     }
+    run one = {0, 1, b->mixes[row]};
+    if (one.mix) scale_outputs(s, &one, 1, module, h, 0, begin, end);
 }
 
-/* Columns [begin, end) of h are complete: norm them for the next phase. y (row stride ld_columns) is added first unless NULL. */
-static void norm_columns(const ad_scratch *s, const member *me, const float *y, const float *bias, const float *w, int begin, int end)
+/* Columns [begin, end) of h are complete: norm them for the next phase. Before that y (row stride ld_columns) and the biases of
+ * `module` are added, unless y is NULL. */
+static void norm_columns(const ad_scratch *s, const member *me, const float *y, int module, int norm, int begin, int end)
 {
     size_t d = (size_t)s->m->config.hidden;
     for (int r = 0; r < s->b->n_rows; r++) {
         float *h = s->h + (size_t)r * d + begin;
-        if (bias) s->k->scale_add(h, h, 1, bias + begin, end - begin);
-        s->k->add_norm(me->x, h, y ? y + (size_t)r * s->ld_columns : NULL, w + begin, s->squares + (size_t)r * (size_t)s->n_blocks + begin / AD_BLOCK, end - begin);
+        if (y) add_biases(s, h, h, 1, r, module, begin, end - begin);
+        s->k->add_norm(me->x, h, y ? y + (size_t)r * s->ld_columns : NULL, norm_of(s, r, norm) + begin, s->squares + (size_t)r * (size_t)s->n_blocks + begin / AD_BLOCK, end - begin);
         put_act(s, &s->x, s->forms, r, me->x, begin, end);
     }
 }
 
-/* h += W x + B t + bias for this member's columns; then what the next phase reads of them. group: of the modules that read h next, -1
- * for none. */
-static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, const act *x, const float *in, int parts, float *out, const float *norm, int next_group, int index, int count)
+/* h += W x + B t + bias for this member's columns; then what the next phase reads of them: h by its norm, and t for the group of
+ * modules that read it, -1 for none. */
+static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, const act *x, const float *in, int parts, float *out, int norm, int next_group, int index, int count)
 {
     member *me = &s->members[index];
     const ad_linear *lin = &m->layers[layer].mod[kind];
@@ -494,7 +597,7 @@ static void residual(const ad_model *m, ad_scratch *s, int layer, int kind, cons
     for (int c = begin; c < end; c += COLUMNS) {
         int stop = c + COLUMNS < end ? c + COLUMNS : end;
         linear(s, me, me->y, s->ld_columns, x, module, &lin->w, c, stop, end - begin);
-        norm_columns(s, me, me->y, lin->bias, norm, c, stop);
+        norm_columns(s, me, me->y, module, norm, c, stop);
     }
     if (next_group >= 0) shrink(s, s->runs, s->n_runs, next_group, &s->x, out, grain_of(m->config.hidden), begin, end);
 }
@@ -513,7 +616,7 @@ static void embed(const ad_model *m, ad_scratch *s, int index, int count)
         }
     ad_team_slice(m->config.hidden, grain_of(m->config.hidden), index, count, &begin, &end);
     for (int r = 0; r < b->n_rows; r++) embed_row(m, s, me, r, begin, end);
-    for (int c = begin; c < end; c += COLUMNS) norm_columns(s, me, NULL, NULL, m->layers[0].attn_norm, c, c + COLUMNS < end ? c + COLUMNS : end);
+    for (int c = begin; c < end; c += COLUMNS) norm_columns(s, me, NULL, 0, 0, c, c + COLUMNS < end ? c + COLUMNS : end);
     shrink(s, s->runs, s->n_runs, 0, &s->x, s->partial[0], grain_of(m->config.hidden), begin, end);
 }
 
@@ -542,32 +645,31 @@ static char *page_block(const ad_model *m, const ad_scratch *s, void *page, int 
     return (char *)page + block * AD_KV_PAGE * (size_t)c->head_dim * number_bytes(s->kv);
 }
 
-/* One head of a projection: scaled by the norm, its bias added, turned by RoPE when `turn`. */
-static void finish_head(const ad_model *m, const ad_scratch *s, float *dst, const float *src, const float *bias, float inverse, int row, bool turn)
+/* One head of a projection, from column `at` on: scaled by the norm, its biases added, turned by RoPE when `turn`. */
+static void finish_head(const ad_model *m, const ad_scratch *s, float *dst, const float *src, int module, int at, float inverse, int row, bool turn)
 {
     int hd = m->config.head_dim, half = hd / 2;
-    if (!turn || bias) s->k->scale_add(dst, src, inverse, bias, hd);
-    if (turn) s->k->rope(dst, bias ? dst : src, bias ? 1 : inverse, s->cosines + (size_t)row * (size_t)half, s->sines + (size_t)row * (size_t)half, half);
+    bool biased = add_biases(s, dst, src, inverse, row, module, at, hd);
+    if (!turn && !biased) s->k->scale_add(dst, src, inverse, NULL, hd);
+    if (turn) s->k->rope(dst, biased ? dst : src, biased ? 1 : inverse, s->cosines + (size_t)row * (size_t)half, s->sines + (size_t)row * (size_t)half, half);
 }
 
 /* The row's key and value of one kv head into its page; keys lie transposed there. */
 static void store_kv(const ad_model *m, const ad_scratch *s, const member *me, int layer, int row, int head)
 {
     const ad_model_config *c = &m->config;
-    const ad_linear *mod = m->layers[layer].mod;
-    int hd = c->head_dim, q = c->heads * hd, kv = c->kv_heads * hd, pos = s->b->positions[row], slot = pos % AD_KV_PAGE;
+    int hd = c->head_dim, q = c->heads * hd, kv = c->kv_heads * hd, pos = s->b->positions[row], slot = pos % AD_KV_PAGE, module = layer * AD_MOD_PER_LAYER;
     void *page = s->b->pages[row][pos / AD_KV_PAGE];
     const float *k = s->qkv + (size_t)row * s->ld_qkv + q + head * hd, *v = k + kv, inverse = inverse_rms(s, row);
-    const float *k_bias = mod[AD_MOD_K].bias, *v_bias = mod[AD_MOD_V].bias;
     char *keys = page_block(m, s, page, layer, 0, head), *values = page_block(m, s, page, layer, 1, head) + (size_t)slot * (size_t)hd * number_bytes(s->kv);
     uint16_t *halves = (uint16_t *)(void *)me->o;
-    finish_head(m, s, me->q, k, k_bias ? k_bias + head * hd : NULL, inverse, row, true);
+    finish_head(m, s, me->q, k, module + AD_MOD_K, head * hd, inverse, row, true);
     if (s->kv == AD_KV_F16) s->k->to_half(halves, me->q, hd);
     for (int d = 0; d < hd; d++) {
         if (s->kv == AD_KV_F16) ((uint16_t *)(void *)keys)[d * AD_KV_PAGE + slot] = halves[d];
         else ((float *)(void *)keys)[d * AD_KV_PAGE + slot] = me->q[d];
     }
-    finish_head(m, s, me->q, v, v_bias ? v_bias + head * hd : NULL, inverse, row, false);
+    finish_head(m, s, me->q, v, module + AD_MOD_V, head * hd, inverse, row, false);
     if (s->kv == AD_KV_F16) s->k->to_half((uint16_t *)(void *)values, me->q, hd);
     else memcpy(values, me->q, (size_t)hd * sizeof *me->q);
 }
@@ -583,7 +685,6 @@ static void attend(const ad_model *m, ad_scratch *s, const member *me, int layer
 {
     const ad_model_config *c = &m->config;
     int hd = c->head_dim, group = c->heads / c->kv_heads, width = group * hd, first = head * width, n_ctx = s->b->positions[t->row] + 1;
-    const float *bias = m->layers[layer].mod[AD_MOD_Q].bias;
     const void **keys = me->pages, **vals = keys + (s->context + AD_KV_PAGE - 1) / AD_KV_PAGE;
     unsigned forms = heads_are_blocks(m) ? s->forms : (s->forms & ~(1u << AD_ACT_INT8)) | 1u << AD_ACT_F32;
     for (int r = t->row; r < t->row + t->rows && !s->prompts; r++) store_kv(m, s, me, layer, r, head);
@@ -591,7 +692,7 @@ static void attend(const ad_model *m, ad_scratch *s, const member *me, int layer
         float inverse = inverse_rms(s, t->row + i);
         for (int g = 0; g < group; g++) {
             int at = first + g * hd;
-            finish_head(m, s, me->q + i * width + g * hd, s->qkv + (size_t)(t->row + i) * s->ld_qkv + at, bias ? bias + at : NULL, inverse, t->row + i, true);
+            finish_head(m, s, me->q + i * width + g * hd, s->qkv + (size_t)(t->row + i) * s->ld_qkv + at, layer * AD_MOD_PER_LAYER + AD_MOD_Q, at, inverse, t->row + i, true);
         }
     }
     for (int p = 0; p * AD_KV_PAGE < n_ctx + t->rows - 1; p++) {
@@ -636,11 +737,9 @@ static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int 
         linear(s, me, me->y2, s->ld_columns, &s->x, module + 1, &up->w, c, stop, 2 * (end - begin));
         for (int r = 0; r < s->b->n_rows; r++) {
             float *g = me->y + (size_t)r * s->ld_columns, *u = me->y2 + (size_t)r * s->ld_columns, by = me->inverse[r];
-            if (gate->bias || up->bias) {
-                s->k->scale_add(g, g, by, gate->bias ? gate->bias + c : NULL, n);
-                s->k->scale_add(u, u, by, up->bias ? up->bias + c : NULL, n);
-                by = 1;
-            }
+            bool g_biased = add_biases(s, g, g, by, r, module, c, n), u_biased = add_biases(s, u, u, by, r, module + 1, c, n);
+            if (g_biased != u_biased) s->k->scale_add(g_biased ? u : g, g_biased ? u : g, by, NULL, n);
+            if (g_biased || u_biased) by = 1;
             s->k->swiglu(g, g, u, by, n);
             put_act(s, &s->mlp, s->forms, r, g, c, stop);
         }
@@ -659,13 +758,27 @@ static void norm_outputs(const ad_model *m, ad_scratch *s, int index, int count)
     for (int i = begin; i < end; i++) {
         int row = s->b->out_rows[i];
         float *x = me->x;
-        s->k->add_norm(x, s->h + (size_t)row * (size_t)d, NULL, m->final_norm, s->squares + (size_t)row * (size_t)s->n_blocks, d);
+        s->k->add_norm(x, s->h + (size_t)row * (size_t)d, NULL, norm_of(s, row, 2 * m->config.layers), s->squares + (size_t)row * (size_t)s->n_blocks, d);
         s->k->scale_add(x, x, inverse_rms(s, row), NULL, d);
         put_act(s, &s->out, s->forms, i, x, 0, d);
     }
     for (const run *r = s->out_runs; r < s->out_runs + s->n_out_runs; r++) {
         run own = {r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, r->mix};
         if (own.begin < own.end) shrink(s, &own, 1, ad_model_group_of(m, m->n_modules - 1), &s->out, s->partial[0], d, 0, d);
+    }
+}
+
+/* What parts make of columns [begin, end) of the logits: replaced tokens before the corrections, factors and biases behind them. */
+static void finish_logits(const ad_scratch *s, int module, int begin, int end, bool before)
+{
+    size_t v = (size_t)s->m->config.vocab;
+    if (!before) scale_outputs(s, s->out_runs, s->n_out_runs, module, s->b->logits + begin, v, begin, end);
+    for (int i = 0; s->extras && i < s->b->n_out; i++) {
+        float *y = s->b->logits + (size_t)i * v + begin;
+        int row = s->b->out_rows[i];
+        const ad_parts *parts = row_parts(s, row);
+        if (before && parts && parts->head.n) replace_logits(s, &parts->head, i, y, begin, end);
+        if (!before) add_biases(s, y, y, 1, row, module, begin, end - begin);
     }
 }
 
@@ -679,7 +792,9 @@ static void head(const ad_model *m, ad_scratch *s, int index, int count)
     gather(s, me, s->out_runs, s->n_out_runs, module, 1, s->partial[0], 1);
     if (begin == end) return;
     multiply(s, s->out_spans, s->n_out_spans, s->b->logits + begin, (size_t)v, &s->out, module, &m->head.w, begin, end);
+    finish_logits(s, module, begin, end, true);
     expand(s, me, s->out_runs, s->n_out_runs, module, s->b->logits + begin, (size_t)v, begin, end);
+    finish_logits(s, module, begin, end, false);
 }
 
 void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
@@ -693,11 +808,11 @@ void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
         ad_team_barrier(s->team);
         attention(m, s, l, index, count);
         ad_team_barrier(s->team);
-        residual(m, s, l, AD_MOD_O, &s->att, s->partial[1], m->config.kv_heads, s->partial[0], m->layers[l].mlp_norm, 4 * l + 2, index, count);
+        residual(m, s, l, AD_MOD_O, &s->att, s->partial[1], m->config.kv_heads, s->partial[0], 2 * l + 1, 4 * l + 2, index, count);
         ad_team_barrier(s->team);
         gate_up(m, s, l, index, count);
         ad_team_barrier(s->team);
-        residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], parts_of(m->config.intermediate), s->partial[0], last ? m->final_norm : m->layers[l + 1].attn_norm, last ? -1 : 4 * (l + 1), index, count);
+        residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], parts_of(m->config.intermediate), s->partial[0], 2 * (l + 1), last ? -1 : 4 * (l + 1), index, count);
         ad_team_barrier(s->team);
     }
     if (s->b->n_out) head(m, s, index, count);
@@ -724,14 +839,41 @@ static int find_runs(run *runs, const ad_step_batch *b, const int *rows, int n)
     return n_runs;
 }
 
-/* Neighbours with the same weights. */
-static int find_spans(span *spans, const ad_step_batch *b, const int *rows, int n)
+/* Notes the rows whose adapter, merged or not, has more than pairs. */
+static void find_extras(ad_scratch *s, const ad_step_batch *b)
+{
+    s->extras = false;
+    for (int i = 0; i < b->n_rows; i++) {
+        const ad_mix *mix = b->mixes[i] ? b->mixes[i] : b->merged[i] ? ad_merged_mix(b->merged[i]) : NULL;
+        bool has = false;
+        for (int p = 0; mix && p < mix->n; p++) {
+            assert(!mix->sets[p]->alone || (mix->n == 1 && mix->weights[0] == 1));
+            has |= mix->sets[p]->parts != NULL;
+        }
+        s->extra[i] = has ? mix : NULL;
+        s->extras |= has;
+    }
+}
+
+/* The row's parts when they replace a weight of the layers, or of the head. */
+static const ad_parts *own_weights(const ad_scratch *s, int row, bool head)
+{
+    const ad_parts *parts = row_parts(s, row);
+    bool has = parts && (head ? parts->modules[s->m->n_modules - 1].weight.data != NULL : parts->linears);
+    return has ? parts : NULL;
+}
+
+/* Neighbours with the same weights; rows NULL: all rows, in the layers; else outputs, in the head. */
+static int find_spans(span *spans, const ad_scratch *s, const ad_step_batch *b, const int *rows, int n)
 {
     int n_spans = 0;
     for (int i = 0; i < n; i++) {
-        const ad_merged *merged = b->merged[rows ? rows[i] : i];
-        if (n_spans && spans[n_spans - 1].merged == merged) spans[n_spans - 1].end++;
-        else spans[n_spans++] = (span){i, i + 1, merged};
+        int row = rows ? rows[i] : i;
+        const ad_merged *merged = b->merged[row];
+        const ad_parts *own = own_weights(s, row, rows != NULL);
+        span *last = n_spans ? &spans[n_spans - 1] : NULL;
+        if (last && last->merged == merged && last->own == own) last->end++;
+        else spans[n_spans++] = (span){i, i + 1, merged, own};
     }
     return n_spans;
 }
@@ -755,10 +897,11 @@ void ad_model_step(const ad_model *m, ad_scratch *s, const ad_step_batch *batch)
     s->b = batch;
     s->n_runs = find_runs(s->runs, batch, NULL, batch->n_rows);
     s->n_out_runs = find_runs(s->out_runs, batch, batch->out_rows, batch->n_out);
-    s->n_spans = find_spans(s->spans, batch, NULL, batch->n_rows);
-    s->n_out_spans = find_spans(s->out_spans, batch, batch->out_rows, batch->n_out);
+    find_extras(s, batch);
+    s->n_spans = find_spans(s->spans, s, batch, NULL, batch->n_rows);
+    s->n_out_spans = find_spans(s->out_spans, s, batch, batch->out_rows, batch->n_out);
     find_tiles(s, batch);
-    s->forms = m->forms | (s->n_runs ? 1u << ad_act_of(ad_model_adapter_type(m)) : 0);
+    s->forms = m->forms | (s->n_runs || s->extras ? 1u << ad_act_of(ad_model_adapter_type(m)) : 0);
     for (int l = 0; l < m->config.layers; l++) atomic_store_explicit(&s->next_unit[l], 0, memory_order_relaxed);
     ad_team_run(s->team, step_on_team, s);
 }

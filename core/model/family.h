@@ -81,8 +81,6 @@ struct ad_model {
 AD_MUSTUSE ad_status ad_model_want_matrix(ad_model *m, const char *name, ad_matrix *slot, int rows, int cols, int permuted_heads, int module, ad_err *err);
 /* Asks for tensor `name` of n values as f32. An absent one is an error, or, when optional, leaves *slot NULL. */
 AD_MUSTUSE ad_status ad_model_want_vector(ad_model *m, const char *name, const float **slot, int n, int permuted_heads, bool optional, ad_err *err);
-/* What a module's weights are packed as when they have to be packed from floats: after a merge. */
-ad_pack ad_model_merged_type(const ad_model *m, int module);
 /* Fills m->fingerprint from the configuration and the file. */
 AD_MUSTUSE ad_status ad_model_make_fingerprint(ad_model *m, ad_err *err);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Merging a panel of 16 rows at a time: the file's values, plus B A in f32, packed like the weight they replace. */
+/* Merging a panel of 16 rows at a time: the file's values, plus B A in f32, times DoRA's factors, packed like the weight they replace. */
 #include "core/model/merged.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "core/base/mem.h"
@@ -9,6 +10,7 @@
 #include "core/tensor/kernels.h"
 
 struct ad_merged {
+    ad_mix mix;         /* of the set */
     ad_matrix *weights; /* [n_modules]; data NULL: not adapted */
     char *arena;
     size_t bytes;
@@ -70,34 +72,43 @@ static void read_left(workspace *w, const ad_lowrank *low, const ad_matrix *a, b
     }
 }
 
+/* Rows [row, row + n) of W + scale * B A into w->rows; pack_right was called for the module. */
+static void add_rows(workspace *w, const ad_model *m, const ad_lowrank_set *set, int module, int row, int n, int cols)
+{
+    const ad_lowrank *low = &set->modules[module];
+    ad_model_read_rows(m, module, row, n, w->rows, NULL);
+    read_left(w, low, &set->a[ad_model_group_of(m, module)], m->modules[module].kind == AD_MOD_EMBED, row, n);
+    w->k.gemm[AD_PACK_F32](w->rows, (size_t)cols, w->left, (size_t)low->rank * sizeof(float), w->right, ad_pack_panel_bytes(AD_PACK_F32, low->rank), n, cols, low->rank, true);
+}
+
+/* Outputs are rows, of an embedding columns. */
+static void scale_rows(float *rows, const float *factor, bool embedding, int row, int n, int cols)
+{
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < cols; c++) rows[(size_t)i * (size_t)cols + (size_t)c] *= factor[embedding ? c : row + i];
+}
+
 static bool merge_module(char *dst, const ad_model *m, const ad_lowrank_set *set, int module, workspace *w)
 {
-    const ad_module *mod = &m->modules[module];
-    const ad_lowrank *low = &set->modules[module];
-    const ad_matrix *a = &set->a[ad_model_group_of(m, module)];
-    bool embedding = mod->kind == AD_MOD_EMBED;
+    bool embedding = m->modules[module].kind == AD_MOD_EMBED;
+    const float *factor = set->parts ? set->parts->modules[module].factor : NULL;
     ad_pack type = ad_model_merged_type(m, module);
     int rows, cols;
-    shape_of(mod, &rows, &cols);
-    size_t panel = ad_pack_panel_bytes(type, cols), right_panel = ad_pack_panel_bytes(AD_PACK_F32, low->rank);
-    pack_right(w, low, a, embedding, cols);
+    shape_of(&m->modules[module], &rows, &cols);
+    size_t panel = ad_pack_panel_bytes(type, cols);
+    pack_right(w, &set->modules[module], &set->a[ad_model_group_of(m, module)], embedding, cols);
     for (int row = 0; row < rows; row += AD_PANEL, dst += panel) {
         int n = rows - row < AD_PANEL ? rows - row : AD_PANEL;
-        ad_model_read_rows(m, module, row, n, w->rows, NULL);
-        read_left(w, low, a, embedding, row, n);
-        w->k.gemm[AD_PACK_F32](w->rows, (size_t)cols, w->left, (size_t)low->rank * sizeof(float), w->right, right_panel, n, cols, low->rank, true);
+        add_rows(w, m, set, module, row, n, cols);
+        if (factor) scale_rows(w->rows, factor, embedding, row, n, cols);
         if (!ad_pack_panel(type, dst, w->rows, n, cols)) return false;
     }
     return true;
 }
 
-static bool workspace_init(workspace *w, const ad_model *m, const ad_lowrank_set *set)
+/* Room for adapted modules of up to `widest` columns. */
+static bool workspace_init(workspace *w, const ad_lowrank_set *set, int widest)
 {
-    int rows, cols, widest = 0;
-    for (int i = 0; i < m->n_modules; i++) {
-        shape_of(&m->modules[i], &rows, &cols);
-        if (set->modules[i].rank && cols > widest) widest = cols;
-    }
     size_t rank = (size_t)set->max_rank;
     ad_kernels_init(&w->k, ad_cpu_detect());
     w->rows = ad_calloc((size_t)AD_PANEL * (size_t)widest, sizeof(float));
@@ -112,17 +123,28 @@ static void workspace_deinit(workspace *w)
     free(w->rows), free(w->left), free(w->column), free(w->right);
 }
 
+static int widest_of(const ad_model *m, const ad_lowrank_set *set)
+{
+    int rows, cols, widest = 0;
+    for (int i = 0; i < m->n_modules; i++) {
+        shape_of(&m->modules[i], &rows, &cols);
+        if (set->modules[i].rank && cols > widest) widest = cols;
+    }
+    return widest;
+}
+
 ad_status ad_merged_new(ad_merged **out, const ad_model *m, const ad_lowrank_set *set, ad_err *err)
 {
     workspace work = {0};
     ad_status st = AD_OK;
     ad_merged *w = ad_calloc(1, sizeof *w);
     if (w) {
+        w->mix = (ad_mix){1, {set}, {1}};
         w->bytes = ad_merged_bytes(m, set);
         w->weights = ad_calloc((size_t)m->n_modules, sizeof *w->weights);
         w->arena = ad_arena_new(w->bytes);
     }
-    if (!w || !w->weights || !w->arena || !workspace_init(&work, m, set)) st = ad_fail(err, AD_ENOMEM, "merged weights: out of memory");
+    if (!w || !w->weights || !w->arena || !workspace_init(&work, set, widest_of(m, set))) st = ad_fail(err, AD_ENOMEM, "merged weights: out of memory");
     char *at = st == AD_OK ? w->arena : NULL;
     for (int i = 0, rows, cols; i < m->n_modules && st == AD_OK; i++) {
         if (!set->modules[i].rank) continue;
@@ -150,4 +172,41 @@ void ad_merged_free(ad_merged **wp)
 const ad_matrix *ad_merged_weight(const ad_merged *w, int module)
 {
     return w->weights[module].data ? &w->weights[module] : NULL;
+}
+
+const ad_mix *ad_merged_mix(const ad_merged *w)
+{
+    return w->mix.sets[0]->parts ? &w->mix : NULL;
+}
+
+/* ---- lengths ---- */
+
+static void sum_squares(double *sums, const float *rows, bool embedding, int row, int n, int cols)
+{
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < cols; c++) {
+            double v = (double)rows[(size_t)i * (size_t)cols + (size_t)c];
+            sums[embedding ? c : row + i] += v * v;
+        }
+}
+
+ad_status ad_merged_norms(const ad_model *m, const ad_lowrank_set *set, int module, float *out, ad_err *err)
+{
+    const ad_module *mod = &m->modules[module];
+    bool embedding = mod->kind == AD_MOD_EMBED;
+    int rows, cols;
+    shape_of(mod, &rows, &cols);
+    workspace w = {0};
+    double *sums = ad_calloc((size_t)mod->out, sizeof *sums);
+    bool good = sums && workspace_init(&w, set, cols);
+    if (good) pack_right(&w, &set->modules[module], &set->a[ad_model_group_of(m, module)], embedding, cols);
+    for (int row = 0; good && row < rows; row += AD_PANEL) {
+        int n = rows - row < AD_PANEL ? rows - row : AD_PANEL;
+        add_rows(&w, m, set, module, row, n, cols);
+        sum_squares(sums, w.rows, embedding, row, n, cols);
+    }
+    for (int i = 0; good && i < mod->out; i++) out[i] = (float)sqrt(sums[i]);
+    workspace_deinit(&w);
+    free(sums);
+    return good ? AD_OK : ad_fail(err, AD_ENOMEM, "lengths of %s: out of memory", mod->name);
 }

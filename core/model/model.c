@@ -70,9 +70,16 @@ static ad_pack type_for(const ad_model *m, ad_dtype from, int module)
     }
 }
 
+/* A head that is the embedding has the embedding's weight. */
+static const ad_want *weight_of(const ad_model *m, int module)
+{
+    if (m->modules[module].kind == AD_MOD_HEAD && m->config.tied_head) module = m->n_modules - 2;
+    return &m->wants[m->module_want[module]];
+}
+
 ad_pack ad_model_merged_type(const ad_model *m, int module)
 {
-    const ad_want *w = &m->wants[m->module_want[module]];
+    const ad_want *w = weight_of(m, module);
     return w->type == AD_PACK_INT4 || w->type == AD_PACK_INT4W ? AD_PACK_INT8 : w->type;
 }
 
@@ -445,13 +452,6 @@ const ad_tokenizer *ad_model_tokenizer(const ad_model *m) { return m->tokenizer;
 size_t ad_model_resident_bytes(const ad_model *m) { return m->arena_bytes; }
 size_t ad_model_mapped_bytes(const ad_model *m) { return ad_source_bytes(m->src); }
 float ad_model_packing_loss(const ad_model *m) { return m->loss; }
-
-/* A head that is the embedding has the embedding's weight. */
-static const ad_want *weight_of(const ad_model *m, int module)
-{
-    if (m->modules[module].kind == AD_MOD_HEAD && m->config.tied_head) module = m->n_modules - 2;
-    return &m->wants[m->module_want[module]];
-}
 
 float ad_model_module_norm(const ad_model *m, int module) { return weight_of(m, module)->norm; }
 int ad_model_group_count(const ad_model *m) { return 4 * m->config.layers + 2; }

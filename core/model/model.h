@@ -70,6 +70,8 @@ float ad_model_packing_loss(const ad_model *m);
 /* Frobenius norm of a module's weight, estimated from every 16th row or so: what corrections are measured against. */
 float ad_model_module_norm(const ad_model *m, int module);
 ad_pack ad_model_adapter_type(const ad_model *m); /* what adapters of this model are packed as */
+/* What a module's weights are packed as when they come as floats: merged, or replaced by an adapter. */
+ad_pack ad_model_merged_type(const ad_model *m, int module);
 size_t ad_model_mapped_bytes(const ad_model *m);
 
 /* Which base model this is: SHA-256 over the family, the numbers of the configuration, and every tensor's name, type, shape and first, middle and last 4 KiB.
