@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "adapters/load.h"
+#include "adapters/methods/extras.h"
 
 static atomic_size_t live_bytes;
 
@@ -160,6 +161,7 @@ static void close_files(ad_loader *l)
     if (l->converted) ad_arena_free(l->converted, l->converted_bytes);
     free(l->plain);
     free(l->pairs);
+    ad_extras_free(&l->extras);
     free(l->settings);
     free(l->parts);
 }
@@ -219,6 +221,8 @@ void ad_adapter_release(ad_adapter **ap)
     free(a->base_name);
     free(a->norms);
     free(a->modules);
+    free(a->part_modules);
+    free(a->part_norms);
     free(a->a);
     free(a->dir);
     free(a->name);

@@ -162,6 +162,7 @@ ad_status ad_gguf_lora_write(const ad_adapter *a, const ad_model *base, const ch
     const ad_lowrank_set *set = ad_adapter_lowrank(a);
     writer w = {.a = a, .base = base, .alpha = alpha_of(set)};
     ad_buf head = {0};
+    if (set->parts) return ad_fail(err, AD_EUNSUPPORTED, "adapter %s has more than low-rank pairs, which a GGUF LoRA file cannot say", ad_adapter_name(a));
     ad_status st = AD_OK;
     for (int i = 0; i < set->n_modules && st == AD_OK; i++)
         if (set->modules[i].rank) st = add_pair(&w, i, err);

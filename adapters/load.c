@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "adapters/methods/extras.h"
 #include "core/base/file.h"
 
 enum { COMPARE_ROWS = 64 };
@@ -60,6 +61,7 @@ static ad_status read_config(ad_loader *l)
     if (st != AD_OK) return st;
     st = ad_peft_parse(&config, f.data ? f.data : "", f.len, path, l->err);
     if (st == AD_OK) st = plan_modules(l, config);
+    if (st == AD_OK) st = ad_extras_plan(l, config);
     if (st == AD_OK) st = note_oddities(l, config);
     if (st == AD_OK) st = ad_load_name_base(l, ad_peft_base_model(config));
     ad_peft_free(&config);
@@ -69,7 +71,7 @@ static ad_status read_config(ad_loader *l)
 
 /* ---- names of tensors ---- */
 
-typedef enum { PART_A, PART_B, PART_COPY, PART_OTHER } part_kind;
+typedef enum { PART_A, PART_B, PART_MAGNITUDE, PART_ADDED, PART_TOKENS, PART_COPY, PART_WEIGHT, PART_BIAS, PART_OTHER } part_kind;
 
 static bool cut_prefix(ad_str *s, const char *prefix)
 {
@@ -107,54 +109,52 @@ static part_kind cut_kind(ad_str *s, bool *embedding)
     *embedding = false;
     if (cut_part(s, ".lora_A", ".weight")) return PART_A;
     if (cut_part(s, ".lora_B", ".weight")) return PART_B;
+    if (cut_part(s, ".lora_B", ".bias")) return PART_ADDED;
+    if (cut_part(s, ".lora_magnitude_vector", "") || cut_part(s, ".lora_magnitude_vector", ".weight")) return PART_MAGNITUDE;
+    if (cut_part(s, ".token_adapter.trainable_tokens_delta", "")) return PART_TOKENS;
     *embedding = true;
     if (cut_part(s, ".lora_embedding_A", "")) return PART_A;
     if (cut_part(s, ".lora_embedding_B", "")) return PART_B;
-    if (cut_suffix(s, ".base_layer.weight") || cut_suffix(s, ".weight")) return PART_COPY;
-    return PART_OTHER;
+    if (cut_suffix(s, ".token_adapter.base_layer.weight") || cut_suffix(s, ".base_layer.weight")) return PART_COPY;
+    if (cut_suffix(s, ".weight")) return PART_WEIGHT;
+    return cut_suffix(s, ".base_layer.bias") || cut_suffix(s, ".bias") ? PART_BIAS : PART_OTHER;
 }
 
-static int find_exact(const ad_model *m, const char *prefix, ad_str s)
+/* A module, or a norm as n_modules + its index; -1: neither. */
+static int find_exact(const ad_loader *l, const char *prefix, ad_str s)
 {
     char name[64];
-    int n = snprintf(name, sizeof name, "%s%.*s", prefix, (int)s.len, s.ptr);
-    return n < (int)sizeof name ? ad_model_find_module(m, name) : -1;
+    if (snprintf(name, sizeof name, "%s%.*s", prefix, (int)s.len, s.ptr) >= (int)sizeof name) return -1;
+    int module = ad_model_find_module(l->base, name), norm = module < 0 ? ad_extras_find_norm(l, name) : -1;
+    return norm < 0 ? module : l->n_modules + norm;
 }
 
 /* The same module has other paths in other model classes. */
-static int find_module(const ad_model *m, ad_str s)
+static int find_module(const ad_loader *l, ad_str s)
 {
     static const char *const classes[] = {"", "model.language_model.", "language_model.model.", "language_model."};
     if (s.len >= 64) return -1;
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         ad_str rest = s;
         if (!cut_prefix(&rest, classes[i])) continue;
-        int module = find_exact(m, "", rest);
-        if (module < 0) module = find_exact(m, "model.", rest);
+        int module = find_exact(l, "", rest);
+        if (module < 0) module = find_exact(l, "model.", rest);
         if (module >= 0) return module;
     }
     return -1;
 }
 
-static const char *explain(const char *name)
-{
-    if (strstr(name, "lora_magnitude_vector")) return "is part of a DoRA adapter, which is not supported";
-    if (strstr(name, "trainable_tokens")) return "is a trained token embedding, which is not supported";
-    size_t n = strlen(name);
-    if (n > 5 && !strcmp(name + n - 5, ".bias")) return "is an adapter bias, which is not supported";
-    return "is nothing that is known of a LoRA adapter";
-}
-
 /* ---- tensors ---- */
 
-static ad_status check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols)
+ad_status ad_load_check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols)
 {
     if (t->dtype > AD_BF16) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is %s; F32, F16 and BF16 are supported", l->label, t->name, ad_dtype_name(t->dtype));
-    if (t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols) return AD_OK;
-    char shape[128] = "";
+    if (t->n_dims == (cols ? 2 : 1) && t->dims[0] == rows && (!cols || t->dims[1] == cols)) return AD_OK;
+    char shape[128] = "", wanted[64];
     for (int i = 0, at = 0; i < t->n_dims && at < (int)sizeof shape - 24; i++) at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)t->dims[i]);
-    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" has shape [%s]; the configuration and the base model ask for [%lld, %lld]",
-                   l->label, t->name, shape, (long long)rows, (long long)cols);
+    if (cols) snprintf(wanted, sizeof wanted, "[%lld, %lld]", (long long)rows, (long long)cols);
+    else snprintf(wanted, sizeof wanted, "[%lld]", (long long)rows);
+    return ad_fail(l->err, AD_EMISMATCH, "%s: tensor \"%.160s\" has shape [%s]; the configuration and the base model ask for %s", l->label, t->name, shape, wanted);
 }
 
 /* A copy of the base's weight may come along; it must be this base's. Distances within what either side's
@@ -163,7 +163,7 @@ static ad_status compare_copy(ad_loader *l, const ad_tensor *t, int module)
 {
     const ad_module *m = ad_model_module(l->base, module);
     int rows = m->kind == AD_MOD_EMBED ? m->in : m->out, cols = m->kind == AD_MOD_EMBED ? m->out : m->in;
-    ad_status st = check_shape(l, t, rows, cols);
+    ad_status st = ad_load_check_shape(l, t, rows, cols);
     if (st != AD_OK) return st;
     size_t n = (size_t)COMPARE_ROWS * (size_t)cols, row_bytes = (size_t)cols * ad_dtype_block_bytes(t->dtype);
     float *buf = ad_calloc(4 * n, sizeof *buf), *base = buf, *slack = buf + n, *copy = buf + 2 * n, *rounding = buf + 3 * n;
@@ -185,16 +185,32 @@ static ad_status compare_copy(ad_loader *l, const ad_tensor *t, int module)
     return ad_load_warn(l, &b);
 }
 
+/* Tensors that belong to no pair of A and B. */
+static ad_status take_extra(ad_loader *l, const ad_tensor *t, part_kind kind, int module)
+{
+    switch (kind) {
+    case PART_MAGNITUDE: return ad_dora_take(l, module, t);
+    case PART_ADDED: return ad_dora_take_bias(l, module, t);
+    case PART_TOKENS: return ad_tokens_take(l, module, t);
+    case PART_BIAS: return ad_saved_take_bias(l, module, t);
+    case PART_WEIGHT:
+        if (l->extras->modules[module].saved) return ad_saved_take_weight(l, module, t);
+        /* fall through */
+    default: return compare_copy(l, t, module);
+    }
+}
+
 static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
 {
     ad_str s = {t->name, strlen(t->name)};
     bool embedding;
     cut_prefix(&s, "base_model.model.");
     part_kind kind = cut_kind(&s, &embedding);
-    if (kind == PART_OTHER) return ad_load_refuse(l, t, explain(t->name));
-    int module = find_module(l->base, s);
-    if (module < 0) return ad_load_refuse(l, t, "belongs to no module of the base model that can be adapted");
-    if (kind == PART_COPY) return compare_copy(l, t, module);
+    if (kind == PART_OTHER) return ad_load_refuse(l, t, "is nothing that is known of a LoRA adapter");
+    int module = find_module(l, s);
+    if (module >= l->n_modules && kind == PART_WEIGHT) return ad_saved_take_norm(l, module - l->n_modules, t);
+    if (module < 0 || module >= l->n_modules) return ad_load_refuse(l, t, "belongs to no module of the base model that can be adapted");
+    if (kind > PART_B) return take_extra(l, t, kind, module);
     const ad_module *m = ad_model_module(l->base, module);
     if (embedding != (m->kind == AD_MOD_EMBED)) return ad_load_refuse(l, t, "does not have the form of its module (linear or embedding)");
     ad_load_pair *p = &l->pairs[module];
@@ -202,7 +218,7 @@ static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
     const ad_tensor **slot = kind == PART_A ? &p->a : &p->b;
     if (*slot) return ad_load_refuse(l, t, "is there twice, under two names");
     *slot = t;
-    ad_status st = kind == PART_A ? check_shape(l, t, p->plan.rank, m->in) : check_shape(l, t, m->out, p->plan.rank);
+    ad_status st = kind == PART_A ? ad_load_check_shape(l, t, p->plan.rank, m->in) : ad_load_check_shape(l, t, m->out, p->plan.rank);
     return st == AD_OK ? ad_load_take(l, m->name, kind == PART_A ? "lora_A" : "lora_B", t) : st;
 }
 
@@ -214,7 +230,7 @@ static ad_status check_complete(ad_loader *l)
         return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", l->label,
                        ad_model_module(l->base, i)->name, p->a ? "lora_B" : p->b ? "lora_A" : "pair");
     }
-    return AD_OK;
+    return ad_extras_check(l);
 }
 
 static ad_status open_weights(ad_loader *l)

@@ -20,6 +20,9 @@ struct ad_adapter {
     ad_lowrank *modules; /* [set.n_modules] */
     ad_matrix *a;        /* by group */
     float *norms;        /* [set.n_modules] of scale * B A */
+    ad_parts parts;      /* set.parts points here when there are some */
+    ad_module_parts *part_modules; /* [set.n_modules] */
+    const float **part_norms;
     ad_mix mix;
     ad_digest digest;
     void *block;
@@ -49,6 +52,8 @@ typedef struct {
     const ad_tensor *tensor;  /* as the file has it */
 } ad_load_part;
 
+typedef struct ad_extras ad_extras; /* methods/extras.h */
+
 typedef struct {
     ad_adapter *adapter;
     const ad_model *base;
@@ -64,6 +69,7 @@ typedef struct {
     size_t converted_bytes;
     ad_load_pair *pairs; /* [n_modules] */
     int n_modules;
+    ad_extras *extras;   /* what there is beside pairs; NULL: nothing */
     ad_load_setting *settings;
     size_t n_settings, cap_settings;
     ad_load_part *parts;
@@ -76,6 +82,9 @@ ad_status ad_load_no_memory(ad_loader *l);
 AD_MUSTUSE ad_status ad_load_warn(ad_loader *l, ad_buf *text);
 /* AD_EMISMATCH that names the file, the tensor and why it is refused. */
 ad_status ad_load_refuse(ad_loader *l, const ad_tensor *t, const char *why);
+
+/* That t is [rows, cols], or [rows] with cols 0, of a type that can be packed. */
+AD_MUSTUSE ad_status ad_load_check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols);
 
 /* Whatever changes what the adapter does goes through one of these, or two adapters that differ could have one digest. */
 AD_MUSTUSE ad_status ad_load_set(ad_loader *l, const char *owner, const char *key, const void *value, size_t len);

@@ -149,7 +149,7 @@ static ad_status plan_pair(ad_loader *l, int module, float alpha)
     ad_status st = check_shape(l, p->b, m->out, rank);
     if (st == AD_OK) st = m->kind == AD_MOD_EMBED ? check_shape(l, p->a, m->in, rank) : check_shape(l, p->a, rank, m->in);
     if (st != AD_OK) return st;
-    p->plan = (ad_peft_plan){(int)rank, alpha != 0 ? alpha / (float)rank : 1};
+    p->plan = (ad_peft_plan){.rank = (int)rank, .scale = alpha != 0 ? alpha / (float)rank : 1};
     st = ad_load_set(l, m->name, "rank", &p->plan.rank, sizeof p->plan.rank);
     return st == AD_OK ? ad_load_set(l, m->name, "scaling", &p->plan.scale, sizeof p->plan.scale) : st;
 }

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Packs the pairs of an adapter in the order the engine runs them. */
+/* Packs an adapter, its pairs and what there is beside them, in the order the engine runs them. */
 #include "adapters/load.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "adapters/methods/extras.h"
 
 /* ---- rows as the kernels read them ---- */
 
@@ -76,7 +79,7 @@ static size_t group_bytes(const ad_loader *l, ad_pack type, int first, int n, in
 {
     size_t bytes = rows ? ad_pack_bytes(type, rows, a_columns(l, first)) : 0;
     for (int i = first; i < first + n; i++)
-        if (l->pairs[i].plan.rank) bytes += ad_pack_bytes(type, ad_model_module(l->base, i)->out, even(l->pairs[i].plan.rank));
+        bytes += ad_extras_bytes(l, i) + (l->pairs[i].plan.rank ? ad_pack_bytes(type, ad_model_module(l->base, i)->out, even(l->pairs[i].plan.rank)) : 0);
     return bytes;
 }
 
@@ -127,11 +130,15 @@ static ad_status pack_group(ad_loader *l, packer *k, int first, int n, ad_matrix
 {
     ad_status st = AD_OK;
     char *panels = k->next;
-    if (!a->rows) return AD_OK;
-    *a = ad_matrix_at(a->type, a->rows, a_columns(l, first), panels);
-    k->next += ad_pack_bytes(a->type, a->rows, a->cols);
+    if (a->rows) {
+        *a = ad_matrix_at(a->type, a->rows, a_columns(l, first), panels);
+        k->next += ad_pack_bytes(a->type, a->rows, a->cols);
+    }
     for (int i = first; i < first + n && st == AD_OK; i++) st = pack_a(l, k, i, panels, a->panel_bytes);
-    for (int i = first; i < first + n && st == AD_OK; i++) st = pack_b(l, k, i);
+    for (int i = first; i < first + n && st == AD_OK; i++) {
+        st = pack_b(l, k, i);
+        if (st == AD_OK) st = ad_extras_pack(l, i, &k->next);
+    }
     return st;
 }
 
@@ -163,6 +170,7 @@ static ad_status measure(ad_loader *l)
     a->a = ad_calloc((size_t)n_groups, sizeof *a->a);
     if (!a->modules || !a->a) return ad_load_no_memory(l);
     a->set = (ad_lowrank_set){.n_modules = l->n_modules, .type = ad_model_adapter_type(l->base), .modules = a->modules, .a = a->a};
+    ad_status st = ad_extras_begin(l);
     for (int g = 0, first; g < n_groups; g++) {
         int n = group_at(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
         a->a[g] = (ad_matrix){.type = a->set.type, .rows = rows};
@@ -171,7 +179,7 @@ static ad_status measure(ad_loader *l)
     }
     for (int i = 0; i < l->n_modules; i++)
         if (l->pairs[i].plan.rank > a->set.max_rank) a->set.max_rank = l->pairs[i].plan.rank;
-    return AD_OK;
+    return st;
 }
 
 ad_status ad_load_pack(ad_loader *l)
@@ -184,6 +192,7 @@ ad_status ad_load_pack(ad_loader *l)
     a->block = ad_arena_new(a->set.bytes);
     packer k = {a->block, malloc(room + 1), ad_calloc(row, sizeof(float))};
     st = a->block && k.room && k.row ? pack_all(l, &k) : ad_load_no_memory(l);
+    assert(st != AD_OK || k.next == (char *)a->block + a->set.bytes);
     free(k.room);
     free(k.row);
     return st;

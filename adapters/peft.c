@@ -14,6 +14,7 @@ enum {
     MAX_RANK = 1024,
     MAX_PATTERNS = 1024, /* all regular expressions of one file */
     MAX_PATTERN = 4096,  /* bytes of one */
+    MAX_TOKENS = 65536,  /* of one trainable_token_indices */
     MATCH_LIMIT = 20000, /* steps over one module name; sensible patterns take some hundreds */
     HEAP_LIMIT_KB = 1024,
 };
@@ -36,12 +37,16 @@ struct ad_peft {
     const char *label;
     int rank;
     double alpha;
-    bool rslora, fan_in_fan_out;
+    bool rslora, fan_in_fan_out, dora, lora_bias;
+    ad_peft_bias bias;
     target_kind target;
     pattern_list target_regex, exclude_regex, ranks, alphas, layer_patterns;
     const json_t *targets, *excluded; /* lists, or NULL */
     const json_t *layers;             /* a list or an integer, or NULL */
-    bool *used;                       /* [targets] selected something */
+    const json_t *saved;              /* modules_to_save, or NULL */
+    bool *used, *saved_used;          /* [targets], [saved] selected something */
+    ad_peft_tokens *tokens;           /* trainable_token_indices */
+    int n_tokens;
     int n_patterns;
     pcre2_match_data *match;
     pcre2_match_context *limits;
@@ -80,6 +85,10 @@ static const struct {
     {"layers_pattern", READ, NULL},
     {"init_lora_weights", READ, NULL},
     {"bias", READ, NULL},
+    {"use_dora", READ, NULL},
+    {"lora_bias", READ, NULL},
+    {"modules_to_save", READ, NULL},
+    {"trainable_token_indices", READ, NULL},
     {"task_type", READ, NULL},
     {"fan_in_fan_out", READ, NULL},
     {"base_model_name_or_path", HARMLESS, NULL},
@@ -93,10 +102,6 @@ static const struct {
     {"velora_config", HARMLESS, NULL},     /* saves memory in training */
     {"megatron_core", HARMLESS, NULL},     /* means nothing without megatron_config */
     {"qalora_group_size", HARMLESS, NULL}, /* means nothing without use_qalora */
-    {"use_dora", REFUSED, "DoRA adapters are not supported"},
-    {"modules_to_save", REFUSED, "adapters that replace whole modules are not supported"},
-    {"lora_bias", REFUSED, "adapter biases are not supported"},
-    {"trainable_token_indices", REFUSED, "trained token embeddings are not supported"},
     {"alora_invocation_tokens", REFUSED, "activated LoRA (aLoRA) is not supported"},
     {"ensure_weight_tying", REFUSED, "adapters that are shared between embedding and head are not supported"},
     {"corda_config", REFUSED, "the CorDA initialiser changes the base model"},
@@ -141,17 +146,15 @@ static bool is_one_of(const json_t *v, const char *const *names)
 
 static ad_status check_kind(const ad_peft *p, ad_err *err)
 {
-    static const char *const lora[] = {"LORA", NULL}, *const tasks[] = {"CAUSAL_LM", NULL}, *const none[] = {"none", NULL};
+    static const char *const lora[] = {"LORA", NULL}, *const tasks[] = {"CAUSAL_LM", NULL};
     static const char *const inits[] = {"gaussian", "eva", "orthogonal", NULL};
     const json_t *type = json_object_get(p->root, "peft_type"), *task = json_object_get(p->root, "task_type");
-    const json_t *bias = json_object_get(p->root, "bias"), *init = json_object_get(p->root, "init_lora_weights");
+    const json_t *init = json_object_get(p->root, "init_lora_weights");
     if (!json_is_string(type)) return wrong(p, err, "peft_type", "is missing or not a string");
     if (!is_one_of(type, lora))
         return ad_fail(err, AD_EUNSUPPORTED, "%s: \"peft_type\" is \"%.40s\"; only LORA is supported", p->label, json_string_value(type));
     if (!is_empty(task) && !is_one_of(task, tasks))
         return ad_fail(err, AD_EUNSUPPORTED, "%s: \"task_type\" is not CAUSAL_LM: only adapters of language models are supported", p->label);
-    if (!is_empty(bias) && !is_one_of(bias, none))
-        return ad_fail(err, AD_EUNSUPPORTED, "%s: \"bias\" is not \"none\": adapter biases are not supported", p->label);
     if (is_empty(init) || json_is_true(init) || is_one_of(init, inits)) return AD_OK;
     if (!json_is_string(init)) return wrong(p, err, "init_lora_weights", "is neither a boolean nor a name");
     return ad_fail(err, AD_EUNSUPPORTED, "%s: \"init_lora_weights\" is \"%.40s\", which changes the base model; convert the adapter to plain LoRA when saving it",
@@ -180,6 +183,58 @@ static ad_status read_numbers(ad_peft *p, ad_err *err)
     if (alpha) p->alpha = json_number_value(alpha);
     ad_status st = read_flag(p, "use_rslora", &p->rslora, err);
     return st == AD_OK ? read_flag(p, "fan_in_fan_out", &p->fan_in_fan_out, err) : st;
+}
+
+/* ---- what there is beside pairs ---- */
+
+static ad_status read_biases(ad_peft *p, ad_err *err)
+{
+    static const char *const names[] = {[AD_PEFT_BIAS_NONE] = "none", [AD_PEFT_BIAS_ALL] = "all", [AD_PEFT_BIAS_ADAPTED] = "lora_only"};
+    const json_t *v = json_object_get(p->root, "bias");
+    int kind = AD_PEFT_BIAS_NONE, kinds = (int)(sizeof names / sizeof *names);
+    while (!is_empty(v) && kind < kinds && !(json_is_string(v) && !strcmp(json_string_value(v), names[kind]))) kind++;
+    if (kind == kinds) return wrong(p, err, "bias", "is neither \"none\" nor \"all\" nor \"lora_only\"");
+    p->bias = (ad_peft_bias)kind;
+    ad_status st = read_flag(p, "use_dora", &p->dora, err);
+    if (st == AD_OK) st = read_flag(p, "lora_bias", &p->lora_bias, err);
+    if (st != AD_OK || !p->dora || !p->lora_bias) return st;
+    return ad_fail(err, AD_EUNSUPPORTED, "%s: \"use_dora\" and \"lora_bias\" are both set, which PEFT does not define", p->label);
+}
+
+static ad_status add_tokens(ad_peft *p, const char *module, const json_t *list, ad_err *err)
+{
+    const char *key = "trainable_token_indices";
+    ad_peft_tokens *t = &p->tokens[p->n_tokens];
+    if (!json_is_array(list)) return wrong(p, err, key, "is neither a list of tokens nor lists of them by module");
+    if (json_array_size(list) > MAX_TOKENS) return ad_fail(err, AD_ELIMIT, "%s: \"%s\" lists more than %d tokens", p->label, key, MAX_TOKENS);
+    if (!json_array_size(list)) return wrong(p, err, key, "has an empty list");
+    int32_t *ids = ad_calloc(json_array_size(list), sizeof *ids);
+    if (!ids) return ad_fail(err, AD_ENOMEM, "%s: out of memory", p->label);
+    *t = (ad_peft_tokens){.module = module, .ids = ids};
+    p->n_tokens++;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX) return wrong(p, err, key, "holds something that is no token");
+        ids[t->n++] = (int32_t)json_integer_value(v);
+    }
+    return AD_OK;
+}
+
+/* A list is the input embedding's; an object has a list for each module. */
+static ad_status read_tokens(ad_peft *p, ad_err *err)
+{
+    const json_t *v = json_object_get(p->root, "trainable_token_indices");
+    if (is_empty(v)) return AD_OK;
+    p->tokens = ad_calloc(json_is_object(v) ? json_object_size(v) : 1, sizeof *p->tokens);
+    if (!p->tokens) return ad_fail(err, AD_ENOMEM, "%s: out of memory", p->label);
+    if (!json_is_object(v)) return add_tokens(p, "embed_tokens", v, err);
+    const char *module;
+    json_t *list;
+    json_object_foreach((json_t *)v, module, list) {
+        ad_status st = add_tokens(p, module, list, err);
+        if (st != AD_OK) return st;
+    }
+    return AD_OK;
 }
 
 /* ---- regular expressions ---- */
@@ -270,6 +325,16 @@ static ad_status read_excluded(ad_peft *p, ad_err *err)
     return add_pattern(p, &p->exclude_regex, "exclude_modules", "(?:", json_string_value(v), ")", true, 0, err);
 }
 
+static ad_status read_saved(ad_peft *p, ad_err *err)
+{
+    const json_t *v = json_object_get(p->root, "modules_to_save");
+    if (is_empty(v)) return AD_OK;
+    if (!is_name_list(v)) return wrong(p, err, "modules_to_save", "is not a list of names");
+    p->saved = v;
+    p->saved_used = ad_calloc(json_array_size(v), sizeof *p->saved_used);
+    return p->saved_used ? AD_OK : ad_fail(err, AD_ENOMEM, "%s: out of memory", p->label);
+}
+
 static bool is_layer(const json_t *v)
 {
     return json_is_integer(v) && json_integer_value(v) >= 0;
@@ -320,6 +385,9 @@ static ad_status read_all(ad_peft *p, ad_err *err)
     ad_status st = check_kind(p, err);
     if (st == AD_OK) st = check_keys(p, err);
     if (st == AD_OK) st = read_numbers(p, err);
+    if (st == AD_OK) st = read_biases(p, err);
+    if (st == AD_OK) st = read_tokens(p, err);
+    if (st == AD_OK) st = read_saved(p, err);
     if (st == AD_OK) st = read_targets(p, err);
     if (st == AD_OK) st = read_excluded(p, err);
     if (st == AD_OK) st = read_layers(p, err);
@@ -355,7 +423,10 @@ void ad_peft_free(ad_peft **pp)
     free_patterns(&p->layer_patterns);
     pcre2_match_data_free(p->match);
     pcre2_match_context_free(p->limits);
+    for (int i = 0; i < p->n_tokens; i++) free((void *)p->tokens[i].ids);
+    free(p->tokens);
     free(p->used);
+    free(p->saved_used);
     json_decref(p->root);
     free(p);
 }
@@ -369,10 +440,21 @@ static bool equals_or_ends(const char *name, const char *item, bool *equal)
     return *equal || (n > k && name[n - k - 1] == '.' && !memcmp(name + n - k, item, k));
 }
 
+/* Whether a module, or one around it, is called `item`: such a module is never adapted. */
+static bool is_part_of(const char *name, const char *item)
+{
+    size_t n = strlen(item);
+    for (const char *at = name; at; at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL)
+        if (!strncmp(at, item, n) && (at[n] == '\0' || at[n] == '.')) return true;
+    return false;
+}
+
 static ad_status is_excluded(const ad_peft *p, const ad_module *m, bool *yes, ad_err *err)
 {
     bool equal;
     *yes = false;
+    for (size_t i = 0; i < json_array_size(p->saved) && !*yes; i++) *yes = is_part_of(m->name, json_string_value(json_array_get(p->saved, i)));
+    if (*yes) return AD_OK;
     for (size_t i = 0; i < json_array_size(p->excluded) && !*yes; i++) *yes = equals_or_ends(m->name, json_string_value(json_array_get(p->excluded, i)), &equal);
     return p->exclude_regex.n ? match(p, &p->exclude_regex.items[0], m->name, yes, err) : AD_OK;
 }
@@ -446,7 +528,9 @@ ad_status ad_peft_plan_module(ad_peft *p, const ad_module *m, ad_peft_plan *out,
     if (st != AD_OK || !target) return st;
     st = first_match(p, &p->ranks, m->name, &rank, err);
     if (st == AD_OK) st = first_match(p, &p->alphas, m->name, &alpha, err);
-    if (st == AD_OK) *out = (ad_peft_plan){(int)rank, (float)(alpha / (p->rslora ? sqrt(rank) : rank))};
+    if (st == AD_OK) *out = (ad_peft_plan){(int)rank, (float)(alpha / (p->rslora ? sqrt(rank) : rank)), p->dora, p->lora_bias};
+    if (st == AD_OK && p->lora_bias && m->kind == AD_MOD_EMBED)
+        return ad_fail(err, AD_EUNSUPPORTED, "%s: \"lora_bias\" is set and \"%s\" is targeted: an embedding has no bias", p->label, m->name);
     return st;
 }
 
@@ -456,6 +540,38 @@ const char *ad_peft_idle_target(const ad_peft *p, int i)
         if (!p->used[t] && i-- == 0) return json_string_value(json_array_get(p->targets, t));
     return NULL;
 }
+
+/* Some prefix of the name, up to a dot or the end, ends with the item: not behind a dot, so "norm" saves every norm. */
+static bool is_saved_by(const char *name, const char *item)
+{
+    size_t k = strlen(item);
+    for (size_t end = 0;; end++) {
+        if (name[end] && name[end] != '.') continue;
+        if (end >= k && !memcmp(name + end - k, item, k)) return true;
+        if (!name[end]) return false;
+    }
+}
+
+bool ad_peft_saves(ad_peft *p, const char *name)
+{
+    bool yes = false;
+    for (size_t i = 0; i < json_array_size(p->saved); i++) {
+        if (!is_saved_by(name, json_string_value(json_array_get(p->saved, i)))) continue;
+        p->saved_used[i] = yes = true;
+    }
+    return yes;
+}
+
+const char *ad_peft_idle_saved(const ad_peft *p, int i)
+{
+    for (size_t t = 0; t < json_array_size(p->saved); t++)
+        if (!p->saved_used[t] && i-- == 0) return json_string_value(json_array_get(p->saved, t));
+    return NULL;
+}
+
+ad_peft_bias ad_peft_biases(const ad_peft *p) { return p->bias; }
+bool ad_peft_dora(const ad_peft *p) { return p->dora; }
+const ad_peft_tokens *ad_peft_trained_tokens(const ad_peft *p, int i) { return i < p->n_tokens ? &p->tokens[i] : NULL; }
 
 bool ad_peft_fan_in_fan_out(const ad_peft *p)
 {

@@ -15,9 +15,29 @@ void ad_peft_free(ad_peft **p); /* NULL is fine */
 typedef struct {
     int rank;    /* 0: the module is not adapted */
     float scale; /* alpha / rank, or alpha / sqrt(rank) with use_rslora */
+    bool dora;   /* it has a magnitude */
+    bool biased; /* its B has a bias */
 } ad_peft_plan;
 /* AD_EUNSUPPORTED when a regular expression of the file needs more steps or memory than it may. */
 AD_MUSTUSE ad_status ad_peft_plan_module(ad_peft *p, const ad_module *m, ad_peft_plan *out, ad_err *err);
+
+/* Whose biases the file has: nobody's, those of all modules, or of the adapted ones. */
+typedef enum { AD_PEFT_BIAS_NONE, AD_PEFT_BIAS_ALL, AD_PEFT_BIAS_ADAPTED } ad_peft_bias;
+ad_peft_bias ad_peft_biases(const ad_peft *p);
+bool ad_peft_dora(const ad_peft *p);
+/* Whether modules_to_save names a module, here any part of the base with weights of its own ("model.layers.0.input_layernorm"), or
+ * one around it. */
+bool ad_peft_saves(ad_peft *p, const char *name);
+/* After all of the base's parts were asked for: items of modules_to_save that named none of them; NULL behind the last. */
+const char *ad_peft_idle_saved(const ad_peft *p, int i);
+
+/* trainable_token_indices of one module, by an ending of its name; ids in the order of the rows. Borrowed; NULL behind the last. */
+typedef struct {
+    const char *module;
+    const int32_t *ids;
+    int n;
+} ad_peft_tokens;
+const ad_peft_tokens *ad_peft_trained_tokens(const ad_peft *p, int i);
 
 /* After all modules were planned: names of target_modules that selected none of them; NULL behind the last. */
 const char *ad_peft_idle_target(const ad_peft *p, int i);

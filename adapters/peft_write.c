@@ -162,6 +162,7 @@ static ad_status order_modules(writer *w, ad_err *err)
 ad_status ad_peft_write(const ad_adapter *a, const ad_model *base, const char *dir, ad_err *err)
 {
     writer w = {.a = a, .base = base, .set = ad_adapter_lowrank(a)};
+    if (w.set->parts) return ad_fail(err, AD_EUNSUPPORTED, "adapter %s has more than low-rank pairs; only pairs are converted", ad_adapter_name(a));
     if (strlen(dir) > MAX_PATH) return ad_fail(err, AD_EINVAL, "%.100s...: the path is too long", dir);
     if (mkdir(dir, 0777) != 0 && errno != EEXIST) return ad_fail(err, errno == ENOSPC ? AD_EFULL : AD_EIO, "%s: %s", dir, strerror(errno));
     ad_status st = order_modules(&w, err);

@@ -279,6 +279,14 @@ ad_status ad_scratch_reserve(ad_scratch *s, const ad_mix *mix, ad_err *err)
     return AD_OK;
 }
 
+ad_status ad_mix_check(const ad_mix *mix, ad_err *err)
+{
+    for (int i = 0; i < mix->n; i++)
+        if (mix->sets[i]->alone && (mix->n > 1 || mix->weights[i] != 1))
+            return ad_fail(err, AD_EINVAL, "an adapter with DoRA, saved modules, biases or token embeddings of its own can only be used by itself, with weight 1");
+    return AD_OK;
+}
+
 bool ad_mix_equal(const ad_mix *a, const ad_mix *b)
 {
     if (a == b) return true;

@@ -137,6 +137,8 @@ ad_status ad_merged_new(ad_merged **out, const ad_model *m, const ad_lowrank_set
 {
     workspace work = {0};
     ad_status st = AD_OK;
+    if (set->parts && set->parts->head.n && set->modules[m->n_modules - 1].rank)
+        return ad_fail(err, AD_EUNSUPPORTED, "an adapter that corrects the head and trains tokens of it cannot be merged");
     ad_merged *w = ad_calloc(1, sizeof *w);
     if (w) {
         w->mix = (ad_mix){1, {set}, {1}};
@@ -181,13 +183,23 @@ const ad_mix *ad_merged_mix(const ad_merged *w)
 
 /* ---- lengths ---- */
 
+/* Eight chains, so that they do not wait for each other. */
+static double row_squares(const float *x, int n)
+{
+    double part[8] = {0}, sum = 0;
+    for (int c = 0; c < n; c += 8)
+        for (int k = 0; k < 8 && c + k < n; k++) part[k] += (double)x[c + k] * (double)x[c + k];
+    for (int k = 0; k < 8; k++) sum += part[k];
+    return sum;
+}
+
 static void sum_squares(double *sums, const float *rows, bool embedding, int row, int n, int cols)
 {
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < cols; c++) {
-            double v = (double)rows[(size_t)i * (size_t)cols + (size_t)c];
-            sums[embedding ? c : row + i] += v * v;
-        }
+    for (int i = 0; i < n; i++) {
+        const float *x = rows + (size_t)i * (size_t)cols;
+        if (!embedding) sums[row + i] = row_squares(x, cols);
+        for (int c = 0; embedding && c < cols; c++) sums[c] += (double)x[c] * (double)x[c];
+    }
 }
 
 ad_status ad_merged_norms(const ad_model *m, const ad_lowrank_set *set, int module, float *out, ad_err *err)

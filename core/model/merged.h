@@ -11,7 +11,7 @@
 typedef struct ad_merged ad_merged;
 
 /* set fits m; both must outlive the result. Computed in f32 from the file's values and packed like the base's; 4-bit weights
- * become 8-bit ones. AD_ENOMEM. */
+ * become 8-bit ones. AD_ENOMEM; AD_EUNSUPPORTED for a corrected head with token rows of its own, which take no correction. */
 AD_MUSTUSE ad_status ad_merged_new(ad_merged **out, const ad_model *m, const ad_lowrank_set *set, ad_err *err);
 void ad_merged_free(ad_merged **w); /* NULL is fine */
 /* What ad_merged_new would take. */

@@ -36,6 +36,8 @@ AD_MUSTUSE ad_status ad_scratch_new(ad_scratch **out, const ad_model *m, const a
 void ad_scratch_free(ad_scratch **s); /* NULL is fine */
 /* Makes room for the ranks of this mix; must be called before a step that uses it. NULL is fine. */
 AD_MUSTUSE ad_status ad_scratch_reserve(ad_scratch *s, const ad_mix *mix, ad_err *err);
+/* Whether the sum is defined. AD_EINVAL: a set that is `alone` is mixed with others or weighted. A step takes no such mix. */
+AD_MUSTUSE ad_status ad_mix_check(const ad_mix *mix, ad_err *err);
 bool ad_mix_equal(const ad_mix *a, const ad_mix *b); /* the same sets with the same weights in the same order; NULL is the base */
 
 /* Computes batch->logits and appends the rows' keys and values to their pages. */

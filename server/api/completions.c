@@ -504,8 +504,10 @@ static bool start_choices(completion *c, ad_fault *f)
 static void start(completion *c)
 {
     ad_fault f = {0};
+    ad_err err;
     for (int i = 0; i < c->n_adapters && !c->merge; i++) c->mix.sets[i] = ad_adapter_lowrank(c->versions[i]->adapter);
-    if (!start_choices(c, &f)) refuse(c, &f);
+    bool good = c->merge || ad_mix_check(&c->mix, &err) == AD_OK || ad_fault_from(&f, &err, "adapters");
+    if (!good || !start_choices(c, &f)) refuse(c, &f);
 }
 
 static void on_resident(ad_wait *w, ad_status st, const ad_err *err)

@@ -13,19 +13,20 @@ from daemon import TINY, Daemon
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
 ADAPTERS = ("qv", "all", "rslora", "patterns", "head", "embed")
+ALONE = ("dora", "save-head", "save-embed-norm", "token-idx")  # cannot be mixed
 
 
 class Batching(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(GQA, "--served-name", "base", "--queue-limit", "2000", "--step-tokens", "96", "--adapter-bytes", "300k", adapters=ADAPTERS)
+        cls.d = Daemon(GQA, "--served-name", "base", "--queue-limit", "2000", "--step-tokens", "96", "--adapter-bytes", "300k", adapters=ADAPTERS + ALONE)
 
     @classmethod
     def tearDownClass(cls):
         cls.d.stop()
 
     def request_of(self, rng):
-        fields = {"model": rng.choice(ADAPTERS + ("base",)), "max_tokens": rng.randrange(1, 12), "ignore_eos": rng.random() < 0.5, "seed": rng.randrange(1000),
+        fields = {"model": rng.choice(ADAPTERS + ALONE + ("base",)), "max_tokens": rng.randrange(1, 12), "ignore_eos": rng.random() < 0.5, "seed": rng.randrange(1000),
                   "temperature": rng.choice((0, 0.7, 1.3)), "return_token_ids": True}
         start = rng.randrange(3) * 100  # some share their beginning
         fields["prompt"] = [(start + 7 * i) % 1000 for i in range(rng.randrange(1, 40))] + [rng.randrange(1000) for _ in range(rng.randrange(1, 20))]
@@ -119,6 +120,12 @@ class Batching(unittest.TestCase):
                                  ([{"name": "qv", "weight": 1e300}], 400), ([{"name": "qv"}] * 9, 400), (["qv"], 400)):
             got, reply = self.d.post({"model": "base", "prompt": "x", "adapters": adapters})
             self.assertEqual((got, reply["error"]["param"]), (status, "adapters"), adapters)
+        for name in ALONE:
+            self.assertEqual(self.logprobs(model=name), self.logprobs(model="base", adapters=[{"name": name, "weight": 1}]))
+            for adapters in ([{"name": name, "weight": 0.5}], [{"name": name}, {"name": "qv"}], [{"name": "qv"}, {"name": name}]):
+                got, reply = self.d.post({"model": "base", "prompt": "x", "adapters": adapters})
+                self.assertEqual((got, reply["error"]["param"]), (400, "adapters"), adapters)
+                self.assertIn("by itself", reply["error"]["message"])
         got, reply = self.d.post({"model": "qv", "prompt": "x", "adapters": [{"name": "all"}]})
         self.assertEqual((got, reply["error"]["param"]), (400, "adapters"))
         self.assertEqual(self.d.post({"model": "base", "prompt": "x", "max_tokens": 1, "adapters": []})[0], 200)

@@ -2,8 +2,10 @@
 """Start, load, disconnects and the end."""
 import json
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 import unittest
@@ -196,7 +198,13 @@ class RefusesToStart(unittest.TestCase):
         self.assertIn("/nowhere", fails_to_start("--model", GQA, "--adapter", "x=/nowhere"))
 
     def test_with_an_adapter_it_does_not_serve(self):
-        self.assertIn("DoRA", fails_to_start("--model", GQA, "--adapter", f"x={TINY}/adapters/dora"))
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(f"{TINY}/adapters/qv", folder, dirs_exist_ok=True)
+            with open(f"{folder}/adapter_config.json") as f:
+                config = json.load(f)
+            with open(f"{folder}/adapter_config.json", "w") as f:
+                json.dump(config | {"use_qalora": True}, f)
+            self.assertIn("QA-LoRA", fails_to_start("--model", GQA, "--adapter", f"x={folder}"))
 
     def test_with_an_adapter_of_another_base(self):
         self.assertIn("spm-all", fails_to_start("--model", GQA, "--adapter", f"x={TINY}/adapters/spm-all"))

@@ -9,7 +9,9 @@
 #include <sys/stat.h>
 
 #include "adapters/adapter.h"
+#include "adapters/gguf_lora.h"
 #include "adapters/peft.h"
+#include "adapters/peft_write.h"
 #include "core/base/file.h"
 
 /* ---- configurations ---- */
@@ -179,17 +181,62 @@ END_TEST
 
 START_TEST(parts_of_peft_that_are_not_served_are_refused_by_name)
 {
-    static const char *const keys[] = {"use_dora", "lora_bias", "ensure_weight_tying", "use_qalora", "use_bdlora"};
-    static const char *const lists[] = {"modules_to_save", "trainable_token_indices", "alora_invocation_tokens", "layer_replication", "target_parameters"};
+    static const char *const keys[] = {"ensure_weight_tying", "use_qalora", "use_bdlora"};
+    static const char *const lists[] = {"alora_invocation_tokens", "layer_replication", "target_parameters"};
     static const char *const objects[] = {"corda_config", "loftq_config", "lora_ga_config", "arrow_config", "kasa_config", "monteclora_config", "megatron_config"};
     char f[100];
-    for (size_t i = 0; i < 5; i++) snprintf(f, sizeof f, "\"%s\":true", keys[i]), refuse(f, AD_EUNSUPPORTED, keys[i]);
-    for (size_t i = 0; i < 5; i++) snprintf(f, sizeof f, "\"%s\":[1]", lists[i]), refuse(f, AD_EUNSUPPORTED, lists[i]);
+    for (size_t i = 0; i < 3; i++) snprintf(f, sizeof f, "\"%s\":true", keys[i]), refuse(f, AD_EUNSUPPORTED, keys[i]);
+    for (size_t i = 0; i < 3; i++) snprintf(f, sizeof f, "\"%s\":[1]", lists[i]), refuse(f, AD_EUNSUPPORTED, lists[i]);
     for (size_t i = 0; i < 7; i++) snprintf(f, sizeof f, "\"%s\":{\"a\":1}", objects[i]), refuse(f, AD_EUNSUPPORTED, objects[i]);
-    refuse("\"bias\":\"all\"", AD_EUNSUPPORTED, "bias");
-    refuse("\"bias\":\"lora_only\"", AD_EUNSUPPORTED, "bias");
+    refuse("\"use_dora\":true,\"lora_bias\":true", AD_EUNSUPPORTED, "use_dora");
     refuse("\"task_type\":\"SEQ_CLS\"", AD_EUNSUPPORTED, "task_type");
     accept("\"bias\":\"none\",\"task_type\":null,\"use_dora\":false,\"modules_to_save\":[],\"loftq_config\":{}");
+}
+END_TEST
+
+static bool saves(const char *items, const char *name)
+{
+    ad_err err = {0};
+    ad_peft *p = NULL;
+    char f[200];
+    snprintf(f, sizeof f, "\"modules_to_save\":%s", items);
+    ck_assert_msg(parse(&p, f, &err) == AD_OK, "%s", err.msg);
+    bool yes = ad_peft_saves(p, name);
+    ck_assert(yes == (ad_peft_idle_saved(p, 0) == NULL));
+    ad_peft_free(&p);
+    return yes;
+}
+
+START_TEST(modules_to_save_names_whole_modules_by_any_ending_of_theirs_or_of_one_around_them)
+{
+    ck_assert(saves("[\"norm\"]", "model.norm") && saves("[\"norm\"]", "model.layers.0.input_layernorm"));
+    ck_assert(saves("[\"lm_head\"]", "lm_head") && saves("[\"head\"]", "lm_head") && !saves("[\"lm_hea\"]", "lm_head"));
+    ck_assert(saves("[\"layers.1.mlp\"]", DOWN1) && saves("[\"layers.1\"]", Q1) && !saves("[\"layers.1\"]", Q11));
+    ck_assert(saves("[\"model\"]", "model.norm") && !saves("[\"model\"]", "lm_head"));
+    ck_assert(!saves("[\"model.layers.1.mlp.down_proj.x\"]", DOWN1));
+}
+END_TEST
+
+START_TEST(a_saved_module_is_not_targeted_when_the_item_is_its_name_behind_a_dot)
+{
+    ck_assert(!selects("\"target_modules\":[\"q_proj\"],\"modules_to_save\":[\"q_proj\"]", Q0));
+    ck_assert(!selects("\"target_modules\":[\"q_proj\"],\"modules_to_save\":[\"layers.1\"]", Q1));
+    ck_assert(selects("\"target_modules\":[\"q_proj\"],\"modules_to_save\":[\"layers.1\"]", Q11));
+    ck_assert(selects("\"target_modules\":[\"q_proj\"],\"modules_to_save\":[\"_proj\",\"norm\"]", Q0));
+    ck_assert(!selects("\"target_modules\":\"all-linear\",\"modules_to_save\":[\"mlp\"]", DOWN1));
+}
+END_TEST
+
+START_TEST(an_embedding_has_no_bias_of_its_pair)
+{
+    ad_err err = {0};
+    ad_peft *p = NULL;
+    ad_peft_plan out;
+    ad_module m = module("model.embed_tokens");
+    ck_assert_int_eq(parse(&p, "\"lora_bias\":true,\"target_modules\":[\"embed_tokens\"]", &err), AD_OK);
+    ck_assert_int_eq(ad_peft_plan_module(p, &m, &out, &err), AD_EUNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.msg, "lora_bias"));
+    ad_peft_free(&p);
 }
 END_TEST
 
@@ -214,7 +261,12 @@ START_TEST(wrong_types_and_ranges_are_refused_by_name)
         {"\"layers_to_transform\":[1],\"layers_pattern\":5", "layers_pattern"}, {"\"layers_pattern\":\"layers\"", "layers_pattern"},
         {"\"rank_pattern\":[1]", "rank_pattern"}, {"\"rank_pattern\":{\"a\":0}", "rank_pattern"}, {"\"rank_pattern\":{\"a\":\"x\"}", "rank_pattern"}, {"\"rank_pattern\":{\"a\":1.5}", "rank_pattern"},
         {"\"alpha_pattern\":{\"a\":\"x\"}", "alpha_pattern"}, {"\"target_modules\":\"all-linear\",\"layers_to_transform\":[1]", "layers_to_transform"},
-        {"\"target_modules\":\".*q_proj\",\"layers_to_transform\":[1]", "layers_to_transform"}, {"\"fan_in_fan_out\":\"yes\"", "fan_in_fan_out"}};
+        {"\"target_modules\":\".*q_proj\",\"layers_to_transform\":[1]", "layers_to_transform"}, {"\"fan_in_fan_out\":\"yes\"", "fan_in_fan_out"},
+        {"\"use_dora\":1", "use_dora"}, {"\"lora_bias\":\"all\"", "lora_bias"}, {"\"bias\":true", "bias"}, {"\"bias\":\"some\"", "bias"}, {"\"bias\":[\"all\"]", "bias"},
+        {"\"modules_to_save\":\"lm_head\"", "modules_to_save"}, {"\"modules_to_save\":[5]", "modules_to_save"}, {"\"modules_to_save\":[\"\"]", "modules_to_save"},
+        {"\"trainable_token_indices\":5", "trainable_token_indices"}, {"\"trainable_token_indices\":[-1]", "trainable_token_indices"},
+        {"\"trainable_token_indices\":[1.5]", "trainable_token_indices"}, {"\"trainable_token_indices\":[4294967296]", "trainable_token_indices"},
+        {"\"trainable_token_indices\":{\"lm_head\":5}", "trainable_token_indices"}, {"\"trainable_token_indices\":{\"lm_head\":[1],\"embed_tokens\":[]}", "trainable_token_indices"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) refuse(bad[i][0], AD_EFORMAT, bad[i][1]);
 }
 END_TEST
@@ -303,11 +355,12 @@ static void write_config(const char *fields)
     ad_buf_deinit(&b);
 }
 
-/* One tensor of a file to be written; all values are `fill`. */
+/* One tensor of a file to be written. */
 typedef struct {
     const char *name, *dtype;
     int rows, cols; /* rows 0: one dimension */
-    float fill;
+    float fill;     /* all values */
+    const float *values; /* F32: these instead */
 } spec;
 
 static void write_weights(const spec *specs, int n)
@@ -315,7 +368,8 @@ static void write_weights(const spec *specs, int n)
     ad_buf head = {0}, data = {0}, file = {0};
     for (int i = 0; i < n; i++) {
         size_t count = (size_t)(specs[i].rows ? specs[i].rows : 1) * (size_t)specs[i].cols, begin = data.len, width = strcmp(specs[i].dtype, "F32") ? 2 : 4;
-        for (size_t k = 0; k < count; k++) ad_buf_append(&data, width == 4 ? (const char *)&specs[i].fill : (const char *)&specs[i].fill + 2, width); /* BF16: the upper half */
+        if (specs[i].values) ad_buf_append(&data, specs[i].values, count * 4);
+        else for (size_t k = 0; k < count; k++) ad_buf_append(&data, width == 4 ? (const char *)&specs[i].fill : (const char *)&specs[i].fill + 2, width); /* BF16: the upper half */
         ad_buf_printf(&head, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "{", specs[i].name, specs[i].dtype);
         if (specs[i].rows) ad_buf_printf(&head, "%d,", specs[i].rows);
         ad_buf_printf(&head, "%d],\"data_offsets\":[%zu,%zu]}", specs[i].cols, begin, data.len);
@@ -333,7 +387,7 @@ static void write_weights(const spec *specs, int n)
 #define QA P Q0 ".lora_A.weight"
 #define QB P Q0 ".lora_B.weight"
 #define ONE_Q "\"r\":2,\"lora_alpha\":0.25,\"target_modules\":[\"" Q0 "\"]"
-static const spec good_a = {QA, "F32", 2, 256, 0.5f}, good_b = {QB, "F32", 256, 2, 0.25f};
+static const spec good_a = {QA, "F32", 2, 256, 0.5f, NULL}, good_b = {QB, "F32", 256, 2, 0.25f, NULL};
 
 static ad_adapter *load(const char *name, ad_err *err)
 {
@@ -385,18 +439,21 @@ END_TEST
 START_TEST(every_tensor_must_belong_to_a_targeted_module)
 {
     static const struct { spec extra; const char *why; } cases[] = {
-        {{P K0 ".lora_A.weight", "F32", 2, 256, 1}, "does not target"},
-        {{P "model.layers.9.self_attn.q_proj.lora_A.weight", "F32", 2, 256, 1}, "no module"},
-        {{P "model.layers.0.self_attn.x_proj.lora_A.weight", "F32", 2, 256, 1}, "no module"},
-        {{P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1}, "DoRA"},
-        {{P Q0 ".lora_B.bias", "F32", 0, 256, 1}, "bias"},
-        {{P Q0 ".base_layer.bias", "F32", 0, 256, 1}, "bias"},
-        {{P "model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 2, 256, 1}, "token embedding"},
-        {{P Q0 ".lora_C", "F32", 2, 256, 1}, "nothing that is known"},
-        {{P "model.norm.weight", "F32", 0, 256, 1}, "no module"},
-        {{P Q0 ".lora_embedding_A", "F32", 2, 256, 1}, "form"},
-        {{Q0 ".lora_A.weight", "F32", 2, 256, 1}, "twice"},
-        {{P Q0 ".lora_A.other.weight", "F32", 2, 256, 1}, "twice"},
+        {{P K0 ".lora_A.weight", "F32", 2, 256, 1, NULL}, "does not target"},
+        {{P "model.layers.9.self_attn.q_proj.lora_A.weight", "F32", 2, 256, 1, NULL}, "no module"},
+        {{P "model.layers.0.self_attn.x_proj.lora_A.weight", "F32", 2, 256, 1, NULL}, "no module"},
+        {{P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1, NULL}, "DoRA"},
+        {{P Q0 ".lora_B.bias", "F32", 0, 256, 1, NULL}, "bias"},
+        {{P Q0 ".base_layer.bias", "F32", 0, 256, 1, NULL}, "bias"},
+        {{P "model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 2, 256, 1, NULL}, "token embedding"},
+        {{P Q0 ".lora_C", "F32", 2, 256, 1, NULL}, "nothing that is known"},
+        {{P "model.norm.weight", "F32", 0, 256, 1, NULL}, "a norm that modules_to_save does not name"},
+        {{P "model.norm.bias", "F32", 0, 256, 1, NULL}, "no module"},
+        {{P "model.layers.2.input_layernorm.weight", "F32", 0, 256, 1, NULL}, "no module"},
+        {{P Q0 ".modules_to_save.weight", "F32", 2, 256, 1, NULL}, "no module"},
+        {{P Q0 ".lora_embedding_A", "F32", 2, 256, 1, NULL}, "form"},
+        {{Q0 ".lora_A.weight", "F32", 2, 256, 1, NULL}, "twice"},
+        {{P Q0 ".lora_A.other.weight", "F32", 2, 256, 1, NULL}, "twice"},
     };
     write_config(ONE_Q);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -506,17 +563,227 @@ START_TEST(names_are_checked)
 }
 END_TEST
 
-START_TEST(golden_adapters_beyond_plain_lora_are_refused_with_their_reason)
+/* ---- directories with more than pairs ---- */
+
+static void use_base(const char *rest)
 {
-    static const char *const cases[][2] = {{"dora", "DoRA"}, {"bias-all", "bias"}, {"bias-lora", "bias"}, {"lora-bias", "bias"}, {"token-idx", "token"}, {"dora-rs", "DoRA"}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char rest[64];
+    ad_model_free(&base);
+    base = golden_model(rest);
+}
+
+/* Loads with `fields` beside a pair for q of layer 0, of hidden size d, and these tensors. */
+static ad_adapter *load_parts(const char *fields, const spec *extra, int n, ad_err *err)
+{
+    spec all[16];
+    int d = ad_model_get_config(base)->hidden;
+    ad_buf b = {0};
+    ad_buf_printf(&b, "%s%s%s", strstr(fields, "target_modules") ? "\"r\":2" : ONE_Q, *fields ? "," : "", fields);
+    write_config(b.data);
+    ad_buf_deinit(&b);
+    all[0] = good_a, all[1] = good_b;
+    all[0].cols = d, all[1].rows = d;
+    for (int i = 0; i < n; i++) all[2 + i] = extra[i];
+    write_weights(all, 2 + n);
+    return load("probe", err);
+}
+
+static void parts_load(const char *fields, const spec *extra, int n, bool alone, int warnings)
+{
+    ad_err err = {0};
+    ad_adapter *a = load_parts(fields, extra, n, &err);
+    ck_assert_msg(a != NULL, "%s: %s", fields, err.msg);
+    ck_assert_msg(ad_adapter_lowrank(a)->parts && ad_adapter_lowrank(a)->alone == alone, "%s", fields);
+    ck_assert_int_eq(ad_adapter_warning_count(a), warnings);
+    ad_adapter_release(&a);
+}
+
+static void parts_fail(const char *fields, const spec *extra, int n, ad_status want, const char *why)
+{
+    ad_err err = {0};
+    ad_adapter *a = load_parts(fields, extra, n, &err);
+    ck_assert_msg(!a && err.code == want && strstr(err.msg, why), "%s: status %d, \"%s\" (wanted \"%s\")", fields, (int)err.code, err.msg, why);
+}
+
+#define DORA "\"use_dora\":true"
+#define EMBED P "model.embed_tokens"
+#define TOKENS EMBED ".token_adapter.trainable_tokens_delta"
+
+START_TEST(a_magnitude_is_one_length_for_each_output_of_every_dora_module)
+{
+    spec m = {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1, NULL};
+    static const char *const names[] = {P Q0 ".lora_magnitude_vector", P Q0 ".lora_magnitude_vector.weight", P Q0 ".lora_magnitude_vector.default", P Q0 ".lora_magnitude_vector.default.weight"};
+    for (int i = 0; i < 4; i++) m.name = names[i], m.dtype = i % 2 ? "BF16" : "F32", parts_load(DORA, &m, 1, true, 0);
+    parts_fail(DORA, NULL, 0, AD_EMISMATCH, "no lora_magnitude_vector");
+    parts_fail("", &m, 1, AD_EMISMATCH, "use_dora is not set");
+    parts_fail(DORA, (spec[]){m, {P K0 ".lora_magnitude_vector", "F32", 0, 128, 1, NULL}}, 2, AD_EMISMATCH, "does not target");
+    parts_fail(DORA, (spec[]){m, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1, NULL}}, 2, AD_EMISMATCH, "twice");
+    m.cols = 255, parts_fail(DORA, &m, 1, AD_EMISMATCH, "[255]"), m.cols = 256;
+    m.rows = 1, parts_fail(DORA, &m, 1, AD_EMISMATCH, "[1, 256]"), m.rows = 0;
+    m.dtype = "I16", parts_fail(DORA, &m, 1, AD_EUNSUPPORTED, "I16"), m.dtype = "F32";
+    m.fill = NAN, parts_fail(DORA, &m, 1, AD_EMISMATCH, "not finite");
+}
+END_TEST
+
+START_TEST(an_output_without_length_has_no_dora_factor)
+{
+    float a[512] = {0}, b[512] = {0}, ones[256]; /* B A = -W in row 3 */
+    ad_err err = {0};
+    for (int i = 0; i < 256; i++) ones[i] = 1;
+    ad_model_read_rows(base, ad_model_find_module(base, Q0), 3, 1, a, NULL);
+    b[2 * 3] = -8; /* the scale is 1/8 */
+    write_config(ONE_Q "," DORA);
+    write_weights((spec[]){{QA, "F32", 2, 256, 0, a}, {QB, "F32", 256, 2, 0, b}, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 0, ones}}, 3);
+    fails(AD_EMISMATCH, "a length of an output that has none");
+    ones[3] = 0; /* no way out: 0 / 0 */
+    write_weights((spec[]){{QA, "F32", 2, 256, 0, a}, {QB, "F32", 256, 2, 0, b}, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 0, ones}}, 3);
+    fails(AD_EMISMATCH, "a length of an output that has none");
+    b[2 * 3] = -4;
+    write_weights((spec[]){{QA, "F32", 2, 256, 0, a}, {QB, "F32", 256, 2, 0, b}, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 0, ones}}, 3);
+    ad_adapter *good = load("probe", &err);
+    ck_assert_msg(good != NULL, "%s", err.msg);
+    ad_adapter_release(&good);
+}
+END_TEST
+
+START_TEST(a_bias_of_lora_b_is_there_for_every_pair_or_for_none)
+{
+    spec bias = {P Q0 ".lora_B.bias", "F32", 0, 256, 1, NULL};
+    static const char fields[] = "\"lora_bias\":true";
+    parts_load(fields, &bias, 1, false, 0);
+    bias.name = P Q0 ".lora_B.default.bias", parts_load(fields, &bias, 1, false, 0), bias.name = P Q0 ".lora_B.bias";
+    parts_fail(fields, NULL, 0, AD_EMISMATCH, "no bias of lora_B");
+    parts_fail("", &bias, 1, AD_EMISMATCH, "lora_bias is not set");
+    parts_fail(fields, (spec[]){bias, {P K0 ".lora_B.bias", "F32", 0, 128, 1, NULL}}, 2, AD_EMISMATCH, "does not target");
+    bias.cols = 128, parts_fail(fields, &bias, 1, AD_EMISMATCH, "[128]"), bias.cols = 256;
+    bias.fill = INFINITY, parts_fail(fields, &bias, 1, AD_EMISMATCH, "not finite");
+}
+END_TEST
+
+START_TEST(trained_biases_are_all_there_and_announced)
+{
+    static const char all[] = "\"bias\":\"all\"", adapted[] = "\"bias\":\"lora_only\"";
+    spec q = {P Q0 ".base_layer.bias", "F32", 0, 64, 1, NULL}, k = {P K0 ".bias", "F32", 0, 32, 1, NULL};
+    parts_load(adapted, &(spec){P Q0 ".bias", "F32", 0, 256, 1, NULL}, 1, true, 1); /* the base has none: a warning */
+    use_base("models/llama-bias");
+    parts_load(adapted, &q, 1, true, 0);
+    q.name = P Q0 ".bias", parts_load(adapted, &q, 1, true, 0);
+    parts_fail(adapted, NULL, 0, AD_EMISMATCH, "bias of \"" Q0);
+    parts_fail(adapted, (spec[]){q, k}, 2, AD_EMISMATCH, "neither \"bias\" nor modules_to_save");
+    parts_fail(all, (spec[]){q, k}, 2, AD_EMISMATCH, "bias of \"" V0);
+    parts_fail("", &q, 1, AD_EMISMATCH, "neither \"bias\" nor modules_to_save");
+    parts_fail(adapted, (spec[]){q, {P Q0 ".base_layer.bias", "F32", 0, 64, 1, NULL}}, 2, AD_EMISMATCH, "twice");
+    parts_fail(all, &(spec){EMBED ".bias", "F32", 0, 64, 1, NULL}, 1, AD_EMISMATCH, "embedding does not have");
+    q.cols = 63, parts_fail(adapted, &q, 1, AD_EMISMATCH, "[63]"), q.cols = 64;
+    q.fill = NAN, parts_fail(adapted, &q, 1, AD_EMISMATCH, "not finite");
+}
+END_TEST
+
+START_TEST(saved_modules_are_whole_and_announced)
+{
+    static const char norm[] = "\"modules_to_save\":[\"model.norm\"]", k_proj[] = "\"modules_to_save\":[\"0.self_attn.k_proj\"]";
+    spec n = {P "model.norm.weight", "F32", 0, 256, 1, NULL}, k = {P K0 ".weight", "F32", 128, 256, 1, NULL};
+    parts_load(norm, &n, 1, true, 0);
+    n.name = P "norm.weight", parts_load(norm, &n, 1, true, 0);
+    parts_load(k_proj, &k, 1, true, 0);
+    parts_load("\"modules_to_save\":[\"model.norm\",\"classifier\"]", &n, 1, true, 1);
+    parts_fail(norm, NULL, 0, AD_EMISMATCH, "weight of \"model.norm\"");
+    parts_fail(k_proj, NULL, 0, AD_EMISMATCH, "weight of \"" K0);
+    parts_fail("\"modules_to_save\":[\"norm\"]", &n, 1, AD_EMISMATCH, "weight of \"model.layers.0.input_layernorm\"");
+    parts_fail("", &n, 1, AD_EMISMATCH, "a norm that modules_to_save does not name");
+    parts_fail("", &k, 1, AD_EMISMATCH, "trained on another"); /* taken for a copy of the base's */
+    parts_fail("\"modules_to_save\":[\"k_proj\"]", &k, 1, AD_EMISMATCH, "weight of \"model.layers.1.self_attn.k_proj\"");
+    parts_fail("\"modules_to_save\":[\"_proj\"]", NULL, 0, AD_EUNSUPPORTED, "both name \"" Q0);
+    parts_fail(norm, (spec[]){n, {P "model.norm.weight", "F32", 0, 256, 1, NULL}}, 2, AD_EMISMATCH, "twice");
+    n.cols = 255, parts_fail(norm, &n, 1, AD_EMISMATCH, "[255]"), n.cols = 256;
+    k.rows = 256, parts_fail(k_proj, &k, 1, AD_EMISMATCH, "[256, 256]"), k.rows = 128;
+    n.fill = NAN, parts_fail(norm, &n, 1, AD_EMISMATCH, "not finite");
+    k.fill = INFINITY, parts_fail(k_proj, &k, 1, AD_EMISMATCH, "not finite"), k.fill = 1;
+    parts_fail("\"modules_to_save\":[\"lm_head\"]", &(spec){P "lm_head.weight", "F32", 1027, 256, 1, NULL}, 1, AD_EMISMATCH, "[1027, 256]"); /* a grown vocabulary */
+    use_base("models/llama-bias");
+    parts_fail(k_proj, &(spec){P K0 ".weight", "F32", 32, 64, 1, NULL}, 1, AD_EMISMATCH, "bias of \"" K0);
+    parts_load(k_proj, (spec[]){{P K0 ".weight", "F32", 32, 64, 1, NULL}, {P K0 ".bias", "F32", 0, 32, 1, NULL}}, 2, true, 0);
+}
+END_TEST
+
+START_TEST(trained_tokens_have_one_row_each_in_embedding_or_head)
+{
+    static const char two[] = "\"trainable_token_indices\":[7,5]";
+    spec rows = {TOKENS, "F32", 2, 256, 1, NULL}, of_head = {P "lm_head.token_adapter.trainable_tokens_delta", "F32", 1, 256, 1, NULL};
+    parts_load(two, &rows, 1, true, 0);
+    rows.name = TOKENS ".default", parts_load(two, &rows, 1, true, 0), rows.name = TOKENS;
+    parts_load("\"trainable_token_indices\":{\"lm_head\":[1025],\"embed_tokens\":[1,2]}", (spec[]){rows, of_head}, 2, true, 0);
+    parts_fail(two, NULL, 0, AD_EMISMATCH, "have no rows");
+    parts_fail("", &rows, 1, AD_EMISMATCH, "does not announce");
+    parts_fail(two, (spec[]){rows, of_head}, 2, AD_EMISMATCH, "does not announce");
+    parts_fail("\"trainable_token_indices\":[7,7]", &rows, 1, AD_EFORMAT, "a token twice");
+    parts_fail("\"trainable_token_indices\":[7,1026]", &rows, 1, AD_EMISMATCH, "vocabulary");
+    parts_fail("\"trainable_token_indices\":{\"wte\":[7,5]}", &rows, 1, AD_EMISMATCH, "no module");
+    parts_fail("\"trainable_token_indices\":{\"q_proj\":[7,5]}", &rows, 1, AD_EUNSUPPORTED, "embedding or the head");
+    parts_fail("\"trainable_token_indices\":{\"embed_tokens\":[7,5],\"tokens\":[1]}", &rows, 1, AD_EFORMAT, "given twice");
+    parts_fail("\"trainable_token_indices\":[7,5],\"modules_to_save\":[\"embed_tokens\"]", &rows, 1, AD_EUNSUPPORTED, "modules_to_save");
+    parts_fail("\"trainable_token_indices\":[7,5],\"target_modules\":[\"" Q0 "\",\"embed_tokens\"]", &rows, 1, AD_EUNSUPPORTED, "target_modules");
+    rows.rows = 3, parts_fail(two, &rows, 1, AD_EMISMATCH, "[3, 256]"), rows.rows = 2;
+    rows.fill = NAN, parts_fail(two, &rows, 1, AD_EMISMATCH, "not finite");
+}
+END_TEST
+
+START_TEST(tokens_of_a_tied_head_are_the_embedding_s_and_saved_once)
+{
+    use_base("models/llama-tied-bf16");
+    static const char same[] = "\"trainable_token_indices\":{\"lm_head\":[7,5],\"embed_tokens\":[7,5]}", other[] = "\"trainable_token_indices\":{\"lm_head\":[5,7],\"embed_tokens\":[7,5]}";
+    spec rows = {TOKENS, "F32", 2, 64, 1, NULL}, of_head = {P "lm_head.token_adapter.trainable_tokens_delta", "F32", 2, 64, 1, NULL};
+    parts_load(same, &rows, 1, true, 0);
+    parts_load(other, (spec[]){rows, of_head}, 2, true, 0);
+    parts_fail(same, (spec[]){rows, of_head}, 2, AD_EMISMATCH, "does not announce");
+    parts_fail(other, &rows, 1, AD_EMISMATCH, "have no rows");
+    parts_fail("\"trainable_token_indices\":[7,5],\"modules_to_save\":[\"lm_head\"]", &rows, 1, AD_EUNSUPPORTED, "modules_to_save");
+    parts_fail("\"trainable_token_indices\":[7,5]," DORA ",\"target_modules\":[\"" Q0 "\",\"lm_head\"]", &rows, 1, AD_EUNSUPPORTED, "target_modules");
+}
+END_TEST
+
+/* Digests of loads that differ in one thing each are different, and set.bytes counts what came with them. */
+START_TEST(every_part_beside_pairs_is_in_the_digest_and_in_the_bytes)
+{
+    float odd[512];
+    for (int i = 0; i < 512; i++) odd[i] = i == 300 || i == 200 ? 2 : 1;
+    static const char tokens[] = "\"trainable_token_indices\":[7,5]", norm[] = "\"modules_to_save\":[\"model.norm\"]", k_proj[] = "\"modules_to_save\":[\"0.self_attn.k_proj\"]";
+    const struct { const char *fields; spec extra; } cases[] = {
+        {"", {0}},
+        {DORA, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1, NULL}}, {DORA, {P Q0 ".lora_magnitude_vector", "F32", 0, 256, 1, odd}},
+        {"\"lora_bias\":true", {P Q0 ".lora_B.bias", "F32", 0, 256, 1, NULL}}, {"\"lora_bias\":true", {P Q0 ".lora_B.bias", "F32", 0, 256, 1, odd}},
+        {"\"bias\":\"lora_only\"", {P Q0 ".bias", "F32", 0, 256, 1, NULL}}, {"\"bias\":\"lora_only\"", {P Q0 ".bias", "F32", 0, 256, 1, odd}},
+        {norm, {P "model.norm.weight", "F32", 0, 256, 1, NULL}}, {norm, {P "model.norm.weight", "F32", 0, 256, 1, odd}},
+        {"\"modules_to_save\":[\"1.input_layernorm\"]", {P "model.layers.1.input_layernorm.weight", "F32", 0, 256, 1, NULL}},
+        {k_proj, {P K0 ".weight", "F32", 128, 256, 1, NULL}}, {k_proj, {P K0 ".weight", "F32", 128, 256, 2, NULL}},
+        {tokens, {TOKENS, "F32", 2, 256, 1, NULL}}, {tokens, {TOKENS, "F32", 2, 256, 1, odd}},
+        {"\"trainable_token_indices\":[5,7]", {TOKENS, "F32", 2, 256, 1, NULL}}, {"\"trainable_token_indices\":{\"lm_head\":[7,5]}", {P "lm_head.token_adapter.trainable_tokens_delta", "F32", 2, 256, 1, NULL}},
+    };
+    enum { N = sizeof cases / sizeof *cases };
+    ad_digest seen[N];
+    size_t plain = 0;
+    for (int i = 0; i < N; i++) {
         ad_err err = {0};
-        ad_adapter *a = NULL;
-        snprintf(rest, sizeof rest, "adapters/%s", cases[i][0]);
-        ck_assert_int_eq(ad_adapter_load(&a, "x", golden_path(rest), base, &err), AD_EUNSUPPORTED);
-        ck_assert_msg(strstr(err.msg, cases[i][1]), "%s: %s", cases[i][0], err.msg);
+        ad_adapter *a = load_parts(cases[i].fields, &cases[i].extra, cases[i].extra.name != NULL, &err);
+        ck_assert_msg(a != NULL, "%s: %s", cases[i].fields, err.msg);
+        seen[i] = *ad_adapter_digest(a);
+        for (int j = 0; j < i; j++) ck_assert_msg(memcmp(&seen[i], &seen[j], sizeof *seen), "%d and %d: %s", j, i, cases[i].fields);
+        size_t bytes = ad_adapter_packed_bytes(a);
+        if (!i) plain = bytes;
+        else ck_assert_msg(bytes >= plain + 256 * 4, "%s: %zu bytes", cases[i].fields, bytes);
+        ck_assert(!i == !ad_adapter_lowrank(a)->parts);
+        ad_adapter_release(&a);
     }
+}
+END_TEST
+
+START_TEST(only_pairs_are_converted)
+{
+    ad_err err = {0};
+    ad_adapter *a = load_parts("\"lora_bias\":true", &(spec){P Q0 ".lora_B.bias", "F32", 0, 256, 1, NULL}, 1, &err);
+    ck_assert_msg(a != NULL, "%s", err.msg);
+    ck_assert_int_eq(ad_gguf_lora_write(a, base, in_dir("x.gguf"), &err), AD_EUNSUPPORTED);
+    ck_assert_int_eq(ad_peft_write(a, base, in_dir("x"), &err), AD_EUNSUPPORTED);
+    ad_adapter_release(&a);
 }
 END_TEST
 
@@ -534,6 +801,9 @@ int main(void)
     tcase_add_test(t, the_first_pattern_of_the_file_that_matches_gives_rank_and_alpha);
     tcase_add_test(t, active_keys_that_are_not_known_are_refused_by_name);
     tcase_add_test(t, parts_of_peft_that_are_not_served_are_refused_by_name);
+    tcase_add_test(t, modules_to_save_names_whole_modules_by_any_ending_of_theirs_or_of_one_around_them);
+    tcase_add_test(t, a_saved_module_is_not_targeted_when_the_item_is_its_name_behind_a_dot);
+    tcase_add_test(t, an_embedding_has_no_bias_of_its_pair);
     tcase_add_test(t, initialisers_that_change_the_base_are_refused);
     tcase_add_test(t, wrong_types_and_ranges_are_refused_by_name);
     tcase_add_test(t, files_that_are_no_configuration_are_refused);
@@ -548,7 +818,15 @@ int main(void)
     tcase_add_test(d, a_saved_copy_of_a_base_weight_must_be_the_base_s);
     tcase_add_test(d, missing_files_and_pickles_are_named);
     tcase_add_test(d, names_are_checked);
-    tcase_add_test(d, golden_adapters_beyond_plain_lora_are_refused_with_their_reason);
+    tcase_add_test(d, a_magnitude_is_one_length_for_each_output_of_every_dora_module);
+    tcase_add_test(d, an_output_without_length_has_no_dora_factor);
+    tcase_add_test(d, a_bias_of_lora_b_is_there_for_every_pair_or_for_none);
+    tcase_add_test(d, trained_biases_are_all_there_and_announced);
+    tcase_add_test(d, saved_modules_are_whole_and_announced);
+    tcase_add_test(d, trained_tokens_have_one_row_each_in_embedding_or_head);
+    tcase_add_test(d, tokens_of_a_tied_head_are_the_embedding_s_and_saved_once);
+    tcase_add_test(d, every_part_beside_pairs_is_in_the_digest_and_in_the_bytes);
+    tcase_add_test(d, only_pairs_are_converted);
     suite_add_tcase(suite, t);
     suite_add_tcase(suite, d);
     return tu_run(suite);
