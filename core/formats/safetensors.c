@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The safetensors reader: the JSON header through jansson, then one sorted walk that leaves no hole and no overlap. */
+/* The safetensors reader: the header, then one sorted walk that leaves no hole and no overlap. Headers as the usual writers make them, plain
+ * text and nothing unusual, are scanned directly: an adapter's takes a tenth of the time. All others go through jansson, which
+ * knows what is JSON and what is wrong with it. */
 #include "core/formats/safetensors.h"
 
 #include <jansson.h>
@@ -15,9 +17,10 @@ struct ad_safetensors {
     char *label;
     ad_file file;
     json_t *header;            /* keeps the names */
+    char *text;                /* or this, when jansson was not needed */
     ad_tensor *tensors;        /* in offset order */
     const ad_tensor **by_name; /* sorted */
-    size_t count;
+    size_t count, cap;
 };
 
 static bool dtype_of(const char *s, ad_dtype *out)
@@ -41,31 +44,50 @@ static bool natural(const json_t *v, int64_t *out)
     return true;
 }
 
-static ad_status read_entry(ad_safetensors *s, ad_tensor *t, const char *name, const json_t *v, size_t data_len, const char *data, ad_err *err)
+/* What the header says of one tensor. */
+typedef struct {
+    const char *name, *dtype;
+    int n_dims;
+    int64_t dims[MAX_DIMS];
+    int64_t offsets[2];
+} entry;
+
+static ad_status add_entry(ad_safetensors *s, const entry *e, size_t data_len, const char *data, ad_err *err)
 {
-    const json_t *shape = json_object_get(v, "shape"), *offsets = json_object_get(v, "data_offsets");
-    const char *type = json_string_value(json_object_get(v, "dtype"));
-    int64_t begin, end;
-    t->name = name;
-    if (!json_is_object(v) || json_object_size(v) != 3 || !type || !json_is_array(shape) || !json_is_array(offsets))
-        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s must have exactly dtype, shape and data_offsets", s->label, name);
-    if (!dtype_of(type, &t->dtype)) return ad_fail(err, AD_EUNSUPPORTED, "%s: tensor %.200s has dtype %.20s, which is not supported", s->label, name, type);
-    if (json_array_size(shape) > MAX_DIMS) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s has more than %d dimensions", s->label, name, MAX_DIMS);
-    t->n_dims = (int)json_array_size(shape);
+    if (s->count >= MAX_TENSORS) return AD_ELIMIT; /* only of a plain header: jansson counts before */
+    if (ad_grow(&s->tensors, &s->cap, s->count + 1, sizeof *s->tensors) != AD_OK) return ad_fail(err, AD_ENOMEM, "%s: out of memory", s->label);
+    ad_tensor *t = &s->tensors[s->count];
+    *t = (ad_tensor){.name = e->name, .n_dims = e->n_dims};
+    if (!dtype_of(e->dtype, &t->dtype)) return ad_fail(err, AD_EUNSUPPORTED, "%s: tensor %.200s has dtype %.20s, which is not supported", s->label, e->name, e->dtype);
     size_t n = 1;
-    for (int i = 0; i < t->n_dims; i++) {
-        if (!natural(json_array_get(shape, (size_t)i), &t->dims[i])) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its shape must hold non-negative integers", s->label, name);
-        if (!ad_mul_size(n, (size_t)t->dims[i], &n) || n > INT64_MAX) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, name);
+    for (int i = 0; i < e->n_dims; i++) {
+        t->dims[i] = e->dims[i];
+        if (!ad_mul_size(n, (size_t)e->dims[i], &n) || n > INT64_MAX) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, e->name);
     }
     if (!ad_mul_size(n, ad_dtype_block_bytes(t->dtype), &t->bytes) || t->bytes > INT64_MAX)
-        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, name);
-    if (json_array_size(offsets) != 2 || !natural(json_array_get(offsets, 0), &begin) || !natural(json_array_get(offsets, 1), &end))
-        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: data_offsets must be two non-negative integers", s->label, name);
+        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its size overflows", s->label, e->name);
+    int64_t begin = e->offsets[0], end = e->offsets[1];
     if (begin > end || (uint64_t)(end - begin) != t->bytes)
-        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: data_offsets span %lld bytes, its shape needs %zu", s->label, name, (long long)(end - begin), t->bytes);
-    if ((uint64_t)end > data_len) return ad_fail(err, AD_EFORMAT, "%s: the file ends inside tensor %.200s", s->label, name);
+        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: data_offsets span %lld bytes, its shape needs %zu", s->label, e->name, (long long)(end - begin), t->bytes);
+    if ((uint64_t)end > data_len) return ad_fail(err, AD_EFORMAT, "%s: the file ends inside tensor %.200s", s->label, e->name);
     t->data = data + begin;
+    s->count++;
     return AD_OK;
+}
+
+static ad_status read_entry(ad_safetensors *s, const char *name, const json_t *v, size_t data_len, const char *data, ad_err *err)
+{
+    const json_t *shape = json_object_get(v, "shape"), *offsets = json_object_get(v, "data_offsets");
+    entry e = {.name = name, .dtype = json_string_value(json_object_get(v, "dtype"))};
+    if (!json_is_object(v) || json_object_size(v) != 3 || !e.dtype || !json_is_array(shape) || !json_is_array(offsets))
+        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s must have exactly dtype, shape and data_offsets", s->label, name);
+    if (json_array_size(shape) > MAX_DIMS) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s has more than %d dimensions", s->label, name, MAX_DIMS);
+    e.n_dims = (int)json_array_size(shape);
+    for (int i = 0; i < e.n_dims; i++)
+        if (!natural(json_array_get(shape, (size_t)i), &e.dims[i])) return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: its shape must hold non-negative integers", s->label, name);
+    if (json_array_size(offsets) != 2 || !natural(json_array_get(offsets, 0), &e.offsets[0]) || !natural(json_array_get(offsets, 1), &e.offsets[1]))
+        return ad_fail(err, AD_EFORMAT, "%s: tensor %.200s: data_offsets must be two non-negative integers", s->label, name);
+    return add_entry(s, &e, data_len, data, err);
 }
 
 static int by_offset(const void *a, const void *b)
@@ -84,7 +106,7 @@ static int by_tensor_name(const void *a, const void *b)
 static ad_status check_layout(ad_safetensors *s, const char *data, size_t data_len, ad_err *err)
 {
     const char *expected = data;
-    qsort(s->tensors, s->count, sizeof *s->tensors, by_offset);
+    if (s->count) qsort(s->tensors, s->count, sizeof *s->tensors, by_offset);
     for (size_t i = 0; i < s->count; i++) {
         const ad_tensor *t = &s->tensors[i];
         if (t->data != expected)
@@ -107,25 +129,113 @@ static ad_status check_metadata(const ad_safetensors *s, const json_t *meta, ad_
     return AD_OK;
 }
 
-static ad_status read_entries(ad_safetensors *s, const char *data, size_t data_len, ad_err *err)
+/* Through jansson: all that JSON may be, and what is wrong with the rest. */
+static ad_status read_json(ad_safetensors *s, const char *text, size_t len, size_t data_len, const char *data, ad_err *err)
 {
-    size_t n = json_object_size(s->header);
-    if (n > MAX_TENSORS) return ad_fail(err, AD_ELIMIT, "%s: more than %d tensors", s->label, MAX_TENSORS);
-    s->tensors = ad_calloc(n ? n : 1, sizeof *s->tensors);
-    s->by_name = ad_calloc(n ? n : 1, sizeof *s->by_name);
-    if (!s->tensors || !s->by_name) return ad_fail(err, AD_ENOMEM, "%s: out of memory", s->label);
+    json_error_t je;
     const char *name;
     json_t *v;
+    ad_status st = AD_OK;
+    s->header = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    if (!s->header) return ad_fail(err, AD_EFORMAT, "%s: header, byte %d: %s", s->label, je.position, je.text);
+    if (!json_is_object(s->header)) return ad_fail(err, AD_EFORMAT, "%s: the header must be a JSON object", s->label);
+    if (json_object_size(s->header) > MAX_TENSORS) return ad_fail(err, AD_ELIMIT, "%s: more than %d tensors", s->label, MAX_TENSORS);
     json_object_foreach(s->header, name, v) {
-        ad_status st;
-        if (!strcmp(name, "__metadata__")) st = check_metadata(s, v, err);
-        else st = read_entry(s, &s->tensors[s->count++], name, v, data_len, data, err);
-        if (st != AD_OK) return st;
+        if (st != AD_OK) break;
+        st = strcmp(name, "__metadata__") ? read_entry(s, name, v, data_len, data, err) : check_metadata(s, v, err);
     }
-    ad_status st = check_layout(s, data, data_len, err);
+    return st;
+}
+
+/* ---- plain headers: {"NAME":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},...} with blanks between, and no escapes ---- */
+
+static bool take(char **p, char c)
+{
+    while (**p == ' ') ++*p;
+    if (**p != c) return false;
+    ++*p;
+    return true;
+}
+
+/* The closing quote becomes the string's end. */
+static char *take_string(char **p)
+{
+    if (!take(p, '"')) return NULL;
+    char *begin = *p;
+    while (**p >= ' ' && **p < 127 && **p != '"' && **p != '\\') ++*p;
+    if (**p != '"') return NULL;
+    *(*p)++ = '\0';
+    return begin;
+}
+
+/* Numbers of up to 18 digits, as JSON writes them; how many, or -1. */
+static int take_numbers(char **p, int64_t *out, int most)
+{
+    int n = 0;
+    if (!take(p, '[')) return -1;
+    if (take(p, ']')) return 0;
+    do {
+        int64_t v = 0;
+        while (**p == ' ') ++*p;
+        char *begin = *p;
+        for (; **p >= '0' && **p <= '9' && *p - begin < 18; ++*p) v = 10 * v + (**p - '0');
+        if (n == most || *p == begin || (*begin == '0' && *p - begin > 1)) return -1;
+        out[n++] = v;
+    } while (take(p, ','));
+    return take(p, ']') ? n : -1;
+}
+
+static bool take_entry(char **p, entry *e)
+{
+    int n_offsets = -1;
+    e->n_dims = -1;
+    if (!take(p, '{')) return false;
+    for (int i = 0; i < 3; i++) {
+        char *key = i && !take(p, ',') ? NULL : take_string(p);
+        if (!key || !take(p, ':')) return false;
+        if (!strcmp(key, "dtype") && !e->dtype) e->dtype = take_string(p);
+        else if (!strcmp(key, "shape") && e->n_dims < 0) e->n_dims = take_numbers(p, e->dims, MAX_DIMS);
+        else if (!strcmp(key, "data_offsets") && n_offsets < 0) n_offsets = take_numbers(p, e->offsets, 2);
+        else return false;
+    }
+    return take(p, '}') && e->dtype && e->n_dims >= 0 && n_offsets == 2;
+}
+
+/* One pair, as "format":"pt": more could be the same key twice. */
+static bool take_metadata(char **p)
+{
+    if (!take(p, '{')) return false;
+    if (take(p, '}')) return true;
+    return take_string(p) && take(p, ':') && take_string(p) && take(p, '}');
+}
+
+/* False: not as plain as that, or wrong in some way that jansson or the checks can say better. */
+static bool scan_plain(ad_safetensors *s, const char *text, size_t len, size_t data_len, const char *data)
+{
+    char *p = s->text = strndup(text, len);
+    bool seen = false; /* __metadata__ */
+    if (!p || strlen(p) != len || !take(&p, '{')) return false;
+    do {
+        char *name = take_string(&p);
+        entry e = {.name = name};
+        ad_err ignored;
+        if (!name || !take(&p, ':')) return false;
+        bool metadata = !strcmp(name, "__metadata__");
+        if (metadata ? seen || !take_metadata(&p) : !take_entry(&p, &e) || add_entry(s, &e, data_len, data, &ignored) != AD_OK) return false;
+        seen |= metadata;
+    } while (take(&p, ','));
+    return take(&p, '}') && !*p;
+}
+
+static ad_status index_names(ad_safetensors *s, ad_err *err)
+{
+    s->by_name = ad_calloc(s->count, sizeof *s->by_name);
+    if (!s->by_name) return ad_fail(err, AD_ENOMEM, "%s: out of memory", s->label);
     for (size_t i = 0; i < s->count; i++) s->by_name[i] = &s->tensors[i];
     qsort(s->by_name, s->count, sizeof *s->by_name, by_tensor_name);
-    return st;
+    for (size_t i = 1; i < s->count; i++)
+        if (!strcmp(s->by_name[i - 1]->name, s->by_name[i]->name)) return ad_fail(err, AD_EFORMAT, "%s: two tensors have the name %.200s, a duplicate", s->label, s->by_name[i]->name);
+    return AD_OK;
 }
 
 static ad_status parse(ad_safetensors *s, const void *bytes, size_t len, ad_err *err)
@@ -138,11 +248,15 @@ static ad_status parse(ad_safetensors *s, const void *bytes, size_t len, ad_err 
         return ad_fail(err, AD_EFORMAT, "%s: its header says it has %llu bytes, the file has %zu (limit %llu)", s->label, (unsigned long long)n, len - 8, (unsigned long long)MAX_HEADER);
     size_t end = n;
     while (end > 0 && strchr(" \t\r\n", p[8 + end - 1]) && p[8 + end - 1]) end--;
-    json_error_t je;
-    s->header = json_loadb(p + 8, end, JSON_REJECT_DUPLICATES, &je);
-    if (!s->header) return ad_fail(err, AD_EFORMAT, "%s: header, byte %d: %s", s->label, je.position, je.text);
-    if (!json_is_object(s->header)) return ad_fail(err, AD_EFORMAT, "%s: the header must be a JSON object", s->label);
-    return read_entries(s, p + 8 + n, len - 8 - (size_t)n, err);
+    const char *data = p + 8 + n;
+    size_t data_len = len - 8 - (size_t)n;
+    ad_status st = AD_OK;
+    if (!scan_plain(s, p + 8, end, data_len, data)) {
+        s->count = 0;
+        st = read_json(s, p + 8, end, data_len, data, err);
+    }
+    if (st == AD_OK) st = check_layout(s, data, data_len, err);
+    return st == AD_OK ? index_names(s, err) : st;
 }
 
 static ad_safetensors *new_reader(const char *label)
@@ -188,7 +302,7 @@ void ad_safetensors_close(ad_safetensors **sp)
     if (!s) return;
     ad_file_close(&s->file);
     json_decref(s->header);
-    free(s->tensors), free(s->by_name), free(s->label);
+    free(s->tensors), free(s->by_name), free(s->label), free(s->text);
     free(s);
     *sp = NULL;
 }

@@ -510,11 +510,14 @@ void ad_model_describe_weights(const ad_model *m, char *text, size_t size)
 
 int ad_model_find_module(const ad_model *m, const char *name)
 {
-    int layer, used = 0;
+    static const char layers[] = "model.layers.";
+    const char *p = name + sizeof layers - 1;
+    int layer = 0;
     if (!strcmp(name, "lm_head")) return m->n_modules - 1;
     if (!strcmp(name, "model.embed_tokens")) return m->n_modules - 2;
-    if (sscanf(name, "model.layers.%9d.%n", &layer, &used) != 1 || !used || layer < 0 || layer >= m->config.layers) return -1;
-    for (int k = 0; k < AD_MOD_PER_LAYER; k++) {
+    if (strncmp(name, layers, sizeof layers - 1)) return -1;
+    for (; *p >= '0' && *p <= '9' && layer < m->config.layers; p++) layer = 10 * layer + (*p - '0');
+    for (int k = 0; layer < m->config.layers && k < AD_MOD_PER_LAYER; k++) {
         int i = layer * AD_MOD_PER_LAYER + k;
         if (!strcmp(m->modules[i].name, name)) return i; /* the whole name: "layers.03" is not "layers.3" */
     }

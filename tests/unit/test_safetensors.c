@@ -82,6 +82,23 @@ START_TEST(tensors_are_found_with_their_shape_in_file_order)
 }
 END_TEST
 
+/* A line end, an escape, order and blanks: some of these are read by jansson, all to the same end. */
+START_TEST(the_same_header_may_be_written_in_many_ways)
+{
+    accept("{" T("a", "U8", "[1,2]", "0", "2") "}", 2, 1);
+    accept("{ \"a\" : {\"shape\" : [ 1 , 2 ] , \"data_offsets\":[ 0,2 ],  \"dtype\": \"U8\" } }", 2, 1);
+    accept("{\n\"a\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[0,2]}}", 2, 1);
+    accept("{" T("\\u0061\\n", "U8", "[1,2]", "0", "2") "}", 2, 1);
+    accept("{" T("\xc3\xa9", "U8", "[1,2]", "0", "2") "}", 2, 1);
+    accept("{" T("a", "U8", "[1,-0,2]", "0", "0") "}", 0, 1);
+    accept("{\"__metadata__\":{\"a\":\"b\",\"c\":\"d\"}," T("a", "U8", "[1,2]", "0", "2") "}", 2, 1);
+    refuse("{" T("a", "U8", "[01]", "0", "1") "}", 1, "header, byte");
+    refuse("{" T("a", "U8", "[1]", "0", "1") ",}", 1, "header, byte");
+    refuse("{" T("a", "U8", "[1,]", "0", "1") "}", 1, "header, byte");
+    refuse("{\"__metadata__\":{\"a\":\"b\",\"a\":\"b\"}}", 0, "duplicate");
+}
+END_TEST
+
 START_TEST(empty_files_and_empty_tensors_are_read)
 {
     accept("{}", 0, 0);
@@ -611,6 +628,7 @@ int main(void)
     Suite *suite = suite_create("safetensors");
     TCase *t = tcase_create("bytes"), *files = tcase_create("files");
     tcase_add_test(t, tensors_are_found_with_their_shape_in_file_order);
+    tcase_add_test(t, the_same_header_may_be_written_in_many_ways);
     tcase_add_test(t, empty_files_and_empty_tensors_are_read);
     tcase_add_test(t, tensors_are_found_whatever_the_order_of_their_names);
     tcase_add_test(t, whitespace_may_surround_the_header);
