@@ -350,6 +350,7 @@ START_TEST(a_byte_too_many_is_too_many)
     WORKS(fetch("/big?50000"));
     ck_assert_int_eq(size_of("archive"), 50000);
     EXPECT(fetch("/big?50001"), AD_ELIMIT, "over the limit of 50000 bytes");
+    ck_assert_int_eq(size_of("archive"), 0); /* the length said it: not a byte was taken */
     WORKS(fetch("/chunked?50000"));
     ck_assert_int_eq(size_of("archive"), 50000);
     EXPECT(fetch("/chunked?50001"), AD_ELIMIT, "over the limit of 50000 bytes");
@@ -517,8 +518,13 @@ START_TEST(what_stands_in_the_way_is_not_overwritten)
     snprintf(path, sizeof path, "%s/archive", to);
     ck_assert_int_eq(symlink("elsewhere", path), 0);
     EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_EIO, "cannot be written");
-    EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, "/no/such/dir", &is_archive, NULL, &err), AD_EIO, "/no/such/dir");
     ck_assert_int_eq(size_of("elsewhere"), -1);
+    unlink(path);
+    FILE *f = fopen(path, "w");
+    ck_assert(f && fputs("somebody's", f) >= 0 && fclose(f) == 0);
+    EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_EIO, "cannot be written");
+    ck_assert(has("archive", "somebody's"));
+    EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, "/no/such/dir", &is_archive, NULL, &err), AD_EIO, "/no/such/dir");
 }
 END_TEST
 
