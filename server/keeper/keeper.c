@@ -256,7 +256,7 @@ static void close_fetchers(void *user)
 void ad_keeper_stop(ad_keeper *k)
 {
     if (k->closing) return;
-    k->closing = true;
+    __atomic_store_n(&k->closing, true, __ATOMIC_RELAXED); /* a fetch looks at it */
     uv_timer_stop(&k->timer);
     ad_watcher_close(&k->watcher);
     ad_keeper_abandon(k);

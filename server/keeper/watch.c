@@ -137,7 +137,10 @@ static void read_done(ad_job *job)
 static void on_event(void *user, ad_watch_event what, const char *name, const char *path)
 {
     ad_watcher *w = user;
-    finding *f = ad_registry_check_name(name, NULL) == AD_OK && strlen(path) < AD_STORE_PATH ? ad_calloc(1, sizeof *f) : NULL;
+    ad_err err = {0};
+    bool good = ad_registry_check_name(name, &err) == AD_OK && strlen(path) < AD_STORE_PATH;
+    if (!good && what == AD_WATCH_ARRIVED) ad_log(AD_LOG_WARN, "%.300s: not served: %s", path, err.code == AD_OK ? "the path is too long" : err.msg);
+    finding *f = good ? ad_calloc(1, sizeof *f) : NULL;
     if (!f) return;
     *f = (finding){.w = w, .what = what};
     memcpy(f->name, name, strlen(name) + 1);
