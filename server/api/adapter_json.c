@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "server/api/upload.h"
 #include "server/observe/log.h"
 
 static json_t *time_json(int64_t t)
@@ -61,6 +62,21 @@ static void add_use(const ad_entry *e, json_t *o)
     json_object_set_new(o, "last_used", time_json(last));
 }
 
+const char *ad_adapter_pending(const ad_app *app, const char *name)
+{
+    const char *other;
+    for (int i = 0; (other = ad_keeper_verifying(app->keeper, i)); i++)
+        if (!strcmp(other, name)) return "verifying";
+    for (int i = 0; (other = ad_upload_name(i)); i++)
+        if (!strcmp(other, name)) return "uploading";
+    return NULL;
+}
+
+json_t *ad_pending_json(const char *name, const char *state)
+{
+    return json_pack("{s:s, s:s, s:n, s:n, s:s, s:s, s:[]}", "object", "adapter", "name", name, "digest", "version", "state", state, "pending", state, "versions");
+}
+
 json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole)
 {
     static const char *const origins[] = {"store", "command line", "watch"};
@@ -78,6 +94,8 @@ json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole)
     json_object_set_new(o, "description", e->description ? ad_json_text(e->description) : json_null());
     json_object_set_new(o, "labels", labels ? labels : json_object());
     json_object_set_new(o, "signer", v ? signer_json(v) : json_null());
+    const char *pending = ad_adapter_pending(app, e->name);
+    json_object_set_new(o, "pending", pending ? json_string(pending) : json_null());
     add_use(e, o);
     if (whole) add_versions(e, o);
     return o;

@@ -9,6 +9,10 @@
 json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole);
 /* The state of its active version, or of the newest when none is active. */
 const char *ad_adapter_state(const ad_entry *e);
+/* "uploading" or "verifying" when files of that name are on their way into the registry, else NULL. */
+const char *ad_adapter_pending(const ad_app *app, const char *name);
+/* A name of which nothing else is there yet. */
+json_t *ad_pending_json(const char *name, const char *state);
 /* "/v1/adapters/NAME", escaped. */
 void ad_adapter_location(const char *name, char *out, size_t size);
 

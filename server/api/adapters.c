@@ -166,12 +166,34 @@ static bool is_listed(const ad_entry *e, const list_query *q)
     return !*q->label || has_label(e, q);
 }
 
+/* Names that are only on their way; a page of registered ones does not have them. */
+static void list_pending(ad_http_exchange *x, const ad_app *app, const list_query *q)
+{
+    json_t *list = json_array();
+    const char *name;
+    for (int i = 0; (name = ad_keeper_verifying(app->keeper, i)) && !strcmp(q->state, "verifying"); i++)
+        if (!ad_registry_find(app->registry, name)) json_array_append_new(list, ad_pending_json(name, "verifying"));
+    for (int i = 0; (name = ad_upload_name(i)) && !strcmp(q->state, "uploading"); i++)
+        if (*name && !ad_registry_find(app->registry, name)) json_array_append_new(list, ad_pending_json(name, "uploading"));
+    for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
+        const ad_entry *e = ad_registry_at(app->registry, i);
+        const char *state = e->n_targets ? NULL : ad_adapter_pending(app, e->name);
+        bool listed = !e->n_targets && (!strcmp(ad_adapter_state(e), q->state) || (state && !strcmp(state, q->state)));
+        if (listed && json_array_size(list) < LIST_MOST) json_array_append_new(list, ad_adapter_json(app, e, false));
+    }
+    ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:n, s:n}", "object", "list", "data", list, "has_more", 0, "first_id", "last_id"));
+}
+
 void ad_handle_adapters(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
     const ad_registry *reg = app->registry;
     list_query q;
     if (!read_list_query(x, &q)) return;
+    if (!strcmp(q.state, "uploading") || !strcmp(q.state, "verifying")) {
+        list_pending(x, app, &q);
+        return;
+    }
     json_t *list = json_array();
     const char *first = NULL, *last = NULL;
     size_t i = *q.after ? ad_registry_position(reg, q.after) : 0;
@@ -190,6 +212,11 @@ void ad_handle_adapters(ad_http_exchange *x, void *arg)
 static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_t *report)
 {
     const ad_entry *e = ad_registry_find(app->registry, name);
+    const char *pending = e ? NULL : ad_adapter_pending(app, name);
+    if (pending) {
+        ad_reply_json(x, 200, ad_pending_json(name, pending));
+        return;
+    }
     if (!e || e->n_targets) {
         ad_fault f = {0};
         ad_fault_set(&f, 404, "adapter_not_found", "name", "The adapter `%.150s` does not exist.", name);
@@ -400,7 +427,7 @@ static void post_files(ad_http_exchange *x, ad_app *app)
     if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, &if_match)) return; /* before the client sends megabytes */
     if (name && !dry_run) on_named(name, app);
     if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
-    else ad_upload_receive(x, app, dry_run ? NULL : on_named, on_upload, app);
+    else ad_upload_receive(x, app, name, dry_run ? NULL : on_named, on_upload, app);
 }
 
 void ad_handle_post_adapter(ad_http_exchange *x, void *app)

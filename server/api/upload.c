@@ -58,7 +58,7 @@ typedef struct {
     int n_runs;
 } chunk;
 
-typedef struct {
+typedef struct receiver {
     uv_work_t work;
     uv_loop_t *loop;
     bool working;               /* a job runs */
@@ -68,6 +68,8 @@ typedef struct {
     void (*named)(const char *name, void *user);
     ad_upload_done done;
     void *user;
+    struct receiver *next;      /* of all */
+    char name[AD_MAX_NAME + 1]; /* whose it is, as far as that is known */
     ad_upload *u;               /* dir and weights: [job] */
     ad_multipart *parts;
     bool seen[N_FIELDS], complete;
@@ -82,12 +84,20 @@ typedef struct {
     ad_err err;                 /* [job] its outcome */
 } receiver;
 
+static receiver *receivers; /* all, in no order */
 static int n_receivers;
 
 static void give_up(receiver *r);
 static void go_on(receiver *r);
 
 int ad_uploads_pending(void) { return n_receivers; }
+
+const char *ad_upload_name(int i)
+{
+    for (const receiver *r = receivers; r; r = r->next)
+        if (r->x && i-- == 0) return r->name;
+    return NULL;
+}
 
 void ad_upload_free(ad_upload **up)
 {
@@ -102,6 +112,9 @@ void ad_upload_free(ad_upload **up)
 static void receiver_free(receiver *r)
 {
     ad_digest unused;
+    receiver **link = &receivers;
+    while (*link != r) link = &(*link)->next;
+    *link = r->next;
     n_receivers--;
     if (r->hasher && ad_hasher_finish(&r->hasher, &unused, NULL) != AD_OK) {} /* only to free it */
     ad_multipart_free(&r->parts);
@@ -372,6 +385,7 @@ static ad_status keep_text(receiver *r, field f, char *text)
     if (f == ACTIVATE) u->activate = !strcmp(text, "true");
     if (slot && !why) *slot = text;
     else free(text);
+    if (f == NAME && !*r->name && strlen(u->name) <= AD_MAX_NAME) memcpy(r->name, u->name, strlen(u->name) + 1);
     if (f == NAME && r->named) r->named(u->name, r->user);
     return why ? refuse_part(r, 400, f, why) : AD_OK;
 }
@@ -452,6 +466,8 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
         return NULL;
     }
     n_receivers++;
+    r->next = receivers;
+    receivers = r;
     r->x = x;
     r->store = app->store;
     r->max_bytes = app->config->max_adapter_bytes;
@@ -462,7 +478,7 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     return r;
 }
 
-void ad_upload_receive(ad_http_exchange *x, ad_app *app, void (*named)(const char *name, void *user), ad_upload_done done, void *user)
+void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void (*named)(const char *name, void *user), ad_upload_done done, void *user)
 {
     ad_fault f = {0};
     receiver *r = NULL;
@@ -473,6 +489,7 @@ void ad_upload_receive(ad_http_exchange *x, ad_app *app, void (*named)(const cha
         ad_reply_fault(x, &f);
         return;
     }
+    snprintf(r->name, sizeof r->name, "%s", name ? name : "");
     r->named = named;
     r->done = done;
     r->user = user;

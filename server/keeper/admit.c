@@ -18,10 +18,11 @@
 
 enum { MAX_SIGNATURE = 4096, MOST_ADMISSIONS = 16, READ_BYTES = 1 << 20 };
 
-typedef struct {
+typedef struct ad_admission {
     ad_job job;
     ad_op op;                 /* from the self-test on */
     ad_keeper *k;
+    struct ad_admission *next; /* of the keeper's */
     ad_admission_spec spec;
     ad_outcome_fn done;
     void *user;
@@ -272,6 +273,9 @@ static void release(ad_op *op)
     ad_admission_spec_deinit(&a->spec);
     json_decref(a->report);
     free(a->report_text);
+    admission **link = &k->admissions;
+    while (*link != a) link = &(*link)->next;
+    *link = a->next;
     k->n_admitting--;
     free(a);
 }
@@ -509,6 +513,8 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     a->op.k = k;
     memset(spec, 0, sizeof *spec);
     k->n_admitting++;
+    a->next = k->admissions;
+    k->admissions = a;
     if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "verifying", a->spec.dir ? "uploading" : NULL);
     if (a->spec.dir) {
         snprintf(a->dir, sizeof a->dir, "%s", a->spec.dir);
@@ -517,4 +523,11 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     }
     a->job = (ad_job){.work = work_fetch, .done = fetched};
     ad_jobs_submit(k->fetchers, &a->job);
+}
+
+const char *ad_keeper_verifying(const ad_keeper *k, int i)
+{
+    for (const admission *a = k->admissions; a; a = a->next)
+        if (!a->spec.dry_run && i-- == 0) return a->spec.name;
+    return NULL;
 }

@@ -93,6 +93,9 @@ void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *
 
 /* ---- what can be seen ---- */
 
+/* The name of the i-th adapter whose files are being checked; NULL behind the last. */
+const char *ad_keeper_verifying(const ad_keeper *k, int i);
+
 /* What is known of an adapter's load, as a JSON object; the caller owns it. */
 json_t *ad_report_json(const ad_model *base, const ad_adapter *a);
 /* The report that was stored with a version; done gets NULL when there is none. */

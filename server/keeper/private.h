@@ -32,7 +32,8 @@ struct ad_keeper {
     bool rechecking;
 
     ad_op *ops;               /* changes under way and waiting, oldest first */
-    int n_admitting;          /* files being checked, too */
+    struct ad_admission *admissions; /* under way, in no order */
+    int n_admitting;
     ad_keeper_stats stats;
     void (*closed)(void *user);
     void *closed_user;

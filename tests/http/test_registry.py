@@ -104,6 +104,26 @@ class Uploads(Stored):
         digests = {self.d.show(n)[1]["digest"] for n in ("tar", "tar.gz", "zip")}
         self.assertEqual(len(digests), 1)
 
+    def test_what_is_on_its_way_can_be_seen(self):
+        kind, body = multipart(parts_of(make_adapter(5), name="new"))
+        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=10)
+        c.putrequest("POST", "/v1/adapters")
+        c.putheader("Content-Type", kind)
+        c.putheader("Content-Length", str(len(body)))
+        c.endheaders()
+        c.send(body[:-10])
+        end = time.monotonic() + 10
+        while self.d.show("new")[0] == 404 and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(self.d.show("new")[1]["state"], "uploading")
+        self.assertEqual([a["name"] for a in self.d.call("GET", "/v1/adapters?state=uploading")[1]["data"]], ["new"])
+        self.assertEqual(self.d.names(), [])
+        self.assertEqual(self.d.post({"model": "new", "prompt": "x"})[0], 404)
+        c.send(body[-10:])
+        self.assertEqual(c.getresponse().status, 201)
+        self.assertEqual((self.d.show("new")[1]["state"], self.d.show("new")[1]["pending"]), ("ready", None))
+        self.assertEqual(self.d.call("GET", "/v1/adapters?state=uploading")[1]["data"], [])
+
     def test_a_client_that_leaves_leaves_nothing_behind(self):
         kind, body = multipart(parts_of(make_adapter(5), name="gone"))
         c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=10)

@@ -202,7 +202,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
 
 static void handle_upload(ad_http_exchange *x, void *a)
 {
-    ad_upload_receive(x, a, NULL, on_upload, &config);
+    ad_upload_receive(x, a, NULL, NULL, on_upload, &config);
 }
 
 /* ---- the rest ---- */
