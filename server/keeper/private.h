@@ -28,7 +28,8 @@ struct ad_keeper {
 
     ad_wait *first_wait, *last_wait; /* by deadline: all wait equally long */
     ad_load *starving, *last_starving; /* loads that the budget has no room for yet */
-    char recheck_at[AD_MAX_NAME + 1]; /* name of the next adapter to check against another base; "" : done */
+    char recheck_at[AD_MAX_NAME + 1]; /* name of the adapter being checked against another base; "" : done */
+    int recheck_number;       /* of its last version that had a turn */
     bool rechecking;
 
     ad_op *ops;               /* changes under way and waiting, oldest first */

@@ -273,8 +273,10 @@ void ad_keeper_recheck(ad_keeper *k)
         const ad_entry *e = ad_registry_at(k->registry, i);
         for (size_t j = 0; j < e->n_versions; j++) {
             ad_version *v = e->versions[j];
-            if (v->checked || v->load) continue;
+            bool had_turn = !strcmp(e->name, k->recheck_at) && v->number <= k->recheck_number; /* it may be unchecked all the same: its files cannot be read */
+            if (v->checked || v->load || had_turn) continue;
             snprintf(k->recheck_at, sizeof k->recheck_at, "%s", e->name);
+            k->recheck_number = v->number;
             if (start_load(k, v, true, &err) == AD_OK) {
                 k->rechecking = true;
                 return;

@@ -332,6 +332,19 @@ class Restarts(Stored):
         self.assertIn("qv", message)
         self.d = self.start()
 
+    def test_a_version_that_cannot_be_read_is_checked_against_another_base_once(self):
+        self.d.upload("a", make_adapter(1))
+        self.d.upload("b", make_adapter(2))
+        digest = self.d.show("a")[1]["digest"]
+        shutil.rmtree(os.path.join(self.state, "blobs", digest[:2], digest))
+        self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
+        end = time.monotonic() + 10
+        while self.d.show("b")[1]["state"] == "verifying" and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertEqual(self.d.show("b")[1]["state"], "incompatible")
+        time.sleep(0.2)
+        self.assertEqual(self.d.metric("adapterd_adapter_loads_total"), 2)
+
     def test_with_another_base_misfits_are_listed_not_deleted_and_come_back(self):
         self.d.upload("a", make_adapter(1))
         self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
