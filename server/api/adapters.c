@@ -287,7 +287,7 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
 {
     ad_later *l = ad_later_new(x, app, spec->name);
     if (!l) {
-        if (spec->dir) ad_store_discard(app->store, spec->dir);
+        if (spec->dir) ad_keeper_discard(app->keeper, spec->dir);
         ad_admission_spec_deinit(spec);
         return;
     }
@@ -335,7 +335,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
         s.description = take(&u->description), s.labels = take(&u->labels), s.selftest = take(&u->selftest), s.signature = take(&u->signature);
         admit(x, app, &s);
     } else {
-        ad_store_discard(app->store, u->dir);
+        ad_keeper_discard(app->keeper, u->dir);
     }
     ad_upload_free(&u);
 }

@@ -59,6 +59,35 @@ void ad_admission_spec_deinit(ad_admission_spec *s)
     memset(s, 0, sizeof *s);
 }
 
+/* ---- uploads that nobody wants ---- */
+
+typedef struct {
+    ad_job job;
+    ad_store *store;
+    char dir[];
+} leftover;
+
+static void work_discard(ad_job *job)
+{
+    leftover *l = (leftover *)job;
+    ad_store_discard(l->store, l->dir);
+}
+
+static void discarded(ad_job *job)
+{
+    free(job);
+}
+
+void ad_keeper_discard(ad_keeper *k, const char *dir)
+{
+    size_t n = strlen(dir) + 1;
+    leftover *l = k->closing ? NULL : malloc(sizeof *l + n);
+    if (!l) return;
+    *l = (leftover){.job = {.work = work_discard, .done = discarded}, .store = k->app->store};
+    memcpy(l->dir, dir, n);
+    ad_jobs_submit(k->loaders, &l->job);
+}
+
 /* ---- on the threads ---- */
 
 static ad_status fetch(admission *a)
@@ -75,6 +104,8 @@ static void work_fetch(ad_job *job)
 {
     admission *a = (admission *)job;
     a->status = fetch(a);
+    if (a->status == AD_OK) return;
+    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
 }
 
 static ad_status hash_file(const char *path, ad_digest *out, ad_err *err)
@@ -481,11 +512,14 @@ static void submit_check(admission *a)
 static void fetched(ad_job *job)
 {
     admission *a = (admission *)job;
-    if (a->status == AD_OK) {
+    if (a->status == AD_OK && !a->k->closing) {
         submit_check(a);
         return;
     }
-    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    if (a->status == AD_OK) { /* the loaders may have ended */
+        ad_store_discard(a->k->app->store, a->dir);
+        a->status = ad_fail(&a->err, AD_EBUSY, "the server is shutting down");
+    }
     refuse(a, a->status, NULL, &a->err);
 }
 
@@ -499,7 +533,7 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     if (st == AD_OK && (k->closing || k->n_admitting >= MOST_ADMISSIONS)) st = ad_fail(&o.err, AD_EBUSY, "too many adapters are being checked; try again in a moment");
     if (st == AD_OK && !(a = ad_calloc(1, sizeof *a))) st = ad_fail(&o.err, AD_ENOMEM, "out of memory");
     if (st != AD_OK) {
-        if (spec->dir) ad_store_discard(k->app->store, spec->dir);
+        if (spec->dir) ad_keeper_discard(k, spec->dir);
         ad_admission_spec_deinit(spec);
         o.status = st;
         done(user, &o);

@@ -74,8 +74,10 @@ typedef struct {
     char *description, *labels, *selftest, *signature;
 } ad_admission_spec;
 void ad_admission_spec_deinit(ad_admission_spec *s);
+/* Removes an incoming directory of the store, on a loader; what the end of the server keeps from being removed is left to the next start. */
+void ad_keeper_discard(ad_keeper *k, const char *dir);
 
-/* Each calls done once, never before it returned. */
+/* Each calls done once; what is refused at once, before it returns. */
 void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, void *user); /* takes what spec points to */
 void ad_keeper_activate(ad_keeper *k, const char *name, const char *selector, int64_t if_match, ad_outcome_fn done, void *user); /* selector NULL: the version that was active before */
 /* Which fields a patch sets; the strings are taken. */

@@ -92,6 +92,9 @@ class Uploads(Stored):
         self.assertEqual(self.d.upload("../x", (config, weights))[0], 400)
         self.assertEqual(self.d.upload("base", (config, weights))[0], 409)
         self.assertEqual(self.d.names(), [])
+        end = time.monotonic() + 10
+        while os.listdir(os.path.join(self.state, "incoming")) and time.monotonic() < end:
+            time.sleep(0.05)
         self.assertEqual(os.listdir(os.path.join(self.state, "incoming")), [])
         self.assertEqual([f for _, _, fs in os.walk(os.path.join(self.state, "blobs")) for f in fs], [])
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Adapters that come from places: allowed directories, a watched directory, https; and who vouches for them."""
+import http.client
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -63,6 +65,22 @@ class Directories(Places):
             status, e = d.call("POST", "/v1/adapters", {"name": "x", "path": path})
             self.assertIn(status, (400, 404), (path, e))
         self.assertEqual(d.names(), [])
+
+    def test_the_server_may_end_while_files_are_copied(self):
+        write(self.at("roots", "x"), (make_adapter(1)[0], bytes(256 << 20)))
+        d = self.start("--adapter-root", self.at("roots"), "--state-dir", self.at("state"), "--shutdown-timeout", "0")
+
+        def post():
+            try:
+                d.call("POST", "/v1/adapters", {"name": "x", "path": self.at("roots", "x")})
+            except (OSError, http.client.HTTPException):
+                pass  # the server left
+        client = threading.Thread(target=post)
+        client.start()
+        self.until(lambda: any(files for _, _, files in os.walk(self.at("state", "incoming"))))
+        d.process.terminate()
+        self.assertEqual(d.process.wait(60), 0)
+        client.join()
 
     def test_without_roots_no_path_is_allowed(self):
         write(self.at("x"), make_adapter(1))
