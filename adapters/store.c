@@ -307,7 +307,7 @@ ad_status ad_store_new_incoming(ad_store *s, char *path, ad_err *err)
     if (getrandom(&r, sizeof r, 0) != sizeof r) return ad_fail(err, AD_EIO, "no random number for an upload's directory");
     snprintf(name, sizeof name, "incoming/%016llx", (unsigned long long)r);
     path_in(s, path, name);
-    return s->files->make_dir(path) == 0 ? AD_OK : fail_path(err, path, "make the directory");
+    return s->files->make_dir(path) == 0 ? AD_OK : fail_path(err, name, "make the directory");
 }
 
 void ad_store_discard(ad_store *s, const char *path)

@@ -90,6 +90,16 @@ void ad_keeper_discard(ad_keeper *k, const char *dir)
 
 /* ---- on the threads ---- */
 
+void ad_keeper_hide_path(ad_err *err, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = strlen(path), head = slash ? (size_t)(slash - path) + 1 : 0;
+    for (char *at; head && (at = strstr(err->msg, path));) {
+        const char *rest = at[n] == '/' ? at + n + 1 : at + head;
+        memmove(at, rest, strlen(rest) + 1);
+    }
+}
+
 static ad_status fetch(admission *a)
 {
     const ad_config *c = a->k->app->config;
@@ -106,6 +116,7 @@ static void work_fetch(ad_job *job)
     a->status = fetch(a);
     if (a->status == AD_OK) return;
     if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    ad_keeper_hide_path(&a->err, a->dir);
 }
 
 static ad_status hash_file(const char *path, ad_digest *out, ad_err *err)
@@ -250,11 +261,11 @@ static ad_status check(admission *a)
     return st;
 }
 
-/* What is told to clients names the adapter's files, not where they lie here; a file that is missing is the client's mistake. */
+/* A file that is missing is the client's mistake. */
 static void tell_for_clients(admission *a, const char *dir)
 {
-    size_t n = strlen(dir);
-    for (char *at; n && (at = strstr(a->err.msg, dir));) memmove(at, at + n + (at[n] == '/'), strlen(at + n + (at[n] == '/')) + 1);
+    ad_keeper_hide_path(&a->err, dir);
+    ad_keeper_hide_path(&a->err, ad_store_dir(a->k->app->store));
     if (a->status == AD_ENOTFOUND) a->status = a->err.code = AD_EFORMAT;
 }
 

@@ -303,6 +303,7 @@ static void work_verify(ad_job *job)
 {
     verification *v = (verification *)job;
     v->status = ad_adapter_load(&v->adapter, "adapter", v->path, v->k->app->model, &v->err);
+    if (v->status != AD_OK) ad_keeper_hide_path(&v->err, v->path);
 }
 
 static void verified(ad_job *job)

@@ -91,6 +91,9 @@ void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d);
 
 /* ---- admit.c ---- */
 
+/* Cuts a path (of a directory, or of one file: then its name stays) out of a message: clients are told of the adapter's files, not of where they lie here. Any thread. */
+void ad_keeper_hide_path(ad_err *err, const char *path);
+
 /* Signature text (or NULL) by the policy: AD_OK with *signer filled and *trusted set, AD_EUNTRUSTED only when the policy requires one. Any thread. */
 AD_MUSTUSE ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err);
 

@@ -35,7 +35,7 @@ static ad_status read_version(const ad_model *base, const char *name, const char
         ad_digest_hex(expected, want);
         ad_digest_hex(ad_adapter_digest(a), have);
         ad_adapter_release(&a);
-        return ad_fail(err, AD_EIO, "%s: the files are damaged or were changed: their digest is %s, not %s", path, have, want);
+        return ad_fail(err, AD_EIO, "the files are damaged or were changed: their digest is %s, not %s", have, want);
     }
     *out = a;
     return AD_OK;
@@ -45,6 +45,7 @@ static void work(ad_job *job)
 {
     ad_load *l = (ad_load *)job;
     l->status = read_version(l->k->app->model, l->name, l->path, !l->version->dir, &l->version->digest, &l->adapter, &l->err);
+    if (l->status != AD_OK) ad_keeper_hide_path(&l->err, l->path);
 }
 
 /* ---- waiting ---- */
@@ -104,13 +105,17 @@ bool ad_keeper_waits(const ad_keeper *k)
 
 /* ---- loads ---- */
 
+static bool is_misfit(ad_status st)
+{
+    return st == AD_EMISMATCH || st == AD_EUNSUPPORTED || st == AD_EFORMAT;
+}
+
 /* What the load found is remembered when it is news: whether the version fits this base. */
 static void note_check(ad_load *l)
 {
     ad_keeper *k = l->k;
     ad_version *v = l->version;
-    bool misfit = l->status == AD_EMISMATCH || l->status == AD_EUNSUPPORTED || l->status == AD_EFORMAT;
-    if (v->checked || (l->status != AD_OK && !misfit)) return;
+    if (v->checked || (l->status != AD_OK && !is_misfit(l->status))) return;
     v->checked = true;
     v->fits = l->status == AD_OK;
     v->base = *ad_model_fingerprint(k->app->model);
@@ -148,6 +153,7 @@ static void finish(ad_load *l)
     bool wanted = false;
     v->load = NULL;
     note_check(l);
+    if (l->status == AD_ENOTFOUND || (is_misfit(l->status) && v->fits)) l->status = l->err.code = AD_EIO; /* it was whole when it came: that is our trouble, not the client's */
     for (const ad_wait *w = k->first_wait; w && !wanted; w = w->next) wanted = w->version == v;
     if (l->status == AD_OK && (!l->recheck || wanted)) keep_adapter(l);
     if (l->status != AD_OK) ad_log(AD_LOG_WARN, "adapter %s: %s", v->entry ? v->entry->name : "(removed)", l->err.msg);

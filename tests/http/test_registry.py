@@ -335,6 +335,25 @@ class Restarts(Stored):
         self.assertIn("qv", message)
         self.d = self.start()
 
+    def test_damaged_files_are_the_servers_fault_and_messages_do_not_tell_where_they_lie(self):
+        self.d.upload("a", make_adapter(1))
+        digest = self.d.show("a")[1]["digest"]
+        path = os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors")
+        for damage in (lambda: self.flip(path), lambda: os.truncate(path, 100), lambda: os.unlink(path)):
+            damage()
+            self.restart()
+            status, e = self.d.post({"model": "a", "prompt": "x"})
+            verdict = self.d.call("POST", "/v1/adapters/a/verify")[1]
+            self.assertEqual((status, verdict["ok"], self.d.show("a")[1]["state"]), (500, False, "ready"), e)
+            self.assertNotIn(self.tmp.name, json.dumps([e, verdict]))
+
+    def flip(self, path):
+        with open(path, "r+b") as f:
+            f.seek(-1, os.SEEK_END)
+            last = f.read(1)[0]
+            f.seek(-1, os.SEEK_END)
+            f.write(bytes([last ^ 1]))
+
     def test_a_version_that_cannot_be_read_is_checked_against_another_base_once(self):
         self.d.upload("a", make_adapter(1))
         self.d.upload("b", make_adapter(2))
