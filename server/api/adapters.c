@@ -271,7 +271,8 @@ void ad_handle_adapter(ad_http_exchange *x, void *arg)
 void ad_handle_events(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    ad_events_subscribe(ad_keeper_events(app->keeper), x);
+    if (app->draining) ad_reply_refusal(x, 503, NULL, NULL, "the server is shutting down"); /* its streams have been ended */
+    else ad_events_subscribe(ad_keeper_events(app->keeper), x);
 }
 
 /* ---- POST: adapters and versions, sent ---- */

@@ -482,18 +482,15 @@ static bool start_choice(completion *c, choice *ch, ad_fault *f)
 static bool start_choices(completion *c, ad_fault *f)
 {
     ad_err err;
-    c->n_choices = c->rq.n_prompts * c->rq.n;
+    int n = c->rq.n_prompts * c->rq.n;
     if (c->app->draining) return ad_fault_set(f, 503, NULL, NULL, "the server is shutting down");
-    if (ad_worker_room(c->app->worker, c->n_choices, &err) != AD_OK) {
+    if (ad_worker_room(c->app->worker, n, &err) != AD_OK) {
         ad_metrics_rejected(c->app->metrics);
-        c->n_choices = 0;
         return ad_fault_from(f, &err, NULL);
     }
-    c->choices = ad_calloc((size_t)c->n_choices, sizeof *c->choices);
-    if (!c->choices) {
-        c->n_choices = 0;
-        return ad_fault_set(f, 503, NULL, NULL, "out of memory");
-    }
+    c->choices = ad_calloc((size_t)n, sizeof *c->choices);
+    if (!c->choices) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+    c->n_choices = n;
     for (int i = 0; i < c->n_choices; i++) c->choices[i] = (choice){.owner = c, .index = i, .prompt = i / c->rq.n};
     for (int i = 0; i < c->n_choices; i++)
         if (!start_choice(c, &c->choices[i], f)) return cancel_all(c), false;

@@ -74,6 +74,29 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(reply[0][1]["usage"]["completion_tokens"], 8000)
         d.stop()
 
+    def finish_after_sigterm(self, request):
+        """What a request is answered whose last byte comes after the signal; and the daemon ends soon and well."""
+        d = Daemon(GQA, "--served-name", "base")
+        s = socket.create_connection((d.host, d.port), timeout=20)
+        s.sendall(request[:-1])
+        time.sleep(0.2)
+        d.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        s.sendall(request[-1:])
+        start, reply = time.monotonic(), b""
+        while chunk := s.recv(65536):
+            reply += chunk
+        s.close()
+        d.stop()
+        self.assertLess(time.monotonic() - start, 5)
+        return reply
+
+    def test_a_completion_whose_body_ends_after_the_signal_is_refused(self):
+        self.assertIn(b" 503 ", self.finish_after_sigterm(long_request(False)).splitlines()[0])
+
+    def test_who_asks_for_events_after_the_signal_does_not_keep_the_daemon(self):
+        self.assertIn(b" 503 ", self.finish_after_sigterm(b"GET /v1/adapters/events HTTP/1.1\r\nHost: x\r\n\r\n").splitlines()[0])
+
     def test_a_second_signal_stops_at_once(self):
         d = Daemon(GQA, "--served-name", "base")
         s = socket.create_connection((d.host, d.port))
