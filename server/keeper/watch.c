@@ -106,7 +106,9 @@ static void run(ad_op *op)
     finding *f = (finding *)((char *)op - offsetof(finding, op));
     ad_keeper *k = f->w->k;
     ad_entry *e = ad_registry_find(k->registry, f->name);
-    if (e && e->origin != AD_ORIGIN_WATCH) {
+    if (!strcmp(f->name, k->app->served_name)) {
+        if (f->what != AD_WATCH_GONE) ad_log(AD_LOG_WARN, "%s: not served: \"%s\" is the name of the base model", f->path, f->name);
+    } else if (e && e->origin != AD_ORIGIN_WATCH) {
         if (f->what != AD_WATCH_GONE) ad_log(AD_LOG_WARN, "%s: not served: an adapter or alias named \"%s\" is there already", f->path, f->name);
     } else if (f->what == AD_WATCH_GONE) {
         if (e) {

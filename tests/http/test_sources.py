@@ -146,6 +146,14 @@ class Watched(Places):
         time.sleep(2.5)
         self.assertEqual(d.show("a")[1]["digest"], digest)
 
+    def test_a_folder_with_the_base_models_name_is_not_served(self):
+        write(self.at("watch", "base"), make_adapter(1))
+        write(self.at("watch", "other"), make_adapter(2))
+        d = self.start("--watch-dir", self.at("watch"))
+        self.until(lambda: d.names())
+        self.assertEqual(d.names(), ["other"])
+        self.assertEqual(d.post({"model": "base", "prompt": "x", "max_tokens": 1})[0], 200)
+
 
 @unittest.skipUnless(shutil.which("minisign"), "the program minisign is not installed")
 class Signatures(Places):
