@@ -129,7 +129,8 @@ static ad_status explain_missing(const root_list *r, const char *path, int reaso
     bool allowed = fd >= 0 && is_allowed(r, fd);
     if (fd >= 0) close(fd);
     if (!allowed) return refuse_root(path, err);
-    return ad_fail(err, reason == ENOENT || reason == ENOTDIR ? AD_ENOTFOUND : AD_EIO, "%.300s: %s", path, strerror(reason));
+    bool never = reason == ELOOP || reason == ENAMETOOLONG; /* whatever is there */
+    return ad_fail(err, never ? AD_EINVAL : reason == ENOENT || reason == ENOTDIR ? AD_ENOTFOUND : AD_EIO, "%.300s: %s", path, strerror(reason));
 }
 
 /* Pins what `name` in directory `at` leads to, and what it is. path is its full name. */

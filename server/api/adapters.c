@@ -368,8 +368,13 @@ static const char *unknown_field(const json_t *body, const char *const *known, s
 /* NULL, or what is wrong with it. */
 static const char *check_named(const json_t *body, bool new_version)
 {
+    static const char *const strings[] = {"path", "url", "description", "signature"};
     const json_t *name = json_object_get(body, "name"), *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *activate = json_object_get(body, "activate");
+    const json_t *selftest = json_object_get(body, "selftest");
     if (json_is_string(json_object_get(body, "path")) == json_is_string(json_object_get(body, "url"))) return "either `path` or `url` must say where the adapter is";
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        if (json_object_get(body, strings[i]) && !json_is_string(json_object_get(body, strings[i]))) return "`path`, `url`, `description` and `signature` must be strings";
+    if (selftest && !json_is_object(selftest) && !json_is_string(selftest)) return "`selftest` must be an object, or its text";
     if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
     if (!new_version && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
     if (labels && !is_label_object(labels)) return "`labels` must be an object of strings";

@@ -82,6 +82,13 @@ class Directories(Places):
         self.assertEqual(d.process.wait(60), 0)
         client.join()
 
+    def test_a_path_that_leads_nowhere_is_the_clients_mistake(self):
+        os.symlink("loop", self.at("loop"))
+        d = self.start("--adapter-root", self.at())
+        for path in (self.at("loop"), self.at("loop", "x"), self.at("x" * 300)):
+            status, e = d.call("POST", "/v1/adapters", {"name": "x", "path": path})
+            self.assertEqual(status, 400, (path, e))
+
     def test_without_roots_no_path_is_allowed(self):
         write(self.at("x"), make_adapter(1))
         self.assertEqual(self.start().call("POST", "/v1/adapters", {"name": "x", "path": self.at("x")})[0], 400)
@@ -89,7 +96,9 @@ class Directories(Places):
     def test_bodies_of_wrong_form_are_refused(self):
         d = self.start("--adapter-root", self.at())
         for body in ({}, {"name": "x"}, {"path": "/x"}, {"name": "x", "path": "/x", "url": "https://x/"}, {"name": "x", "path": "/x", "surprise": 1}, {"name": 1, "path": "/x"},
-                     {"name": "x", "path": "/x", "sha256": "zz"}, {"name": "x", "path": "/x", "labels": []}, {"name": "x", "path": "/x", "activate": "yes"}, {"name": "x" * 200, "path": "/x"}):
+                     {"name": "x", "path": "/x", "sha256": "zz"}, {"name": "x", "path": "/x", "labels": []}, {"name": "x", "path": "/x", "activate": "yes"}, {"name": "x" * 200, "path": "/x"},
+                     {"name": "x", "path": "/x", "selftest": 1}, {"name": "x", "path": "/x", "selftest": []}, {"name": "x", "path": "/x", "signature": {}}, {"name": "x", "path": "/x", "description": 1},
+                     {"name": "x", "path": "/x", "url": 1}):
             self.assertEqual(d.call("POST", "/v1/adapters", body)[0], 400, body)
         self.assertEqual(d.call("POST", "/v1/adapters", b"[1]", {"Content-Type": "application/json"})[0], 400)
         self.assertEqual(d.call("POST", "/v1/adapters", b"x", {"Content-Type": "text/plain"})[0], 415)
