@@ -314,7 +314,8 @@ static void verified(ad_job *job)
     ad_digest_hex(&v->version->digest, want);
     if (v->adapter) ad_digest_hex(ad_adapter_digest(v->adapter), have);
     bool ok = !strcmp(want, have);
-    o.report = json_pack("{s:s, s:b, s:s, s:s?, s:s?}", "object", "adapter.verification", "ok", ok, "expected", want, "digest", *have ? have : NULL, "reason", v->status != AD_OK ? v->err.msg : NULL);
+    o.report = json_pack("{s:s, s:b, s:s, s:s?}", "object", "adapter.verification", "ok", ok, "expected", want, "digest", *have ? have : NULL);
+    json_object_set_new(o.report, "reason", v->status != AD_OK ? ad_json_text(v->err.msg) : json_null());
     const ad_signer *by = &v->version->signer;
     json_t *signer = *by->key_id ? json_pack("{s:s, s:s, s:o}", "status", "valid", "key_id", by->key_id, "comment", ad_json_text(by->comment)) : json_pack("{s:s}", "status", "none");
     json_object_set_new(o.report, "signature", signer);
