@@ -342,10 +342,20 @@ static void roll_back(ad_store_db *db)
     if (!sqlite3_get_autocommit(db->handle) && run(db, ROLLBACK, NULL, NULL) != AD_OK) db->unsettled = true;
 }
 
+/* A database that was removed or moved away takes commits as before, and the next start finds none of them. */
+static ad_status check_place(ad_store_db *db, ad_err *err)
+{
+    int moved = 0;
+    sqlite3_file_control(db->handle, "main", SQLITE_FCNTL_HAS_MOVED, &moved); /* leaves it when there is no file */
+    return moved ? ad_fail(err, AD_EIO, "%s was removed or moved away: what is written to it would be lost", db->label) : AD_OK;
+}
+
 ad_status ad_store_db_begin(ad_store_db *db, ad_err *err)
 {
     db->broken.code = AD_OK;
-    ad_status st = run(db, BEGIN, NULL, err);
+    ad_status st = check_place(db, err);
+    if (st != AD_OK) return st;
+    st = run(db, BEGIN, NULL, err);
     if (st != AD_OK || !db->unsettled) return st;
     st = run(db, SETTLE, NULL, err); /* so that this transaction writes in any case */
     if (st != AD_OK) roll_back(db);

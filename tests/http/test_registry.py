@@ -11,7 +11,7 @@ import time
 import unittest
 
 from daemon import clean_env, fails_to_start
-from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, multipart, parts_of
+from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, multipart, parts_of, read
 
 
 class Stored(unittest.TestCase):
@@ -324,6 +324,18 @@ class Restarts(Stored):
         self.d.upload("a", make_adapter(1))
         self.assertGreater(self.d.show("a")[1]["revision"], r)
 
+    def test_nothing_is_acknowledged_while_the_directory_is_away(self):
+        self.d.upload("a", make_adapter(1))
+        os.rename(self.state, self.state + "-away")
+        for method, path, body in (("PATCH", "/v1/adapters/a", {"pinned": True}), ("PUT", "/v1/aliases/b", {"targets": [{"model": "a"}]}), ("DELETE", "/v1/adapters/a", None)):
+            self.assertEqual(self.d.call(method, path, body)[0], 500, method)
+        self.d.answer("a")
+        self.assertFalse(self.d.show("a")[1]["pinned"])
+        os.rename(self.state + "-away", self.state)
+        self.assertEqual(self.d.call("PATCH", "/v1/adapters/a", {"pinned": True})[0], 200)
+        self.restart()
+        self.assertTrue(self.d.show("a")[1]["pinned"])
+
     def test_a_second_daemon_refuses_the_same_directory(self):
         message = fails_to_start("--model", BASE, "--port", "0", "--state-dir", self.state)
         self.assertIn(self.state, message)
@@ -401,6 +413,19 @@ class Restarts(Stored):
         self.assertIn("digest", e["error"]["message"])
         self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], False)
         self.assertEqual(self.d.show("a")[1]["digest"], digest)
+
+
+    def test_a_verification_answers_whatever_the_damaged_files_say(self):
+        digest = self.d.upload("a", make_adapter(1))[1]["digest"]
+        path = os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors")
+        data = read(path)
+        n = int.from_bytes(data[:8], "little")
+        for pad in range(2):  # a message that is cut may end inside a character
+            head = data[8:8 + n].replace(b"base_model", b"x" * pad + "\u00e9".encode() * 600, 1)
+            with open(path, "wb") as f:
+                f.write(len(head).to_bytes(8, "little") + head + data[8 + n:])
+            status, v = self.d.call("POST", "/v1/adapters/a/verify")
+            self.assertEqual((status, v["object"], v["ok"]), (200, "adapter.verification", False))
 
 
 class InMemory(unittest.TestCase):
