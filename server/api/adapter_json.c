@@ -62,6 +62,16 @@ static void add_use(const ad_entry *e, json_t *o)
     json_object_set_new(o, "last_used", time_json(last));
 }
 
+bool ad_is_labels(const json_t *v)
+{
+    const char *key;
+    json_t *item;
+    if (!json_is_object(v) || json_object_size(v) > 64) return false;
+    json_object_foreach((json_t *)v, key, item)
+        if (!json_is_string(item) || strlen(key) > 128 || json_string_length(item) > 1024) return false;
+    return true;
+}
+
 const char *ad_adapter_pending(const ad_app *app, const char *name)
 {
     const char *other;

@@ -13,6 +13,8 @@ const char *ad_adapter_state(const ad_entry *e);
 const char *ad_adapter_pending(const ad_app *app, const char *name);
 /* A name of which nothing else is there yet. */
 json_t *ad_pending_json(const char *name, const char *state);
+/* Whether v is what labels may be: an object of at most 64 strings, with keys of 128 and values of 1024 bytes. */
+bool ad_is_labels(const json_t *v);
 /* "/v1/adapters/NAME", escaped. */
 void ad_adapter_location(const char *name, char *out, size_t size);
 

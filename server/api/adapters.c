@@ -83,10 +83,9 @@ static void on_outcome(void *user, const ad_outcome *o)
 static bool query_flag(ad_http_exchange *x, const char *name, bool *out)
 {
     char value[8];
-    *out = false;
-    if (!ad_http_query_value(x, name, value, sizeof value)) return true;
-    *out = !strcmp(value, "true") || !strcmp(value, "1") || !*value;
-    return *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
+    int there = ad_http_query_value(x, name, value, sizeof value);
+    *out = there > 0 && (!strcmp(value, "true") || !strcmp(value, "1") || !*value);
+    return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
 }
 
 /* If-Match: one ETag of ours, or *. False: answered. */
@@ -114,16 +113,6 @@ static json_t *read_object(ad_http_exchange *x)
     return NULL;
 }
 
-static bool is_label_object(const json_t *v)
-{
-    const char *key;
-    json_t *item;
-    if (!json_is_object(v) || json_object_size(v) > 64) return false;
-    json_object_foreach((json_t *)v, key, item)
-        if (!json_is_string(item) || strlen(key) > 128 || json_string_length(item) > 1024) return false;
-    return true;
-}
-
 /* ---- GET ---- */
 
 typedef struct {
@@ -136,13 +125,11 @@ static bool read_list_query(ad_http_exchange *x, list_query *q)
 {
     char limit[16];
     *q = (list_query){.limit = LIST_DEFAULT};
-    ad_http_query_value(x, "after", q->after, sizeof q->after);
-    ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix);
-    ad_http_query_value(x, "state", q->state, sizeof q->state);
-    if (ad_http_query_value(x, "label", q->label, sizeof q->label)) {
-        char *colon = strchr(q->label, ':');
-        if (colon) *colon = '\0', q->label_value = colon + 1;
-    }
+    bool good = ad_http_query_value(x, "after", q->after, sizeof q->after) >= 0 && ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix) >= 0 &&
+                ad_http_query_value(x, "state", q->state, sizeof q->state) >= 0 && ad_http_query_value(x, "label", q->label, sizeof q->label) >= 0;
+    if (!good) return ad_reply_refusal(x, 400, "invalid_value", NULL, "`after`, `prefix`, `state` or `label` is malformed or too long");
+    char *colon = strchr(q->label, ':');
+    if (colon) *colon = '\0', q->label_value = colon + 1;
     if (!ad_http_query_value(x, "limit", limit, sizeof limit)) return true;
     char *end;
     long n = strtol(limit, &end, 10);
@@ -377,8 +364,9 @@ static const char *check_named(const json_t *body, bool new_version)
     if (selftest && !json_is_object(selftest) && !json_is_string(selftest)) return "`selftest` must be an object, or its text";
     if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
     if (!new_version && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
-    if (labels && !is_label_object(labels)) return "`labels` must be an object of strings";
+    if (labels && !ad_is_labels(labels)) return "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)";
     if (sha && (json_string_length(sha) != 64 || strspn(json_string_value(sha), "0123456789abcdef") != 64)) return "`sha256` must be 64 lower-case hex digits";
+    if (json_string_length(json_object_get(body, "description")) > MAX_DESCRIPTION) return "`description` must be a string of at most 64 KiB";
     return activate && !json_is_boolean(activate) ? "`activate` must be true or false" : NULL;
 }
 
@@ -502,7 +490,7 @@ static bool read_patch(ad_http_exchange *x, const json_t *body, ad_patch *p)
     const char *field = unknown_field(body, known, sizeof known / sizeof *known);
     *p = (ad_patch){.set_labels = labels, .set_pinned = pinned, .set_description = description, .pinned = json_is_true(pinned)};
     if (field) return ad_reply_refusal(x, 400, "unknown_field", field, "only labels, pinned and description can be changed");
-    if (labels && !json_is_null(labels) && !is_label_object(labels)) return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings");
+    if (labels && !json_is_null(labels) && !ad_is_labels(labels)) return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)");
     if (pinned && !json_is_boolean(pinned)) return ad_reply_refusal(x, 400, "invalid_value", "pinned", "`pinned` must be true or false");
     if (description && !json_is_null(description) && (!json_is_string(description) || json_string_length(description) > MAX_DESCRIPTION)) return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string of at most 64 KiB");
     p->labels = json_is_object(labels) ? json_dumps(labels, JSON_COMPACT) : NULL;

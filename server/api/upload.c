@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/api/adapter_json.h"
 #include "server/http/multipart.h"
 
 enum {
@@ -355,13 +356,10 @@ static ad_status on_part_data(void *user, const char *data, size_t len, ad_err *
     return AD_OK;
 }
 
-/* A JSON object whose values are strings. */
 static bool good_labels(const char *text)
 {
-    const char *key;
-    json_t *value, *labels = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-    bool good = json_is_object(labels);
-    json_object_foreach(labels, key, value) good = good && json_is_string(value);
+    json_t *labels = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    bool good = ad_is_labels(labels);
     json_decref(labels);
     return good;
 }
@@ -379,7 +377,7 @@ static ad_status keep_text(receiver *r, field f, char *text)
     ad_upload *u = r->u;
     char **slot = f == NAME ? &u->name : f == DESCRIPTION ? &u->description : f == LABELS ? &u->labels : f == SIGNATURE ? &u->signature : f == SELFTEST ? &u->selftest : NULL;
     const char *why = NULL;
-    if (f == LABELS && !good_labels(text)) why = "it is not a JSON object of strings";
+    if (f == LABELS && !good_labels(text)) why = "it is not a JSON object of strings (at most 64; keys of 128 bytes, values of 1024)";
     if (f == SHA256 && !good_sha256(text, u->sha256)) why = "it is not 64 hex digits";
     if (f == ACTIVATE && strcmp(text, "true") && strcmp(text, "false")) why = "it is neither true nor false";
     if (f == ACTIVATE) u->activate = !strcmp(text, "true");

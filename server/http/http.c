@@ -508,7 +508,7 @@ static bool decode_query(const char *from, size_t len, char *out, size_t size)
     return true;
 }
 
-bool ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size)
+int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size)
 {
     *out = '\0';
     for (const char *pair = x->query, *next; *pair; pair = next) {
@@ -516,9 +516,9 @@ bool ad_http_query_value(const ad_http_exchange *x, const char *name, char *out,
         size_t len = strcspn(pair, "&"), n = strcspn(pair, "=&");
         next = pair + len + (pair[len] == '&');
         if (!decode_query(pair, n, key, sizeof key) || strcmp(key, name)) continue;
-        return n == len ? true : decode_query(pair + n + 1, len - n - 1, out, size);
+        return n == len || decode_query(pair + n + 1, len - n - 1, out, size) ? 1 : -1;
     }
-    return false;
+    return 0;
 }
 
 /* METHOD SP target SP HTTP/1.x; absolute targets lose scheme and host. */

@@ -53,8 +53,8 @@ void ad_http_close(ad_http_server **s, void (*done)(void *user), void *user);
 const char *ad_http_method(const ad_http_exchange *x);
 const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, without the query */
 const char *ad_http_query(const ad_http_exchange *x);  /* raw, "" when absent */
-/* The first value of `name` in the query, decoded ('+' is a blank), into out[size]. False, with out "": there is none, it is malformed or does not fit. */
-bool ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
+/* The first value of `name` in the query, decoded ('+' is a blank), into out[size]: 1. With out "": 0, there is none; -1, it is malformed or does not fit. */
+int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
 ad_str ad_http_body(const ad_http_exchange *x);
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */

@@ -91,6 +91,8 @@ class Uploads(Stored):
             self.assertEqual(self.d.upload("a", files)[0], want)
         self.assertEqual(self.d.upload("../x", (config, weights))[0], 400)
         self.assertEqual(self.d.upload("base", (config, weights))[0], 409)
+        for query in ("?dry_run=definitely", "?dry_run=%zz", "?dry_run=yes"):
+            self.assertEqual(self.d.upload("a", (config, weights), query)[0], 400)
         self.assertEqual(self.d.names(), [])
         end = time.monotonic() + 10
         while os.listdir(os.path.join(self.state, "incoming")) and time.monotonic() < end:

@@ -19,7 +19,7 @@ static int n_ended, n_aborted;
 static int number(const ad_http_exchange *x, const char *name, int preset)
 {
     char value[20];
-    return ad_http_query_value(x, name, value, sizeof value) ? atoi(value) : preset;
+    return ad_http_query_value(x, name, value, sizeof value) > 0 ? atoi(value) : preset;
 }
 
 /* ---- POST /sink: takes a body; the query says how ---- */
@@ -218,7 +218,7 @@ static void handle_query(ad_http_exchange *x, void *arg)
 {
     (void)arg;
     char value[8];
-    bool found = ad_http_query_value(x, "q", value, sizeof value);
+    bool found = ad_http_query_value(x, "q", value, sizeof value) > 0;
     ad_reply_json(x, 200, json_pack("{s:b, s:s}", "found", found, "value", value));
 }
 
