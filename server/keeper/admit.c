@@ -16,7 +16,7 @@
 #include "server/observe/log.h"
 #include "server/selftest.h"
 
-enum { MAX_SIGNATURE = 4096, MOST_ADMISSIONS = 16, READ_BYTES = 1 << 20 };
+enum { MOST_ADMISSIONS = 16, READ_BYTES = 1 << 20 };
 
 typedef struct ad_admission {
     ad_job job;
@@ -158,7 +158,7 @@ static ad_status read_signature(const char *dir, char **text, ad_err *err)
     ad_file f = {0};
     snprintf(path, sizeof path, "%s/adapter.minisig", dir);
     if (access(path, F_OK) != 0) return AD_OK;
-    ad_status st = ad_file_read(&f, path, MAX_SIGNATURE, err);
+    ad_status st = ad_file_read(&f, path, AD_SIGNATURE_TEXT, err);
     if (st == AD_OK) *text = strndup(f.data ? f.data : "", f.len);
     ad_file_close(&f);
     return st;
