@@ -186,7 +186,7 @@ static bool set_option(ctl *c, int id, char *v)
     case O_AFTER: c->after = v; return true;
     case O_MODULES: c->modules = true; return true;
     case O_CLEAR: c->clear = true; return true;
-    case O_DRAIN: return parse_int(v, 0, 86400, &c->drain_s);
+    case O_DRAIN: return parse_int(v, 0, 3600, &c->drain_s);
     case O_LAST_ID: c->last_id = v; return true;
     case O_COUNT: return parse_int(v, 1, 1000000000, &c->count);
     case O_NO_RECONNECT: c->no_reconnect = true; return true;
