@@ -104,7 +104,7 @@ ad_version *ad_entry_select(const ad_entry *e, const char *selector);
 void ad_registry_activate(ad_entry *e, ad_version *v);
 /* Takes v off its name; it is freed now, or with its last lease. */
 void ad_registry_retire(ad_version *v);
-/* True when more than AD_KEPT_VERSIONS newer ones exist and v is neither active, previous, leased nor named by an alias. */
+/* True when AD_KEPT_VERSIONS newer ones exist and v is neither active, previous, leased nor named by an alias. */
 bool ad_registry_is_surplus(const ad_version *v);
 ad_version_state ad_version_get_state(const ad_version *v);
 const char *ad_version_state_name(ad_version_state state);

@@ -42,7 +42,6 @@ typedef struct ad_admission {
     json_t *report;           /* what is told; without results of the self-test it is what is stored */
     char *report_text;
     ad_version *version;      /* leased; pending until the rows are there */
-    ad_entry *entry;
     bool is_new;              /* the entry came with it */
     int64_t revision;
 } admission;

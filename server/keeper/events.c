@@ -131,5 +131,3 @@ void ad_events_subscribe(ad_events *e, ad_http_exchange *x)
     ad_http_stream_write(x, ": adapters\n\n", 12);
     if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(e, x, strtoull(last, NULL, 10));
 }
-
-int ad_events_subscribers(const ad_events *e) { return e->n_subscribers; }

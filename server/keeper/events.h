@@ -16,6 +16,5 @@ void ad_events_end_streams(ad_events *e); /* everybody hears the end: the server
 void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous);
 /* Answers with a stream that lasts until the client or the server leaves. Begins behind the Last-Event-ID the client names, as far as events are kept. */
 void ad_events_subscribe(ad_events *e, ad_http_exchange *x);
-int ad_events_subscribers(const ad_events *e);
 
 #endif

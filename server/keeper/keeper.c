@@ -276,7 +276,6 @@ void ad_keeper_close(ad_keeper **kp, void (*done)(void *user), void *user)
     else close_fetchers(k);
 }
 
-bool ad_keeper_durable(const ad_keeper *k) { return ad_store_durable(k->app->store); }
 ad_events *ad_keeper_events(const ad_keeper *k) { return k->events; }
 
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out)

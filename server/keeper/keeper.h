@@ -20,7 +20,6 @@ void ad_keeper_stop(ad_keeper *k);
 /* After the engine, when every lease has ended: lets running jobs end, closes the store, joins the threads, then calls done on the loop. NULL is fine, then done is not
  * called. */
 void ad_keeper_close(ad_keeper **k, void (*done)(void *user), void *user);
-bool ad_keeper_durable(const ad_keeper *k);
 ad_events *ad_keeper_events(const ad_keeper *k);
 
 /* ---- what requests need ---- */
