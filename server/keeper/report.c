@@ -3,13 +3,30 @@
 #include "server/keeper/keeper.h"
 #include "server/observe/log.h"
 
+/* What a module has beside its pair; false: nothing. */
+static bool add_parts(json_t *v, const ad_model *base, const ad_parts *parts, int module)
+{
+    ad_module_kind kind = ad_model_module(base, module)->kind;
+    const ad_module_parts *p = &parts->modules[module];
+    int tokens = kind == AD_MOD_EMBED ? parts->embed.n : kind == AD_MOD_HEAD ? parts->head.n : 0;
+    if (p->factor) json_object_set_new(v, "dora", json_true());
+    if (p->added) json_object_set_new(v, "lora_bias", json_true());
+    if (p->bias) json_object_set_new(v, "bias", json_true());
+    if (p->weight.data) json_object_set_new(v, "saved", json_true());
+    if (tokens) json_object_set_new(v, "trained_tokens", json_integer(tokens));
+    return p->factor || p->added || p->bias || p->weight.data || tokens;
+}
+
 static json_t *modules_json(const ad_model *base, const ad_adapter *a)
 {
     const ad_lowrank_set *set = ad_adapter_lowrank(a);
     json_t *v = json_object();
     for (int i = 0; i < set->n_modules; i++) {
         const ad_lowrank *low = &set->modules[i];
-        if (low->rank) json_object_set_new(v, ad_model_module(base, i)->name, json_pack("{s:i, s:f, s:f}", "rank", low->rank, "scaling", (double)low->scale, "norm", ad_adapter_norm(a, i)));
+        json_t *m = json_pack("{s:i, s:f, s:f}", "rank", low->rank, "scaling", (double)low->scale, "norm", ad_adapter_norm(a, i));
+        bool more = set->parts && add_parts(m, base, set->parts, i);
+        if (low->rank || more) json_object_set(v, ad_model_module(base, i)->name, m);
+        json_decref(m);
     }
     return v;
 }

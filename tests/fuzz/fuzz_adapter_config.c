@@ -18,7 +18,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (ad_peft_parse(&p, (const char *)data, size, "fuzz", &err) != AD_OK) return 0;
     for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
         if (ad_peft_plan_module(p, &modules[i], &plan, &err) != AD_OK) break;
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) ad_peft_saves(p, modules[i].name);
     for (int i = 0; ad_peft_idle_target(p, i); i++) {}
+    for (int i = 0; ad_peft_idle_saved(p, i); i++) {}
+    for (int i = 0; ad_peft_trained_tokens(p, i); i++)
+        if (ad_peft_trained_tokens(p, i)->n < 1) __builtin_trap();
     ad_peft_free(&p);
     return 0;
 }

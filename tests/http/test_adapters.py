@@ -11,7 +11,7 @@ from daemon import TINY, Daemon
 class Adapters(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", adapters=("qv", "all", "patterns"), log_level="info")
+        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", adapters=("qv", "all", "patterns", "dora", "save-head", "token-idx"), log_level="info")
 
     @classmethod
     def tearDownClass(cls):
@@ -25,7 +25,7 @@ class Adapters(unittest.TestCase):
     def test_the_list_has_every_adapter_and_what_its_load_found(self):
         status, reply = self.d.get("/v1/adapters")
         self.assertEqual(status, 200)
-        self.assertEqual([a["name"] for a in reply["data"]], ["all", "patterns", "qv"])
+        self.assertEqual([a["name"] for a in reply["data"]], ["all", "dora", "patterns", "qv", "save-head", "token-idx"])
         for a in reply["data"]:
             self.assertEqual(a["state"], "ready")
             self.assertRegex(a["digest"], r"^[0-9a-f]{64}$")
@@ -42,6 +42,14 @@ class Adapters(unittest.TestCase):
             self.assertRegex(name, r"^model\.layers\.\d\.self_attn\.[qv]_proj$")
             self.assertEqual(module["rank"], config["r"])
             self.assertAlmostEqual(module["scaling"], config["lora_alpha"] / config["r"], places=6)
+
+    def test_what_an_adapter_has_beside_pairs_is_listed_with_its_module(self):
+        def modules(name):
+            return self.d.get(f"/v1/adapters/{name}")[1]["modules"]
+        self.assertTrue(all(m["dora"] for m in modules("dora").values()))
+        self.assertEqual((modules("save-head")["lm_head"]["saved"], modules("save-head")["lm_head"]["rank"]), (True, 0))
+        self.assertEqual(modules("token-idx")["model.embed_tokens"]["trained_tokens"], 3)
+        self.assertEqual({key for m in modules("qv").values() for key in m}, {"rank", "scaling", "norm"})
 
     def test_an_unknown_adapter_is_404(self):
         status, reply = self.d.get("/v1/adapters/nobody")

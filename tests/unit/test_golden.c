@@ -13,6 +13,13 @@
 
 enum { MAX_CASES = 400, MAX_STEPS = 400 };
 
+/* The thread sanitizer looks at how threads meet: it gets what has several, once, or it would take ten minutes. */
+#ifdef __SANITIZE_THREAD__
+static const bool threads_only = true;
+#else
+static const bool threads_only = false;
+#endif
+
 static json_t *doc, *cases;
 static ad_safetensors *wanted;
 static ad_model *model;
@@ -408,10 +415,12 @@ START_TEST(a_row_of_a_mixed_batch_is_bitwise_what_it_is_alone_with_all_weights_a
     const unsigned here = ad_cpu_detect(), wide = AD_CPU_AVX2 | AD_CPU_AVX512;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         for (size_t c = 0; c < sizeof companies / sizeof *companies; c++) {
-            mixed_is_alone(&companies[c], all[i], 0, 1);
-            mixed_is_alone(&companies[c], all[i], here, 1);
             mixed_is_alone(&companies[c], all[i], here, 2);
+            if (threads_only) continue;
+            mixed_is_alone(&companies[c], all[i], 0, 1);
             mixed_is_alone(&companies[c], all[i], here & AD_CPU_AVX2, 3);
+            if (c) continue;
+            mixed_is_alone(&companies[c], all[i], here, 1);
             mixed_is_alone(&companies[c], all[i], here & wide, 2);
         }
 }
@@ -477,15 +486,17 @@ int main(void)
     TCase *t = tcase_create("golden");
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 240);
-    tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_in_plain_c);
     tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_on_this_cpu);
-    tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_with_avx2);
-    tcase_add_test(t, every_adapter_that_went_through_a_gguf_file_has_the_golden_logits);
-    tcase_add_test(t, every_merged_adapter_has_the_golden_logits);
     tcase_add_test(t, mixed_adapters_with_biases_of_pairs_add_up);
     tcase_add_test(t, an_adapter_that_replaces_something_is_not_mixed);
     tcase_add_test(t, a_row_of_a_mixed_batch_is_bitwise_what_it_is_alone_with_all_weights_and_kernels);
-    tcase_add_test(t, packed_weights_give_the_golden_logits_within_their_rounding);
+    if (!threads_only) {
+        tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_in_plain_c);
+        tcase_add_test(t, every_case_has_the_golden_logits_and_tokens_with_avx2);
+        tcase_add_test(t, every_adapter_that_went_through_a_gguf_file_has_the_golden_logits);
+        tcase_add_test(t, every_merged_adapter_has_the_golden_logits);
+        tcase_add_test(t, packed_weights_give_the_golden_logits_within_their_rounding);
+    }
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
