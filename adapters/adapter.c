@@ -58,6 +58,14 @@ ad_status ad_load_take(ad_loader *l, const char *owner, const char *part, const 
     return AD_OK;
 }
 
+bool ad_load_new_block(ad_loader *l)
+{
+    ad_adapter *a = l->adapter;
+    a->block = ad_arena_new(a->set.bytes);
+    if (a->block) atomic_fetch_add(&live_bytes, a->set.bytes);
+    return a->block != NULL;
+}
+
 /* ---- loading ---- */
 
 /* Hashing takes longer than packing, so they run side by side; who is done goes on with the norms. */
@@ -184,7 +192,6 @@ static ad_status load(ad_adapter **out, const char *name, const char *path, cons
     if (st == AD_OK) st = pack_and_digest(&l);
     if (st == AD_OK) st = check_norms(&l);
     a->n_tensors = (int)l.n_parts;
-    if (a->block) atomic_fetch_add(&live_bytes, a->set.bytes);
     close_files(&l);
     if (st == AD_OK) *out = a;
     else ad_adapter_release(&a);

@@ -45,7 +45,7 @@ const char *ad_adapter_base_name(const ad_adapter *a);         /* the base model
 /* Frobenius norm of a module's scale * B A; 0 when it is not adapted. Finite. module is ad_model_module's index. */
 float ad_adapter_norm(const ad_adapter *a, int module);
 size_t ad_adapter_packed_bytes(const ad_adapter *a);
-/* Packed bytes of all adapters alive in this process. Any thread. */
+/* Packed bytes of all adapters alive in this process, those that are being loaded too. Any thread. */
 size_t ad_adapter_live_bytes(void);
 /* Notes and warnings of the load, one sentence each: targets that select nothing, another base model's name, corrections of 0, corrections larger than
  * the weight they correct, and what was ignored. Borrowed. */

@@ -86,6 +86,9 @@ ad_status ad_load_refuse(ad_loader *l, const ad_tensor *t, const char *why);
 /* That t is [rows, cols], or [rows] with cols 0, of a type that can be packed. */
 AD_MUSTUSE ad_status ad_load_check_shape(ad_loader *l, const ad_tensor *t, int64_t rows, int64_t cols);
 
+/* The block of set.bytes that everything packed goes to, zeroed; counted as alive from here on. False: no memory. */
+bool ad_load_new_block(ad_loader *l);
+
 /* Whatever changes what the adapter does goes through one of these, or two adapters that differ could have one digest. */
 AD_MUSTUSE ad_status ad_load_set(ad_loader *l, const char *owner, const char *key, const void *value, size_t len);
 AD_MUSTUSE ad_status ad_load_take(ad_loader *l, const char *owner, const char *part, const ad_tensor *t);

@@ -19,7 +19,7 @@ typedef struct {
 
 static bool scratch_init(scratch *s, const ad_loader *l)
 {
-    size_t room, row, rank = (size_t)l->adapter->set.max_rank;
+    size_t room, row, rank = (size_t)(l->adapter->set.max_rank > 0 ? l->adapter->set.max_rank : 1);
     ad_load_room(l, &room, &row);
     *s = (scratch){malloc(room + 1), malloc(row * sizeof(float) + 1), malloc(rank * (rank + AD_PANEL) * sizeof(float)), malloc(ad_pack_bytes(AD_PACK_F32, (int)rank, (int)rank)),
                    malloc(CHUNK * rank * sizeof(float)), malloc(CHUNK * rank * sizeof(float))};

@@ -189,9 +189,9 @@ ad_status ad_load_pack(ad_loader *l)
     ad_status st = measure(l);
     if (st != AD_OK) return st;
     ad_load_room(l, &room, &row);
-    a->block = ad_arena_new(a->set.bytes);
+    bool good = ad_load_new_block(l);
     packer k = {a->block, malloc(room + 1), ad_calloc(row, sizeof(float))};
-    st = a->block && k.room && k.row ? pack_all(l, &k) : ad_load_no_memory(l);
+    st = good && k.room && k.row ? pack_all(l, &k) : ad_load_no_memory(l);
     assert(st != AD_OK || k.next == (char *)a->block + a->set.bytes);
     free(k.room);
     free(k.row);
