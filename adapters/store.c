@@ -358,6 +358,11 @@ static ad_status add_hold(ad_store *s, const ad_digest *d)
     return h ? AD_OK : AD_ENOMEM;
 }
 
+ad_status ad_store_hold(ad_store *s, const ad_digest *d, ad_err *err)
+{
+    return add_hold(s, d) == AD_OK ? AD_OK : ad_fail(err, AD_ENOMEM, "out of memory for holding a blob");
+}
+
 static int count_holds(ad_store *s, const ad_digest *d)
 {
     pthread_mutex_lock(&s->holding);

@@ -123,6 +123,7 @@ AD_MUSTUSE ad_status ad_store_sync_incoming(ad_store *s, const char *path, ad_er
 /* After ad_store_sync_incoming: moves the directory to its place among the blobs and makes the name durable. When that blob is there already,
  * the incoming one is discarded. Either way the blob is held until ad_store_unhold: no collection takes it while its row is not committed. */
 AD_MUSTUSE ad_status ad_store_keep(ad_store *s, const char *path, const ad_digest *digest, ad_err *err);
+AD_MUSTUSE ad_status ad_store_hold(ad_store *s, const ad_digest *digest, ad_err *err); /* of a blob that somebody is going to read; AD_ENOMEM */
 void ad_store_unhold(ad_store *s, const ad_digest *digest);
 /* The blob's directory into path[AD_STORE_PATH]; it need not exist. */
 void ad_store_blob_path(const ad_store *s, const ad_digest *digest, char *path);

@@ -290,6 +290,7 @@ typedef struct {
     ad_job job;
     ad_keeper *k;
     ad_version *version;      /* leased */
+    bool held;                /* the blob is kept from collection */
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
     ad_status status;
@@ -320,6 +321,7 @@ static void verified(ad_job *job)
     json_object_set_new(o.report, "signature", signer);
     v->done(v->user, &o);
     json_decref(o.report);
+    if (v->held) ad_store_unhold(v->k->app->store, &v->version->digest);
     ad_adapter_release(&v->adapter);
     ad_keeper_release(v->k, &v->version);
     free(v);
@@ -339,6 +341,7 @@ void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *
     *v = (verification){.job = {.work = work_verify, .done = verified}, .k = k, .version = ad_version_lease(e->active), .done = done, .user = user};
     if (e->active->dir) snprintf(v->path, sizeof v->path, "%s", e->active->dir);
     else ad_store_blob_path(k->app->store, &e->active->digest, v->path);
+    v->held = !e->active->dir && ad_store_hold(k->app->store, &e->active->digest, NULL) == AD_OK;
     ad_jobs_submit(k->loaders, &v->job);
 }
 

@@ -13,6 +13,7 @@ struct ad_load {
     ad_version *version;   /* leased */
     ad_load *next;         /* starving */
     size_t reserved;
+    bool held;             /* the blob is kept from collection */
     bool recheck;          /* nobody needs it: only whether it fits */
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
@@ -39,6 +40,23 @@ static ad_status read_version(const ad_model *base, const char *name, const char
     }
     *out = a;
     return AD_OK;
+}
+
+/* The row of a leased version may go before the version does: another's removal must not take the blob they share from under the load. */
+static ad_status hold_files(ad_load *l, ad_err *err)
+{
+    ad_status st = l->version->dir ? AD_OK : ad_store_hold(l->k->app->store, &l->version->digest, err);
+    l->held = st == AD_OK && !l->version->dir;
+    return st;
+}
+
+/* Also ends the lease, which may be the last one and collect the blob. */
+static void load_free(ad_load *l)
+{
+    if (l->held) ad_store_unhold(l->k->app->store, &l->version->digest);
+    ad_adapter_release(&l->adapter);
+    ad_keeper_release(l->k, &l->version);
+    free(l);
 }
 
 static void work(ad_job *job)
@@ -159,9 +177,7 @@ static void finish(ad_load *l)
     if (l->status != AD_OK) ad_log(AD_LOG_WARN, "adapter %s: %s", v->entry ? v->entry->name : "(removed)", l->err.msg);
     wake(k, v, l->status, &l->err);
     if (l->recheck) k->rechecking = false;
-    ad_adapter_release(&l->adapter);
-    ad_keeper_release(k, &l->version);
-    free(l);
+    load_free(l);
     ad_keeper_feed(k);
     ad_keeper_recheck(k);
 }
@@ -209,7 +225,13 @@ static ad_status start_load(ad_keeper *k, ad_version *v, bool recheck, ad_err *e
     ad_load *l = ad_calloc(1, sizeof *l);
     if (!l) return ad_fail(err, AD_ENOMEM, "out of memory for loading an adapter");
     l->k = k;
-    l->version = ad_version_lease(v);
+    l->version = v;
+    ad_status st = hold_files(l, err);
+    if (st != AD_OK) {
+        free(l);
+        return st;
+    }
+    ad_version_lease(v);
     l->reserved = bytes;
     l->recheck = recheck;
     snprintf(l->name, sizeof l->name, "%s", v->entry ? v->entry->name : "removed");
@@ -263,8 +285,7 @@ void ad_keeper_abandon(ad_keeper *k)
     for (ad_load *l = k->starving, *next; l; l = next) {
         next = l->next;
         l->version->load = NULL;
-        ad_version_release(&l->version);
-        free(l);
+        load_free(l);
     }
     k->starving = k->last_starving = NULL;
 }

@@ -491,6 +491,27 @@ class Residency(Stored):
             time.sleep(0.02)
         self.assertTrue(self.d.show("a0")[1]["resident"])
 
+    def test_a_request_that_waits_gets_its_version_though_all_names_of_it_are_removed(self):
+        for name, seed in (("a", 1), ("twin", 1), ("busy", 2), ("more", 3)):
+            self.assertEqual(self.d.upload(name, make_adapter(seed))[0], 201)
+        digest, answers = self.d.show("a")[1]["digest"], []
+        body = {"prompt": [1, 2], "max_tokens": 400, "n": 16, "ignore_eos": True}
+        busy = [threading.Thread(target=self.d.post, args=({"model": name, **body},)) for name in ("busy", "more")]
+        for t in busy:
+            t.start()
+        self.d.wait_for("adapterd_requests_running", 32)
+        waiting = threading.Thread(target=lambda: answers.append(self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 2})))
+        waiting.start()
+        self.d.wait_for("adapterd_adapter_waits", 1)
+        for name in ("a", "twin"):
+            self.assertEqual(self.d.call("DELETE", f"/v1/adapters/{name}")[0], 200)
+        self.assertEqual(self.d.metric("adapterd_adapter_waits"), 1)
+        for t in [*busy, waiting]:
+            t.join()
+        self.assertEqual((answers[0][0], answers[0][1].get("adapter_version")), (200, digest), answers)
+        self.d.wait_for("adapterd_adapter_versions_retired", 0)
+        self.assertFalse(os.path.exists(os.path.join(self.state, "blobs", digest[:2], digest)))
+
     def test_requests_wait_while_leases_hold_all_memory(self):
         for i in range(4):
             self.d.upload(f"a{i}", make_adapter(i))
