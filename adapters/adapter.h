@@ -34,7 +34,9 @@ const ad_mix *ad_adapter_mix(const ad_adapter *a);             /* the adapter al
  *   u32 count, then settings in order of module, key:           text(MODULE) text(KEY) text(VALUE)
  *   u32 count, then tensors in order of module, part:           text(MODULE) text(PART) text(DTYPE) u32 dims, u64 each dim, u64 bytes, the bytes
  * MODULE is the canonical name ("model.layers.0.self_attn.q_proj"); names are compared byte by byte. Settings of each adapted module: "rank", a u32;
- * "scaling", an f32. Parts: "lora_A", "lora_B" (of embeddings too). DTYPE, dims (outermost first) and bytes are the file's. */
+ * "scaling", an f32; with DoRA "use_dora", a byte of 1; of embedding and head "trainable_token_indices", i32 each as the configuration lists them. Parts:
+ * "lora_A", "lora_B" (of embeddings too), "lora_B.bias", "lora_magnitude_vector", "trainable_tokens_delta"; "weight" and "bias" of modules (and norms)
+ * that are replaced. DTYPE, dims (outermost first) and bytes are the file's. */
 const ad_digest *ad_adapter_digest(const ad_adapter *a);
 
 const char *ad_adapter_format(const ad_adapter *a);            /* "peft" or "gguf" */

@@ -278,7 +278,7 @@ static void put_modules(const json_t *modules)
         char rank[32], scaling[32], norm[32];
         snprintf(scaling, sizeof scaling, "%.6g", json_number_value(json_object_get(m, "scaling")));
         snprintf(norm, sizeof norm, json_is_number(json_object_get(m, "norm")) ? "%.6g" : "-", json_number_value(json_object_get(m, "norm")));
-        ctl_table_add(t, (const char *const[]){name, ctl_count(m, "rank", rank), scaling, norm, ctl_true(m, "dora") ? "DoRA" : ""});
+        ctl_table_add(t, (const char *const[]){name, ctl_count(m, "rank", rank), scaling, norm, ctl_true(m, "dora") ? "DoRA" : ctl_true(m, "saved") ? "replaced" : ctl_true(m, "bias") || ctl_true(m, "lora_bias") ? "bias" : json_object_get(m, "trained_tokens") ? "tokens" : ""});
     }
     putchar('\n');
     ctl_table_print(&t, stdout);
