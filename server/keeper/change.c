@@ -447,6 +447,24 @@ static void tick_drain(ad_op *op, uint64_t now_ns)
     drop(c, e);
 }
 
+/* c->version goes, and its adapter gets a new revision: it looks different now. NULL: out of memory. */
+static ad_store_change *drop_rows(change *c, const ad_entry *e)
+{
+    ad_store_change *rows = calloc(2, sizeof *rows);
+    if (!rows) return NULL;
+    if (!ad_row_of_entry(c->op.k, e, &rows[0])) {
+        ad_store_change_deinit(&rows[0]);
+        free(rows);
+        return NULL;
+    }
+    if (e->previous == c->version->number) rows[0].adapter.previous = 0;
+    c->revision = rows[0].adapter.revision;
+    rows[1].kind = AD_DROP_VERSION;
+    memcpy(rows[1].version.name, e->name, strlen(e->name) + 1);
+    rows[1].version.number = c->version->number;
+    return rows;
+}
+
 static void remove_version(change *c, ad_entry *e)
 {
     ad_version *v = ad_entry_select(e, c->selector);
@@ -454,11 +472,10 @@ static void remove_version(change *c, ad_entry *e)
     else if (v == e->active) ad_op_fail(&c->op, AD_EEXIST, "version_active", "Version %d of `%s` is active: activate another one first, or delete the adapter.", v->number, e->name);
     if (!v || v == e->active) return;
     c->version = ad_version_lease(v);
-    c->revision = e->revision;
-    c->row.kind = AD_DROP_VERSION;
-    memcpy(c->row.version.name, e->name, strlen(e->name) + 1);
-    c->row.version.number = v->number;
-    write_row(c, true, removed);
+    ad_err err;
+    ad_store_change *rows = drop_rows(c, e);
+    ad_status st = rows ? ad_store_thread_submit(c->op.k->store, rows, 2, removed, c, &err) : ad_fail(&err, AD_ENOMEM, "out of memory");
+    if (st != AD_OK) has_failed(c, st, &err);
 }
 
 static void run_remove(ad_op *op)

@@ -206,7 +206,10 @@ class Versions(Stored):
     def test_versions_can_be_deleted_one_by_one(self):
         self.d.new_version("a", make_adapter(2))
         self.assertEqual(self.d.call("DELETE", "/v1/adapters/a@2")[0], 409)
+        etag = self.d.show("a")[1]["etag"]
         self.assertEqual(self.d.call("DELETE", "/v1/adapters/a@1")[0], 200)
+        status, _, _ = self.d.request("GET", "/v1/adapters/a", None, {"If-None-Match": etag})
+        self.assertEqual(status, 200)
         self.assertEqual([v["version"] for v in self.d.show("a")[1]["versions"]], [2])
         self.assertEqual(self.d.call("DELETE", "/v1/adapters/a@1")[0], 404)
         self.assertEqual(self.d.call("POST", "/v1/adapters/a/rollback")[0], 409)
