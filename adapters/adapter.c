@@ -237,7 +237,6 @@ void ad_adapter_release(ad_adapter **ap)
 }
 
 const char *ad_adapter_name(const ad_adapter *a) { return a->name; }
-const char *ad_adapter_dir(const ad_adapter *a) { return a->dir; }
 const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a) { return &a->set; }
 const ad_mix *ad_adapter_mix(const ad_adapter *a) { return &a->mix; }
 const ad_digest *ad_adapter_digest(const ad_adapter *a) { return &a->digest; }

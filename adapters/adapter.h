@@ -24,7 +24,6 @@ ad_adapter *ad_adapter_retain(ad_adapter *a);
 void ad_adapter_release(ad_adapter **a); /* takes *a; NULL is fine; leaves *a NULL */
 
 const char *ad_adapter_name(const ad_adapter *a);
-const char *ad_adapter_dir(const ad_adapter *a); /* the path it was loaded from */
 const ad_lowrank_set *ad_adapter_lowrank(const ad_adapter *a); /* borrowed while a reference is held */
 const ad_mix *ad_adapter_mix(const ad_adapter *a);             /* the adapter alone, with weight 1; borrowed alike */
 

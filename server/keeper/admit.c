@@ -462,7 +462,7 @@ static void run(ad_op *op)
     if (must_exist && !e) return; /* the op has failed, and `a` went with it */
     bool same = e && e->active && !memcmp(&e->active->digest, &a->digest, sizeof a->digest);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
-    else if (same && !e->draining) {
+    else if (same) {
         op->outcome.existed = true;
         op->outcome.entry = e;
         op->outcome.version = e->active;

@@ -72,9 +72,9 @@ static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
         good = targets[i].weight > 0 && json_string_value(json_object_get(t, "model")) && ad_copy_text(&targets[i].model, json_string_value(json_object_get(t, "model")));
     }
     json_decref(list);
-    if (!good) return ad_fail(err, AD_EFORMAT, "registry: alias \"%s\" is damaged", s->name);
-    ad_status st = ad_registry_set_alias(k->registry, s->name, targets, n, &e, err);
+    ad_status st = good ? ad_registry_set_alias(k->registry, s->name, targets, n, &e, err) : ad_fail(err, AD_EFORMAT, "registry: alias \"%s\" is damaged", s->name);
     if (st == AD_OK) e->revision = s->revision;
+    else if (targets) ad_targets_free(targets, n);
     return st;
 }
 
@@ -281,7 +281,6 @@ ad_events *ad_keeper_events(const ad_keeper *k) { return k->events; }
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out)
 {
     *out = k->stats;
-    out->admitting = k->n_admitting;
 }
 
 /* ---- verification, stored reports ---- */

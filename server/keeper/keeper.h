@@ -105,7 +105,7 @@ void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(voi
 typedef struct {
     uint64_t loads, load_failures, admissions, refusals, removals;
     double load_seconds;
-    int loading, waiting, admitting;
+    int loading, waiting;
 } ad_keeper_stats;
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out);
 
