@@ -513,6 +513,7 @@ ad_status ad_store_db_commit(ad_store_db *db, ad_err *err)
 {
     ad_status st = db->broken.code == AD_OK ? commit(db, err) : ad_fail(err, db->broken.code, "%s", db->broken.msg);
     roll_back(db);
+    if (st == AD_EFULL) (void)run_script(db, "PRAGMA wal_checkpoint(RESTART)", NULL); /* the next one writes over the log: somebody must be able to delete something */
     return st;
 }
 

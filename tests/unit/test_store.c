@@ -451,6 +451,27 @@ START_TEST(a_limit_of_file_sizes_is_a_full_disk_and_changes_nothing)
 }
 END_TEST
 
+START_TEST(when_the_log_cannot_grow_something_can_still_be_deleted)
+{
+    char name[16];
+    ad_status st = AD_OK;
+    int n = 0;
+    limit_files(100000); /* the database stays far below that, its log does not */
+    for (; st == AD_OK && n < 100; n++) {
+        snprintf(name, sizeof name, "a%d", n);
+        ad_store_change c = tu_put_adapter(name, n + 1, 0);
+        st = tu_commit(store, &c, 1, &err);
+    }
+    ck_assert_int_eq(st, AD_EFULL);
+    ad_store_change drop = {.kind = AD_DROP_ADAPTER, .adapter.name = "a0"};
+    st = tu_commit(store, &drop, 1, &err);
+    unlimit_files();
+    ck_assert_msg(st == AD_OK, "%s", err.msg);
+    reopen();
+    ck_assert_int_eq(tu_read_rows(store)->adapters, n - 2);
+}
+END_TEST
+
 START_TEST(groups_that_the_disk_undid_are_not_called_committed)
 {
     static char report[10000000]; /* more than SQLite's cache: written, and refused, before the commit */
@@ -588,6 +609,7 @@ int main(void)
     tcase_add_test(tc, without_a_directory_all_is_forgotten_and_removed);
     tcase_add_test(tc, a_directory_that_cannot_be_made_is_named);
     tcase_add_test(tc, a_limit_of_file_sizes_is_a_full_disk_and_changes_nothing);
+    tcase_add_test(tc, when_the_log_cannot_grow_something_can_still_be_deleted);
     tcase_add_test(tc, groups_that_the_disk_undid_are_not_called_committed);
     tcase_add_test(tc, a_newer_schema_is_refused_and_left_alone);
     tcase_add_loop_test(tc, a_damaged_database_is_refused_and_no_blob_is_touched, 0, 30);
