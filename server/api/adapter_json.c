@@ -17,6 +17,12 @@ static json_t *signer_json(const ad_version *v)
     return json_pack("{s:s, s:o}", "key_id", v->signer.key_id, "comment", ad_json_text(v->signer.comment));
 }
 
+/* "upload", "path", "url", "command line" or "watch". */
+static json_t *origin_json(const ad_version *v)
+{
+    return v->source ? ad_json_text(v->source) : json_null();
+}
+
 static json_t *version_json(const ad_version *v)
 {
     char digest[65];
@@ -24,7 +30,7 @@ static json_t *version_json(const ad_version *v)
     json_t *o = json_pack("{s:i, s:s, s:s, s:o, s:I, s:I, s:b, s:i, s:o, s:I}", "version", v->number, "digest", digest, "state", ad_version_state_name(ad_version_get_state(v)), "created", time_json(v->created),
                           "bytes_disk", (json_int_t)v->bytes_disk, "bytes_packed", (json_int_t)v->bytes_packed, "resident", v->adapter != NULL, "leases", v->leases, "last_used", time_json(v->last_used),
                           "requests", (json_int_t)v->requests);
-    json_object_set_new(o, "origin", v->source ? ad_json_text(v->source) : json_null());
+    json_object_set_new(o, "origin", origin_json(v));
     json_object_set_new(o, "signer", signer_json(v));
     json_object_set_new(o, "base_matches", json_boolean(v->checked && v->fits));
     json_object_set_new(o, "reason", v->reason ? ad_json_text(v->reason) : json_null());
@@ -89,18 +95,17 @@ json_t *ad_pending_json(const char *name, const char *state)
 
 json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole)
 {
-    static const char *const origins[] = {"store", "command line", "watch"};
     const ad_version *v = shown_version(e), *active = e->active;
     const ad_merge *merge = ad_merger_current(app->merger);
     char digest[65] = "", etag[32];
     if (active) ad_digest_hex(&active->digest, digest);
     snprintf(etag, sizeof etag, "\"r%lld\"", (long long)e->revision);
     bool merged = merge && active && !memcmp(ad_adapter_digest(ad_merge_adapter(merge)), &active->digest, sizeof active->digest);
-    json_t *o = json_pack("{s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:s, s:o, s:I, s:s}", "object", "adapter", "name", e->name, "digest", active ? digest : NULL, "version",
+    json_t *o = json_pack("{s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:o, s:I, s:s}", "object", "adapter", "name", e->name, "digest", active ? digest : NULL, "version",
                           active ? json_integer(active->number) : json_null(), "state", ad_adapter_state(e), "resident", v && v->adapter, "rank", v ? v->rank : 0, "modules_matched", v ? v->modules : 0,
-                          "bytes_disk", (json_int_t)(v ? v->bytes_disk : 0), "bytes_packed", (json_int_t)(v ? v->bytes_packed : 0), "merged", merged, "pinned", e->pinned, "origin",
-                          origins[e->origin], "created", time_json(e->created), "revision", (json_int_t)e->revision, "etag", etag);
+                          "bytes_disk", (json_int_t)(v ? v->bytes_disk : 0), "bytes_packed", (json_int_t)(v ? v->bytes_packed : 0), "merged", merged, "pinned", e->pinned, "created", time_json(e->created), "revision", (json_int_t)e->revision, "etag", etag);
     json_t *labels = e->labels ? json_loads(e->labels, 0, NULL) : NULL;
+    json_object_set_new(o, "origin", v ? origin_json(v) : json_null());
     json_object_set_new(o, "description", e->description ? ad_json_text(e->description) : json_null());
     json_object_set_new(o, "labels", labels ? labels : json_object());
     json_object_set_new(o, "signer", v ? signer_json(v) : json_null());

@@ -42,6 +42,7 @@ class Uploads(Stored):
         self.assertEqual(self.d.headers["Location"], "/v1/adapters/qv")
         self.assertEqual(self.d.headers["ETag"], a["etag"])
         self.assertEqual((a["name"], a["version"], a["state"], a["description"], a["labels"]), ("qv", 1, "ready", "two modules", {"team": "x"}))
+        self.assertEqual(a["origin"], "upload")
         self.assertTrue(a["report"]["modules"])
         ids, version = self.d.answer("qv")
         self.assertEqual(version, a["digest"])

@@ -47,7 +47,7 @@ class Directories(Places):
         write(self.at("roots", "x"), make_adapter(1))
         d = self.start("--adapter-root", self.at("roots"), "--state-dir", self.at("state"))
         status, a = d.call("POST", "/v1/adapters", {"name": "x", "path": self.at("roots", "x"), "labels": {"k": "v"}})
-        self.assertEqual((status, a["labels"], a["versions"][0]["origin"]), (201, {"k": "v"}, "path"), a)
+        self.assertEqual((status, a["labels"], a["origin"], a["versions"][0]["origin"]), (201, {"k": "v"}, "path", "path"), a)
         shutil.rmtree(self.at("roots", "x"))
         d.answer("x")
         write(self.at("roots", "y"), make_adapter(2))
