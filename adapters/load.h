@@ -98,7 +98,7 @@ AD_MUSTUSE ad_status ad_load_name_base(ad_loader *l, const char *name);
 
 /* load.c: the PEFT directory l->adapter->dir into l->pairs. */
 AD_MUSTUSE ad_status ad_load_peft(ad_loader *l);
-/* load_gguf.c: a GGUF LoRA file. path is borrowed for the load. */
+/* load_gguf.c: a GGUF LoRA file. path is borrowed for the call. */
 AD_MUSTUSE ad_status ad_load_gguf(ad_loader *l, const char *path);
 /* Which row of the file's B is row `row` of Hugging Face: q and k interleave the halves of each head in GGUF files of Llama models. */
 int ad_load_gguf_row(const ad_model *base, const ad_module *m, int row);

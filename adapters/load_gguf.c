@@ -249,6 +249,7 @@ ad_status ad_load_gguf(ad_loader *l, const char *path)
     l->adapter->gguf = true;
     ad_status st = l->mapped ? ad_file_map(&l->bytes, path, l->err) : ad_file_read(&l->bytes, path, max_file, l->err);
     if (st == AD_OK) st = ad_gguf_parse(&l->gguf, l->bytes.data, l->bytes.len, path, l->err);
+    if (st == AD_OK) l->label = ad_gguf_label(l->gguf); /* path goes before the load is over */
     if (st == AD_OK && !(l->plain = ad_calloc(2 * (size_t)l->n_modules, sizeof *l->plain))) st = ad_load_no_memory(l);
     if (st == AD_OK) st = read_metadata(l, &alpha);
     if (st == AD_OK) st = read_tensors(l);

@@ -121,11 +121,13 @@ static json_t *targets(const writer *w)
 static json_t *config_json(const writer *w)
 {
     double rank = most_frequent(w, rank_of), alpha = most_frequent(w, alpha_of);
-    json_t *o = json_pack("{s:s, s:s, s:s?, s:s, s:b, s:b, s:b, s:b, s:b, s:f, s:n, s:o, s:o, s:o}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path",
-                          ad_adapter_base_name(w->a) ? ad_adapter_base_name(w->a) : ad_model_name(w->base), "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:f, s:n, s:o, s:o, s:o}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
                           "use_dora", 0, "use_rslora", 0, "lora_dropout", 0.0, "modules_to_save", "rank_pattern", patterns(w, rank, rank_of), "alpha_pattern",
                           patterns(w, alpha, alpha_of), "target_modules", targets(w));
     if (!o) return NULL;
+    const char *trained_for = ad_adapter_base_name(w->a) ? ad_adapter_base_name(w->a) : ad_model_name(w->base);
+    json_t *name = json_string(trained_for);
+    json_object_set_new(o, "base_model_name_or_path", name ? name : json_null()); /* a GGUF file may say it in bytes that are no UTF-8 */
     set_number(o, "r", rank);
     set_number(o, "lora_alpha", alpha);
     return o;
