@@ -305,6 +305,8 @@ static const char *path_name(const ad_http_exchange *x, const char *action, char
     return name;
 }
 
+static const char not_of_versions[] = "`labels` and `description` are the adapter's, not a version's: PATCH changes them";
+
 static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
 {
     ad_app *app = user;
@@ -313,6 +315,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
     ad_admission_spec s;
     bool good = begin_spec(x, name, &s);
     if (good && name && u->name) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` does not go with a new version: the path says whose it is");
+    if (good && name && (u->description || u->labels)) good = ad_reply_refusal(x, 400, "invalid_value", u->labels ? "labels" : "description", not_of_versions);
     if (good && u->name && strlen(u->name) > AD_MAX_NAME) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` is longer than 128 bytes");
     if (good) {
         if (u->name) memcpy(s.name, u->name, strlen(u->name) + 1);
@@ -362,6 +365,7 @@ static const char *check_named(const json_t *body, bool new_version)
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         if (json_object_get(body, strings[i]) && !json_is_string(json_object_get(body, strings[i]))) return "`path`, `url`, `description` and `signature` must be strings";
     if (selftest && !json_is_object(selftest) && !json_is_string(selftest)) return "`selftest` must be an object, or its text";
+    if (new_version && (labels || json_object_get(body, "description"))) return not_of_versions;
     if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
     if (!new_version && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
     if (labels && !ad_is_labels(labels)) return "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)";
@@ -404,10 +408,10 @@ static void on_named_body(ad_http_exchange *x, void *app)
     json_decref(body);
 }
 
-static void on_named(const char *name, void *user)
+static void on_named(const char *name, bool coming, void *user)
 {
     const ad_app *app = user;
-    if (ad_registry_check_name(name, NULL) == AD_OK) ad_events_emit(ad_keeper_events(app->keeper), name, 0, "", "uploading", NULL);
+    if (ad_registry_check_name(name, NULL) == AD_OK) ad_events_emit(ad_keeper_events(app->keeper), name, 0, "", coming ? "uploading" : "refused", coming ? NULL : "uploading");
 }
 
 /* POST /v1/adapters and /v1/adapters/NAME/versions. */
@@ -419,7 +423,6 @@ static void post_files(ad_http_exchange *x, ad_app *app)
     char buf[AD_MAX_NAME + 1];
     const char *name = path_name(x, "versions", buf);
     if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, &if_match)) return; /* before the client sends megabytes */
-    if (name && !dry_run) on_named(name, app);
     if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
     else ad_upload_receive(x, app, name, dry_run ? NULL : on_named, on_upload, app);
 }

@@ -66,7 +66,7 @@ typedef struct receiver {
     ad_http_exchange *x;        /* NULL: refused, or the client left */
     ad_store *store;
     size_t max_bytes;           /* of all files */
-    void (*named)(const char *name, void *user);
+    void (*named)(const char *name, bool coming, void *user);
     ad_upload_done done;
     void *user;
     struct receiver *next;      /* of all */
@@ -113,6 +113,7 @@ void ad_upload_free(ad_upload **up)
 static void receiver_free(receiver *r)
 {
     ad_digest unused;
+    if (r->u && *r->name && r->named) r->named(r->name, false, r->user); /* it was not handed on */
     receiver **link = &receivers;
     while (*link != r) link = &(*link)->next;
     *link = r->next;
@@ -371,6 +372,13 @@ static bool good_sha256(const char *text, char out[65])
     return true;
 }
 
+static void set_name(receiver *r, const char *name)
+{
+    if (strlen(name) > AD_MAX_NAME) return; /* it will be refused */
+    memcpy(r->name, name, strlen(name) + 1);
+    if (r->named) r->named(name, true, r->user);
+}
+
 /* A text field is complete; text is owned by the upload from here on, or freed. */
 static ad_status keep_text(receiver *r, field f, char *text)
 {
@@ -383,8 +391,7 @@ static ad_status keep_text(receiver *r, field f, char *text)
     if (f == ACTIVATE) u->activate = !strcmp(text, "true");
     if (slot && !why) *slot = text;
     else free(text);
-    if (f == NAME && !*r->name && strlen(u->name) <= AD_MAX_NAME) memcpy(r->name, u->name, strlen(u->name) + 1);
-    if (f == NAME && r->named) r->named(u->name, r->user);
+    if (f == NAME && !*r->name) set_name(r, u->name);
     return why ? refuse_part(r, 400, f, why) : AD_OK;
 }
 
@@ -476,7 +483,7 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     return r;
 }
 
-void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void (*named)(const char *name, void *user), ad_upload_done done, void *user)
+void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void (*named)(const char *name, bool coming, void *user), ad_upload_done done, void *user)
 {
     ad_fault f = {0};
     receiver *r = NULL;
@@ -487,10 +494,10 @@ void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void 
         ad_reply_fault(x, &f);
         return;
     }
-    snprintf(r->name, sizeof r->name, "%s", name ? name : "");
     r->named = named;
     r->done = done;
     r->user = user;
+    if (name) set_name(r, name);
     size_t max = r->max_bytes < SIZE_MAX - MAX_REST ? r->max_bytes + MAX_REST : SIZE_MAX;
     ad_http_take_body(x, max, on_data, on_end, r);
     ad_http_on_abort(x, on_abort, r);

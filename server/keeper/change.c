@@ -325,6 +325,12 @@ static void run_activate(ad_op *op)
     else if (!v->trusted) ad_op_fail(op, AD_EUNTRUSTED, "signature_required", "Version %d of `%s` has no signature of a trusted key, which this server requires.", v->number, e->name);
     if (!v || (v->checked && !v->fits) || !v->trusted) return;
     c->version = ad_version_lease(v);
+    if (v == e->active) { /* nothing changes */
+        c->revision = e->revision;
+        op->outcome.version = v;
+        succeed(c, e);
+        return;
+    }
     c->wait.ready = on_resident;
     ad_status st = ad_keeper_need(op->k, v, &c->wait, true, &waiting, &err);
     if (st != AD_OK) has_failed(c, st, &err);

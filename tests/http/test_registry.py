@@ -191,6 +191,15 @@ class Versions(Stored):
         self.assertEqual(self.d.request("GET", "/v1/adapters/a", headers={"If-None-Match": a["etag"]})[0], 304)
         self.assertEqual(self.d.call("PATCH", "/v1/adapters/a", {"pinned": True}, {"If-Match": a["etag"]})[0], 200)
 
+    def test_activating_what_is_active_changes_nothing(self):
+        status, a = self.d.call("POST", "/v1/adapters/a/activate", {"version": 1})
+        self.assertEqual((status, a["version"], a["etag"]), (200, 1, self.one["etag"]))
+
+    def test_labels_and_description_do_not_go_with_a_version(self):
+        for field in ({"labels": "{}"}, {"description": "x"}):
+            self.assertEqual(self.d.new_version("a", make_adapter(2), **field)[0], 400)
+        self.assertEqual(self.d.show("a")[1]["etag"], self.one["etag"])
+
     def test_five_versions_are_kept(self):
         for i in range(2, 10):
             self.assertEqual(self.d.new_version("a", make_adapter(i))[0], 201)
@@ -572,6 +581,10 @@ class Events(Stored):
                 events.append((last, json.loads(line[6:])))
         c.close()
         return events
+
+    def test_an_upload_that_comes_to_nothing_ends_in_the_events_too(self):
+        events = self.read_events(2, start=lambda: threading.Thread(target=lambda: self.d.send("/v1/adapters", [("name", None, b"x"), ("surprise", None, b"y")])).start())
+        self.assertEqual([(e["name"], e["state"], e["previous"]) for _, e in events], [("x", "uploading", None), ("x", "refused", "uploading")])
 
     def test_states_are_streamed_and_replayed(self):
         def work():
