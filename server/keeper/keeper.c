@@ -10,7 +10,7 @@
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 
-enum { FETCHERS = 2, LOADER_NICENESS = 10 };
+enum { FETCHERS = 2, LOADER_NICENESS = 19 };
 
 /* ---- what is stored ---- */
 

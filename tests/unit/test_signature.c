@@ -406,7 +406,7 @@ START_TEST(what_minisign_signs_today_is_believed)
         ad_status st = ad_signature_check(t, text, &d, &who, &err);
         ck_assert_msg(st == (round & 1 ? AD_EUNTRUSTED : AD_OK), "round %d: %s", round, err.msg);
         if (st == AD_OK) {
-            ck_assert_str_eq(who.key_id, id);
+            ck_assert(strtoull(who.key_id, NULL, 16) == strtoull(id, NULL, 16)); /* minisign leaves out leading zeros */
             if (round & 8) ck_assert_str_eq(who.comment, "Größe 8");
             else ck_assert_ptr_nonnull(strstr(who.comment, "file:d"));
             ck_assert_int_eq(ad_signature_check(t, text, &other, &who, &err), AD_EUNTRUSTED);
