@@ -455,7 +455,7 @@ class InMemory(unittest.TestCase):
 
 
 class Residency(Stored):
-    options = ("--adapter-memory", "60k", "--loaders", "2")
+    options = ("--adapter-memory", "60k", "--loaders", "2", "--cold-timeout", "300") # sanitizers take their time
 
     def test_cold_adapters_come_into_memory_once_whoever_asks(self):
         for i in range(12):
