@@ -26,7 +26,7 @@ void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body
 /* {"error":{...}}; the caller owns it. */
 json_t *ad_fault_json(const ad_fault *f);
 /* ad_http_options.error_body: the same form for what the HTTP layer refuses. */
-void ad_error_body(void *app, ad_buf *out, int status, const char *message);
+void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message);
 
 /* Refuses in one line: 503 gets Retry-After. Returns false. */
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message);

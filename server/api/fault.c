@@ -124,9 +124,10 @@ ad_http_exchange *ad_later_resume(ad_later *l)
     return l->x;
 }
 
-void ad_error_body(void *app, ad_buf *out, int status, const char *message)
+void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message)
 {
     (void)app;
+    (void)route;
     ad_fault f = {0};
     ad_fault_set(&f, status, status == 405 ? "method_not_allowed" : NULL, NULL, "%s", message);
     ad_put_json(out, ad_fault_json(&f));

@@ -398,6 +398,7 @@ const char *ad_http_path(const ad_http_exchange *x) { return x->path; }
 const char *ad_http_query(const ad_http_exchange *x) { return x->query; }
 ad_str ad_http_body(const ad_http_exchange *x) { return (ad_str){x->body.data ? x->body.data : "", x->body.len}; }
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x) { return x->route; }
+const ad_http_server *ad_http_server_of(const ad_http_exchange *x) { return x->conn->server; }
 const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
 uint64_t ad_http_start_ns(const ad_http_exchange *x) { return x->start_ns; }
@@ -422,7 +423,7 @@ static void refuse(conn *c, int status, const char *message)
     ad_buf b = {0};
     c->phase = PHASE_BUSY;
     c->x->keep_alive = false;
-    c->server->opt.error_body(c->server->opt.app, &b, status, message);
+    c->server->opt.error_body(c->server->opt.app, c->x->route, &b, status, message);
     ad_http_reply(c->x, status, "application/json", b.data, b.len);
     ad_buf_deinit(&b);
 }
@@ -590,17 +591,38 @@ static bool matches(const ad_http_route *r, const char *path)
     return !strcmp(r->path, path);
 }
 
-/* The first route of the path and method. NULL: none, and allowed[size] lists the methods that routes of the path have. */
-static const ad_http_route *find_route(const ad_http_exchange *x, char *allowed, size_t size)
+/* The first route of the path and method, or NULL. */
+static const ad_http_route *find_route(const ad_http_exchange *x)
 {
     const ad_http_options *opt = &x->conn->server->opt;
     const char *method = x->is_head ? "GET" : x->method;
-    for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++) {
-        if (!matches(r, x->path)) continue;
-        if (!strcmp(r->method, method)) return r;
-        if (allowed && !strstr(allowed, r->method)) snprintf(allowed + strlen(allowed), size - strlen(allowed), "%s%s", *allowed ? ", " : "", r->method);
-    }
+    for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++)
+        if (!strcmp(r->method, method) && matches(r, x->path)) return r;
     return NULL;
+}
+
+static void add_method(char *list, size_t size, const char *method)
+{
+    size_t n = strlen(list);
+    for (const char *p = list; (p = strstr(p, method)); p++) /* a whole word of the list? */
+        if ((p == list || p[-1] == ' ') && !strcspn(p + strlen(method), ",")) return;
+    snprintf(list + n, size - n, "%s%s", n ? ", " : "", method);
+}
+
+const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path, char *allowed, size_t size)
+{
+    const ad_http_options *opt = &s->opt;
+    const ad_http_route *first = NULL;
+    if (allowed) *allowed = '\0';
+    for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++) {
+        if (!matches(r, path)) continue;
+        if (!first) first = r;
+        if (!allowed) continue;
+        add_method(allowed, size, r->method);
+        if (!strcmp(r->method, "GET")) add_method(allowed, size, "HEAD");
+    }
+    if (first && allowed) add_method(allowed, size, "OPTIONS");
+    return first;
 }
 
 /* llhttp reads the same head; what it refuses is refused, whatever we think. */
@@ -619,7 +641,7 @@ static int parse_head(conn *c, size_t len, const char **why)
     if (*why) return 400;
     int status = read_request_line(x, x->head, why);
     choose_id(x, s);
-    if (!status) x->route = find_route(x, NULL, 0);
+    if (!status) x->route = find_route(x);
     if (!status) status = check_framing(x, s, why);
     if (status) return status;
     llhttp_init(&c->parser, HTTP_REQUEST, &s->settings);
@@ -680,11 +702,11 @@ static void consume(conn *c, size_t n)
     c->in_at = 0;
 }
 
-static void reply_error(ad_http_exchange *x, int status, const char *message)
+static void reply_error(ad_http_exchange *x, const ad_http_route *route, int status, const char *message)
 {
     const ad_http_server *s = x->conn->server;
     ad_buf b = {0};
-    s->opt.error_body(s->opt.app, &b, status, message);
+    s->opt.error_body(s->opt.app, route, &b, status, message);
     ad_http_reply(x, status, "application/json", b.data, b.len);
     ad_buf_deinit(&b);
 }
@@ -692,22 +714,26 @@ static void reply_error(ad_http_exchange *x, int status, const char *message)
 static void dispatch(conn *c)
 {
     ad_http_exchange *x = c->x;
-    char allowed[128] = "", message[300];
+    char allowed[128], message[300];
     c->phase = PHASE_BUSY;
     uv_timer_stop(&c->timer);
     if (x->route) {
         x->route->handler(x, c->server->opt.app);
         return;
     }
-    find_route(x, allowed, sizeof allowed);
-    if (!*allowed) {
+    const ad_http_route *other = ad_http_routes_of(c->server, x->path, allowed, sizeof allowed);
+    if (!other) {
         snprintf(message, sizeof message, "there is nothing at %.120s", x->path);
-        reply_error(x, 404, message);
+        reply_error(x, NULL, 404, message);
         return;
     }
     ad_http_set_header(x, "Allow", allowed);
+    if (!strcmp(x->method, "OPTIONS")) {
+        ad_http_reply(x, 204, NULL, "", 0);
+        return;
+    }
     snprintf(message, sizeof message, "%.80s takes %s only", x->path, allowed);
-    reply_error(x, 405, message);
+    reply_error(x, other, 405, message);
 }
 
 /* ---- bodies that are fed to a handler ---- */

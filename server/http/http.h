@@ -20,6 +20,7 @@ typedef struct {
     ad_http_handler handler;
     const char *label;   /* the route's name in metrics: bounded cardinality */
     bool streams;        /* the handler is called when the head is complete, and takes the body with ad_http_take_body */
+    const void *tag;     /* the application's own: which form its errors have, say; borrowed, may be NULL */
 } ad_http_route;
 
 typedef struct {
@@ -37,8 +38,9 @@ typedef struct {
     void *app;                /* second argument of every handler */
     /* Called once per finished exchange, for metrics and the access log. May be NULL. */
     void (*on_finish)(void *app, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out);
-    /* Writes the JSON error body for an error the HTTP layer itself answers (400, 404, 405, 408, 413 ...). */
-    void (*error_body)(void *app, ad_buf *out, int status, const char *message);
+    /* Writes the JSON body of an error that the HTTP layer itself answers (400, 404, 405, 408, 413 ...). route: the matched one; where the path exists under other
+     * methods only, the first of these; NULL when there is none, or the request could not be read that far. */
+    void (*error_body)(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message);
 } ad_http_options;
 
 AD_MUSTUSE ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err);
@@ -58,6 +60,9 @@ int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, 
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
 ad_str ad_http_body(const ad_http_exchange *x);
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */
+/* The routes that have `path`, under any method: the first, or NULL. allowed[size], when not NULL, gets their methods as the header Allow has them, without repetition. */
+const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path, char *allowed, size_t size);
+const ad_http_server *ad_http_server_of(const ad_http_exchange *x);
 const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
 const char *ad_http_peer(const ad_http_exchange *x);
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */

@@ -73,13 +73,13 @@ static void take(ad_http_exchange *x, void *app)
     ad_http_on_abort(x, on_abort, NULL);
 }
 
-static void error_body(void *app, ad_buf *out, int status, const char *message)
+static void error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message)
 {
     (void)app;
-    ad_buf_printf(out, "%d %s", status, message);
+    ad_buf_printf(out, "%s %d %s", route ? route->label : "-", status, message);
 }
 
-static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo", false}, {"GET", "/stream/*", stream, "stream", false}, {"POST", "/take", take, "take", true}};
+static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo", false, NULL}, {"GET", "/stream/*", stream, "stream", false, NULL}, {"POST", "/take", take, "take", true, NULL}};
 
 static void turn(uv_loop_t *loop)
 {

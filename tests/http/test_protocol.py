@@ -409,7 +409,10 @@ class StreamedBodies(unittest.TestCase):
         for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE"):
             self.assertEqual(self.d.request(method, "/status/200")[::2], (200, b"" if method == "HEAD" else b"text"))
         status, headers, _ = self.d.request("POST", "/status/200")
-        self.assertEqual((status, headers["Allow"]), (405, "GET, PUT, PATCH, DELETE"))
+        self.assertEqual((status, headers["Allow"]), (405, "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"))
+        out = self.d.raw(b"OPTIONS /status/1 HTTP/1.1\r\n" + HOST + b"\r\nOPTIONS /nope HTTP/1.1\r\n" + HOST + b"\r\n")
+        self.assertEqual(re.findall(rb"HTTP/1.1 (\d{3}) ", out), [b"204", b"404"])
+        self.assertIn(b"\r\nAllow: GET, HEAD, PUT, PATCH, DELETE, OPTIONS\r\n", out)
 
     def test_statuses_have_their_reasons(self):
         for status, text in ((201, b"Created"), (202, b"Accepted"), (409, b"Conflict"), (412, b"Precondition Failed"), (507, b"Insufficient Storage")):

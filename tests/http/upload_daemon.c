@@ -229,17 +229,17 @@ static void handle_counts(ad_http_exchange *x, void *arg)
 }
 
 static const ad_http_route routes[] = {
-    {"POST", "/sink", handle_sink, "sink", true},
-    {"POST", "/upload", handle_upload, "upload", true},
-    {"POST", "/collect", handle_collect, "collect", true},
-    {"POST", "/ignore", handle_ignore, "ignore", true},
-    {"GET", "/silent", handle_silent, "silent", false},
-    {"GET", "/status/*", handle_status, "status", false},
-    {"PUT", "/status/*", handle_status, "status", false},
-    {"PATCH", "/status/*", handle_status, "status", false},
-    {"DELETE", "/status/*", handle_status, "status", false},
-    {"GET", "/query", handle_query, "query", false},
-    {"GET", "/counts", handle_counts, "counts", false},
+    {"POST", "/sink", handle_sink, "sink", true, NULL},
+    {"POST", "/upload", handle_upload, "upload", true, NULL},
+    {"POST", "/collect", handle_collect, "collect", true, NULL},
+    {"POST", "/ignore", handle_ignore, "ignore", true, NULL},
+    {"GET", "/silent", handle_silent, "silent", false, NULL},
+    {"GET", "/status/*", handle_status, "status", false, NULL},
+    {"PUT", "/status/*", handle_status, "status", false, NULL},
+    {"PATCH", "/status/*", handle_status, "status", false, NULL},
+    {"DELETE", "/status/*", handle_status, "status", false, NULL},
+    {"GET", "/query", handle_query, "query", false, NULL},
+    {"GET", "/counts", handle_counts, "counts", false, NULL},
 };
 
 static void on_term(uv_signal_t *s, int n)
