@@ -2,6 +2,7 @@
 /* Sequences, their KV pages, and the step that advances many of them at once. Engine thread. */
 #include "core/engine/engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,8 @@ struct ad_seq {
     int n_prompt, n_tokens;    /* n_tokens - n_prompt were generated */
     int n_cached;              /* positions already in the KV pages */
     ad_sampling sampling;
+    ad_pooling pooling;
+    float *vector;             /* [hidden] what was pooled so far; NULL before the first admission, or not pooled */
     ad_seq_weights weights;
     ad_history history;
     ad_token_info *prompt_infos; /* [n_prompt] or NULL */
@@ -48,6 +51,11 @@ struct ad_engine {
     const ad_merged **merged;
     output *outputs;
     int n_out;
+    int *state_rows;           /* [step_tokens] rows that are pooled, and whose they are */
+    ad_seq **state_seqs;
+    int n_states;
+    float *states;             /* [step_tokens, hidden]; untouched rows cost nothing */
+    size_t states_bytes;
     float *logits;             /* [step_tokens, vocab]; untouched rows cost nothing */
     size_t logits_bytes;
     const int32_t *eogs;
@@ -85,12 +93,20 @@ ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad
     return AD_OK;
 }
 
+ad_status ad_seq_new_pooled(ad_seq **out, const int32_t *prompt, int n_prompt, ad_pooling pooling, ad_seq_weights weights, ad_err *err)
+{
+    ad_status st = ad_seq_new(out, prompt, n_prompt, &(ad_sampling){.repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1}, weights, err);
+    if (st == AD_OK) (*out)->pooling = pooling;
+    return st;
+}
+
 void ad_seq_free(ad_seq **sp)
 {
     ad_seq *s = *sp;
     if (!s) return;
     ad_history_deinit(&s->history);
     free(s->prompt_infos);
+    free(s->vector);
     free(s->tokens);
     free(s->pages);
     free(s->page_ids);
@@ -105,6 +121,7 @@ const ad_mix *ad_seq_mix(const ad_seq *s) { return s->weights.mix; }
 int ad_seq_cached_tokens(const ad_seq *s) { return s->n_hit > 0 ? s->n_hit : 0; }
 const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s) { return s->prompt_infos; }
 int ad_seq_prompt_tokens(const ad_seq *s) { return s->n_prompt; }
+const float *ad_seq_vector(const ad_seq *s) { return s->vector; }
 
 static bool penalises(const ad_sampling *p)
 {
@@ -130,8 +147,13 @@ static ad_status make_buffers(ad_engine *e, ad_err *err)
     e->mixes = ad_calloc(rows, sizeof *e->mixes);
     e->merged = ad_calloc(rows, sizeof *e->merged);
     e->outputs = ad_calloc(rows, sizeof *e->outputs);
+    e->state_rows = ad_calloc(rows, sizeof *e->state_rows);
+    e->state_seqs = ad_calloc(rows, sizeof *e->state_seqs);
+    e->states_bytes = rows * (size_t)c->hidden * sizeof *e->states;
+    e->states = ad_arena_new(e->states_bytes);
     e->samplers = ad_calloc((size_t)ad_team_size(e->team), sizeof *e->samplers);
-    if (!e->logits || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->mixes || !e->merged || !e->outputs || !e->samplers)
+    if (!e->logits || !e->tokens || !e->positions || !e->out_rows || !e->pages || !e->mixes || !e->merged || !e->outputs || !e->state_rows || !e->state_seqs ||
+        !e->states || !e->samplers)
         return ad_fail(err, AD_ENOMEM, "engine: %zu step rows: out of memory", rows);
     ad_status st = AD_OK;
     for (int i = 0; st == AD_OK && i < ad_team_size(e->team); i++) st = ad_sampler_scratch_init(&e->samplers[i], c->vocab, err);
@@ -165,6 +187,8 @@ void ad_engine_free(ad_engine **ep)
     ad_team_free(&e->team);
     ad_kv_free(&e->kv);
     if (e->logits) ad_arena_free(e->logits, e->logits_bytes);
+    if (e->states) ad_arena_free(e->states, e->states_bytes);
+    free(e->state_rows), free(e->state_seqs);
     free(e->tokens), free(e->positions), free(e->out_rows);
     free(e->pages), free(e->mixes), free(e->merged), free(e->outputs);
     free(e);
@@ -182,12 +206,13 @@ static void drop_pages(ad_engine *e, ad_seq *s)
     while (s->n_pages) ad_kv_release(e->kv, s->page_ids[--s->n_pages]); /* the last first: a prefix outlives what follows it */
 }
 
-/* Holds the known pages of its beginning. At least one token is left to compute, for the logits behind it. */
+/* Holds the known pages of its beginning. At least one token is left to compute, for what lies behind it. */
 static void find_prefix(ad_engine *e, ad_seq *s)
 {
     s->n_cached = s->n_known = 0;
     s->parent = s->weights.root;
     if (s->prompt_infos && !s->prompt_known) return; /* every prompt position must be computed */
+    if (s->pooling == AD_POOL_MEAN || s->pooling == AD_POOL_CLS) return; /* and here its state is needed */
     while (s->n_cached + AD_KV_PAGE < s->n_tokens) {
         int page = ad_kv_find(e->kv, s->parent, s->tokens + s->n_cached);
         if (page < 0) return;
@@ -198,11 +223,21 @@ static void find_prefix(ad_engine *e, ad_seq *s)
     }
 }
 
+/* Pooling begins, or begins again. */
+static ad_status start_vector(const ad_engine *e, ad_seq *s, ad_err *err)
+{
+    size_t n = (size_t)ad_model_get_config(e->model)->hidden;
+    if (!s->vector && !(s->vector = ad_calloc(n, sizeof *s->vector))) return ad_fail(err, AD_ENOMEM, "embedding: out of memory");
+    memset(s->vector, 0, n * sizeof *s->vector);
+    return AD_OK;
+}
+
 ad_status ad_engine_admit(ad_engine *e, ad_seq *s, ad_err *err)
 {
     if (e->n_running == e->opt.max_running) return ad_fail(err, AD_EBUSY, "no room in the batch now");
     ad_status st = ad_scratch_reserve(e->scratch, s->weights.mix, err);
     if (st == AD_OK && penalises(&s->sampling) && !s->history.seen) st = ad_history_init(&s->history, ad_model_get_config(e->model)->vocab, s->tokens, s->n_prompt, err);
+    if (st == AD_OK && s->pooling) st = start_vector(e, s, err);
     if (st != AD_OK) return st;
     find_prefix(e, s);
     /* A page to spare for each that runs: who is taken in at the last page is thrown out in the next step. */
@@ -263,6 +298,11 @@ static int by_weights(const void *a, const void *b)
     return x->n - y->n;
 }
 
+static bool pools(const ad_seq *s, int pos)
+{
+    return s->pooling == AD_POOL_MEAN || (s->pooling == AD_POOL_LAST && pos + 1 == s->n_prompt) || (s->pooling == AD_POOL_CLS && pos == 0);
+}
+
 static int add_rows(ad_engine *e, ad_step_item *it, int row)
 {
     ad_seq *s = it->seq;
@@ -273,6 +313,10 @@ static int add_rows(ad_engine *e, ad_step_item *it, int row)
         e->pages[row] = s->pages;
         e->mixes[row] = s->weights.mix;
         e->merged[row] = s->weights.merged;
+        if (pools(s, pos)) {
+            e->state_rows[e->n_states] = row;
+            e->state_seqs[e->n_states++] = s;
+        }
         bool next_prompt = s->prompt_infos && !s->prompt_known && pos + 1 < s->n_prompt, last = pos + 1 == s->n_tokens;
         if (!next_prompt && !(last && s->sampling.max_tokens > 0)) continue;
         e->out_rows[e->n_out] = row;
@@ -315,6 +359,30 @@ static void read_outputs(void *arg, int index, int count)
     }
 }
 
+static bool is_finite(const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+/* States in the order of positions, one after another: how the prompt was cut does not show in the sum. */
+static void pool_states(ad_engine *e)
+{
+    int d = ad_model_get_config(e->model)->hidden;
+    for (int i = 0; i < e->n_states; i++) {
+        float *sum = e->state_seqs[i]->vector;
+        e->kernels.scale_add(sum, e->states + (size_t)i * (size_t)d, 1, sum, d);
+    }
+}
+
+static void finish_vector(const ad_engine *e, ad_seq *s)
+{
+    int d = ad_model_get_config(e->model)->hidden;
+    if (s->pooling == AD_POOL_MEAN) e->kernels.scale_add(s->vector, s->vector, 1.0f / (float)s->n_prompt, NULL, d);
+    s->failed = !is_finite(s->vector, d);
+}
+
 static ad_finish finish_of(const ad_step_item *it)
 {
     const ad_seq *s = it->seq;
@@ -327,7 +395,7 @@ static ad_finish finish_of(const ad_step_item *it)
 void ad_engine_step(ad_engine *e, ad_step_item *items, int n)
 {
     int rows = 0;
-    e->n_out = 0;
+    e->n_out = e->n_states = 0;
     qsort(items, (size_t)n, sizeof *items, by_weights);
     for (int i = 0; i < n; i++) {
         items[i].has_token = false;
@@ -336,11 +404,14 @@ void ad_engine_step(ad_engine *e, ad_step_item *items, int n)
     }
     ad_model_step(e->model, e->scratch, &(ad_step_batch){
         .n_rows = rows, .tokens = e->tokens, .positions = e->positions, .pages = e->pages, .mixes = e->mixes, .merged = e->merged,
-        .n_out = e->n_out, .out_rows = e->out_rows, .logits = e->logits});
+        .n_out = e->n_out, .out_rows = e->out_rows, .logits = e->logits,
+        .n_states = e->n_states, .state_rows = e->state_rows, .states = e->states});
     if (e->n_out) ad_team_run(e->team, read_outputs, e);
+    pool_states(e);
     for (int i = 0; i < n; i++) {
         ad_seq *s = items[i].seq;
         if (s->n_cached >= s->n_prompt) s->prompt_known = true;
+        if (s->pooling && s->prompt_known) finish_vector(e, s);
         publish_pages(e, s);
         items[i].finish = finish_of(&items[i]);
     }

@@ -40,6 +40,14 @@ typedef struct {
     float top_logprob[AD_MAX_LOGPROBS];
 } ad_token_info;
 
+/* What becomes of the hidden states behind the final norm when a sequence is no text but a vector. */
+typedef enum {
+    AD_POOL_NONE, /* none of them: the sequence draws tokens */
+    AD_POOL_MEAN, /* their mean, summed in the order of positions */
+    AD_POOL_LAST, /* the last token's */
+    AD_POOL_CLS,  /* the first token's */
+} ad_pooling;
+
 typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_TIMEOUT } ad_finish;
 
 typedef struct ad_engine ad_engine;
@@ -75,6 +83,8 @@ typedef struct {
 
 /* prompt[n_prompt] (n_prompt >= 1, ids inside the vocabulary) is copied. */
 AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_prompt, const ad_sampling *sampling, ad_seq_weights weights, ad_err *err);
+/* One that draws nothing: it ends with AD_FINISH_LENGTH when its prompt is computed, and then has its vector. */
+AD_MUSTUSE ad_status ad_seq_new_pooled(ad_seq **out, const int32_t *prompt, int n_prompt, ad_pooling pooling, ad_seq_weights weights, ad_err *err);
 void ad_seq_free(ad_seq **s); /* NULL is fine */
 int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: what it can ever hold */
 int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: what is not in the KV yet */
@@ -107,5 +117,8 @@ void ad_engine_step(ad_engine *e, ad_step_item *items, int n);
  * [0] has only its id. NULL when not asked for. Borrowed from s. */
 const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s);
 int ad_seq_prompt_tokens(const ad_seq *s);
+/* A pooled sequence's vector [hidden], not normalised, once it has finished; the same to the last bit however its prompt was
+ * cut and whoever was in the batch. NULL for others. Borrowed from s. */
+const float *ad_seq_vector(const ad_seq *s);
 
 #endif

@@ -755,7 +755,22 @@ static void gate_up(const ad_model *m, ad_scratch *s, int layer, int index, int 
     shrink(s, s->runs, s->n_runs, 4 * layer + 3, &s->mlp, s->partial[1], grain_of(m->config.intermediate), begin, end);
 }
 
-/* ---- the head ---- */
+/* ---- behind the layers ---- */
+
+/* x[hidden] = the row's hidden state behind the final norm. */
+static void final_norm(const ad_model *m, const ad_scratch *s, int row, float *x)
+{
+    int d = m->config.hidden;
+    s->k->add_norm(x, s->h + (size_t)row * (size_t)d, NULL, norm_of(s, row, 2 * m->config.layers), s->squares + (size_t)row * (size_t)s->n_blocks, d);
+    s->k->scale_add(x, x, inverse_rms(s, row), NULL, d);
+}
+
+static void norm_states(const ad_model *m, const ad_scratch *s, int index, int count)
+{
+    int begin, end;
+    ad_team_slice(s->b->n_states, 1, index, count, &begin, &end);
+    for (int i = begin; i < end; i++) final_norm(m, s, s->b->state_rows[i], s->b->states + (size_t)i * (size_t)m->config.hidden);
+}
 
 /* Final norm of this member's outputs, and their t for an adapted head. */
 static void norm_outputs(const ad_model *m, ad_scratch *s, int index, int count)
@@ -764,11 +779,8 @@ static void norm_outputs(const ad_model *m, ad_scratch *s, int index, int count)
     int d = m->config.hidden, begin, end;
     ad_team_slice(s->b->n_out, 1, index, count, &begin, &end);
     for (int i = begin; i < end; i++) {
-        int row = s->b->out_rows[i];
-        float *x = me->x;
-        s->k->add_norm(x, s->h + (size_t)row * (size_t)d, NULL, norm_of(s, row, 2 * m->config.layers), s->squares + (size_t)row * (size_t)s->n_blocks, d);
-        s->k->scale_add(x, x, inverse_rms(s, row), NULL, d);
-        put_act(s, &s->out, s->forms, i, x, 0, d);
+        final_norm(m, s, s->b->out_rows[i], me->x);
+        put_act(s, &s->out, s->forms, i, me->x, 0, d);
     }
     for (const run *r = s->out_runs; r < s->out_runs + s->n_out_runs; r++) {
         run own = {r->begin > begin ? r->begin : begin, r->end < end ? r->end : end, r->mix};
@@ -823,6 +835,7 @@ void ad_decoder_step(const ad_model *m, ad_scratch *s, int index, int count)
         residual(m, s, l, AD_MOD_DOWN, &s->mlp, s->partial[1], parts_of(m->config.intermediate), s->partial[0], 2 * (l + 1), last ? -1 : 4 * (l + 1), index, count);
         ad_team_barrier(s->team);
     }
+    norm_states(m, s, index, count);
     if (s->b->n_out) head(m, s, index, count);
 }
 

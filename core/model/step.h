@@ -27,6 +27,9 @@ typedef struct {
     int n_out;                          /* <= max_out */
     const int *out_rows;                /* [n_out] rows whose logits are wanted */
     float *logits;                      /* [n_out, vocab] result */
+    int n_states;                       /* <= n_rows */
+    const int *state_rows;              /* [n_states] rows whose last hidden state is wanted; none of out_rows */
+    float *states;                      /* [n_states, hidden] result, behind the final norm */
 } ad_step_batch;
 
 /* Buffers for steps of at most max_rows rows, max_out outputs and `context` positions, over pages of one type. The
@@ -40,7 +43,7 @@ AD_MUSTUSE ad_status ad_scratch_reserve(ad_scratch *s, const ad_mix *mix, ad_err
 AD_MUSTUSE ad_status ad_mix_check(const ad_mix *mix, ad_err *err);
 bool ad_mix_equal(const ad_mix *a, const ad_mix *b); /* the same sets with the same weights in the same order; NULL is the base */
 
-/* Computes batch->logits and appends the rows' keys and values to their pages. */
+/* Computes batch->logits and batch->states and appends the rows' keys and values to their pages. */
 void ad_model_step(const ad_model *m, ad_scratch *s, const ad_step_batch *batch);
 
 #endif

@@ -286,6 +286,12 @@ static void gen_free(ad_gen *g)
     free(g);
 }
 
+static ad_status new_seq(ad_seq **out, const ad_gen_spec *spec, ad_err *err)
+{
+    if (spec->pooling) return ad_seq_new_pooled(out, spec->prompt, spec->n_prompt, spec->pooling, spec->weights, err);
+    return ad_seq_new(out, spec->prompt, spec->n_prompt, &spec->sampling, spec->weights, err);
+}
+
 static void report_prompt(ad_gen *g)
 {
     const ad_token_info *infos = ad_seq_prompt_logprobs(g->seq);
@@ -298,6 +304,7 @@ static void deliver(ad_worker *w, const event *e)
 {
     ad_gen *g = e->gen;
     if (e->has_token || e->finish == AD_FINISH_LENGTH) report_prompt(g);
+    if (e->finish == AD_FINISH_LENGTH && g->spec.pooling) g->spec.on_vector(g, ad_seq_vector(g->seq), ad_model_get_config(w->model)->hidden);
     if (e->has_token) g->spec.on_tokens(g, &e->token, 1);
     if (e->finish == AD_FINISH_NONE) return;
     w->n_pending--;
@@ -421,21 +428,21 @@ ad_status ad_worker_room(const ad_worker *w, int n, ad_err *err)
 
 ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, ad_err *err)
 {
-    const ad_sampling *s = &spec->sampling;
+    int max_tokens = spec->pooling ? 0 : spec->sampling.max_tokens;
     ad_status st = ad_worker_room(w, 1, err);
     if (st != AD_OK) return st;
     if (spec->n_prompt < 1) return ad_fail(err, AD_EINVAL, "prompt: no tokens");
-    if (spec->n_prompt > w->opt.context || s->max_tokens > w->opt.context - spec->n_prompt)
-        return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the context of %d", spec->n_prompt, s->max_tokens, w->opt.context);
-    if (ad_engine_pages_for(spec->n_prompt + s->max_tokens) > ad_engine_pages_total(w->engine))
-        return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the KV memory", spec->n_prompt, s->max_tokens);
+    if (spec->n_prompt > w->opt.context || max_tokens > w->opt.context - spec->n_prompt)
+        return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the context of %d", spec->n_prompt, max_tokens, w->opt.context);
+    if (ad_engine_pages_for(spec->n_prompt + max_tokens) > ad_engine_pages_total(w->engine))
+        return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the KV memory", spec->n_prompt, max_tokens);
     ad_gen *g = ad_calloc(1, sizeof *g);
     if (!g) return ad_fail(err, AD_ENOMEM, "generation: out of memory");
     g->worker = w;
     g->spec = *spec;
     g->spec.prompt = NULL;
     if (w->opt.queue_timeout_s > 0) g->deadline_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
-    st = ad_seq_new(&g->seq, spec->prompt, spec->n_prompt, s, spec->weights, err);
+    st = new_seq(&g->seq, spec, err);
     if (st != AD_OK) {
         free(g);
         return st;

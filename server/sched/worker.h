@@ -16,11 +16,13 @@ typedef struct {
     const int32_t *prompt;          /* [n_prompt], n_prompt >= 1; copied */
     int n_prompt;
     ad_sampling sampling;
+    ad_pooling pooling;             /* other than AD_POOL_NONE: no tokens but a vector; sampling is not read */
     ad_seq_weights weights;         /* what it points to is borrowed until on_done */
-    /* All callbacks run on the loop thread. `tokens` are borrowed for the call. An end-of-generation
+    /* All callbacks run on the loop thread. `tokens`, `infos` and `vector` are borrowed for the call. An end-of-generation
      * token that ends the text is reported too, with `ends` set: it counts, but has no text. */
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
     void (*on_tokens)(ad_gen *g, const ad_token_info *tokens, int n);
+    void (*on_vector)(ad_gen *g, const float *vector, int n); /* before an on_done with AD_FINISH_LENGTH; n = hidden size; not normalised. Only with pooling */
     void (*on_done)(ad_gen *g, ad_finish reason, const char *error); /* last callback; error only with AD_FINISH_ERROR; g is freed after it returns */
     void *user;
 } ad_gen_spec;
