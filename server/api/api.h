@@ -58,6 +58,9 @@ void ad_handle_aliases(ad_http_exchange *x, void *app);
 void ad_handle_alias(ad_http_exchange *x, void *app);          /* /v1/aliases/NAME */
 void ad_handle_put_alias(ad_http_exchange *x, void *app);
 void ad_handle_delete_alias(ad_http_exchange *x, void *app);
+void ad_handle_models(ad_http_exchange *x, void *app);
+void ad_handle_model(ad_http_exchange *x, void *app);          /* /v1/models/ID */
+void ad_handle_delete_model(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
 
 #endif

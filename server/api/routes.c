@@ -1,47 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The route table, models, health and metrics. Loop thread. */
+/* The route table, health and metrics. Loop thread. */
 #include <string.h>
 
 #include "server/api/api.h"
-
-static json_t *model_json(const ad_app *app, const char *id, const char *parent)
-{
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:i}", "id", id, "object", "model", "created", (json_int_t)app->started, "owned_by", "adapterd",
-                     "root", id, "parent", parent, "max_model_len", ad_worker_context(app->worker));
-}
-
-/* What a request can name: an alias, or an adapter with a version that may answer. */
-static bool is_model(const ad_entry *e)
-{
-    return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && e->active->trusted && !e->draining));
-}
-
-static void list_models(ad_http_exchange *x, void *arg)
-{
-    const ad_app *app = arg;
-    json_t *list = json_array();
-    json_array_append_new(list, model_json(app, app->served_name, NULL));
-    for (size_t i = 0; i < ad_registry_count(app->registry); i++)
-        if (is_model(ad_registry_at(app->registry, i))) json_array_append_new(list, model_json(app, ad_registry_at(app->registry, i)->name, app->served_name));
-    ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
-}
-
-static void get_model(ad_http_exchange *x, void *arg)
-{
-    const ad_app *app = arg;
-    const char *id = ad_http_path(x) + strlen("/v1/models/");
-    ad_fault f = {0};
-    if (!strcmp(id, app->served_name)) {
-        ad_reply_json(x, 200, model_json(app, id, NULL));
-        return;
-    }
-    if (is_model(ad_registry_find(app->registry, id))) {
-        ad_reply_json(x, 200, model_json(app, id, app->served_name));
-        return;
-    }
-    ad_fault_set(&f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", id);
-    ad_reply_fault(x, &f);
-}
 
 static void reply_text(ad_http_exchange *x, int status, const char *text)
 {
@@ -92,8 +53,9 @@ static const ad_http_route routes[] = {
     {"GET", "/v1/aliases/*", ad_handle_alias, "/v1/aliases/{name}", false, NULL},
     {"PUT", "/v1/aliases/*", ad_handle_put_alias, "/v1/aliases/{name}", false, NULL},
     {"DELETE", "/v1/aliases/*", ad_handle_delete_alias, "/v1/aliases/{name}", false, NULL},
-    {"GET", "/v1/models", list_models, "/v1/models", false, NULL},
-    {"GET", "/v1/models/*", get_model, "/v1/models/{id}", false, NULL},
+    {"GET", "/v1/models", ad_handle_models, "/v1/models", false, NULL},
+    {"GET", "/v1/models/*", ad_handle_model, "/v1/models/{id}", false, NULL},
+    {"DELETE", "/v1/models/*", ad_handle_delete_model, "/v1/models/{id}", false, NULL},
     {"GET", "/health", health, "/health", false, NULL},
     {"GET", "/livez", livez, "/livez", false, NULL},
     {"GET", "/readyz", readyz, "/readyz", false, NULL},

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* /v1/models: the names that `model` takes, as OpenAI and vLLM list them. Loop thread. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api/api.h"
+#include "server/keeper/keeper.h"
+
+static const char prefix[] = "/v1/models/";
+
+/* vLLM's: the same for every model, since who may do what is not said here. */
+static json_t *permission(const ad_app *app)
+{
+    return json_pack("[{s:s, s:s, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:n, s:b}]", "id", "modelperm-adapterd", "object", "model_permission", "created", (json_int_t)app->started,
+                     "allow_create_engine", 0, "allow_sampling", 1, "allow_logprobs", 1, "allow_search_indices", 0, "allow_view", 1, "allow_fine_tuning", 0, "organization", "*",
+                     "group", "is_blocking", 0);
+}
+
+/* e: NULL for the base. `root` is the name again: where its files are is nobody's business. */
+static json_t *model_json(const ad_app *app, const char *id, const ad_entry *e, json_t *perm)
+{
+    time_t created = e && e->created ? (time_t)e->created : app->started;
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:i, s:O}", "id", id, "object", "model", "created", (json_int_t)created, "owned_by", "adapterd", "root", id,
+                     "parent", e ? app->served_name : NULL, "max_model_len", ad_worker_context(app->worker), "permission", perm);
+}
+
+/* What a request can name: an alias, or an adapter with a version that may answer. */
+static bool is_model(const ad_entry *e)
+{
+    return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && e->active->trusted && !e->draining));
+}
+
+void ad_handle_models(ad_http_exchange *x, void *arg)
+{
+    const ad_app *app = arg;
+    json_t *list = json_array(), *perm = permission(app);
+    json_array_append_new(list, model_json(app, app->served_name, NULL, perm));
+    for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
+        const ad_entry *e = ad_registry_at(app->registry, i);
+        if (is_model(e)) json_array_append_new(list, model_json(app, e->name, e, perm));
+    }
+    json_decref(perm);
+    ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
+}
+
+/* What `id` names: an adapter, an alias or one version of an adapter; NULL: nothing that answers. */
+static const ad_entry *find(const ad_app *app, const char *id)
+{
+    const ad_entry *e = ad_registry_find(app->registry, id);
+    ad_version *v;
+    if (is_model(e)) return e;
+    return !e && ad_registry_resolve(app->registry, id, 0, &v, NULL) == AD_OK ? v->entry : NULL;
+}
+
+static void refuse_unknown(ad_http_exchange *x, const char *id)
+{
+    ad_fault f = {0};
+    ad_fault_set(&f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", id);
+    ad_reply_fault(x, &f);
+}
+
+void ad_handle_model(ad_http_exchange *x, void *arg)
+{
+    const ad_app *app = arg;
+    const char *id = ad_http_path(x) + strlen(prefix);
+    bool is_base = !strcmp(id, app->served_name);
+    const ad_entry *e = is_base ? NULL : find(app, id);
+    if (!is_base && !e) {
+        refuse_unknown(x, id);
+        return;
+    }
+    json_t *perm = permission(app);
+    ad_reply_json(x, 200, model_json(app, id, e, perm));
+    json_decref(perm);
+}
+
+/* ---- DELETE ---- */
+
+static void on_removed(void *user, const ad_outcome *o)
+{
+    ad_later *l = user;
+    if (ad_later_resume(l) && o->status == AD_OK) {
+        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "id", l->name, "object", "model", "deleted", 1));
+    } else if (l->x) {
+        ad_fault f = {0};
+        ad_fault_from(&f, &o->err, "model");
+        if (o->code) f.code = o->code;
+        ad_reply_fault(l->x, &f);
+    }
+    free(l);
+}
+
+void ad_handle_delete_model(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    const char *id = ad_http_path(x) + strlen(prefix);
+    const ad_entry *e = ad_registry_find(app->registry, id);
+    if (!strcmp(id, app->served_name)) {
+        ad_reply_refusal(x, 403, "base_model", "model", "The base model cannot be deleted: it serves every adapter.");
+    } else if (e && e->n_targets) {
+        ad_reply_refusal(x, 400, "alias", "model", "This name is an alias: DELETE /v1/aliases/NAME removes it.");
+    } else if (strchr(id, '@')) {
+        ad_reply_refusal(x, 400, "invalid_value", "model", "One version of an adapter is removed with DELETE /v1/adapters/NAME@VERSION.");
+    } else if (!e) {
+        refuse_unknown(x, id);
+    } else {
+        ad_later *l = ad_later_new(x, app, id);
+        if (l) ad_keeper_remove(app->keeper, id, NULL, 0, AD_ANY_REVISION, on_removed, l);
+    }
+}
