@@ -28,6 +28,7 @@ typedef struct ad_app {
     ad_keeper *keeper;
     ad_merger *merger;
     const char *served_name; /* the base model's id in the API */
+    char fingerprint[20];    /* system_fingerprint of replies: of this build and the base model */
     time_t started;
     bool draining;           /* SIGTERM came: /readyz is 503, new work is refused */
 } ad_app;

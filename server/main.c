@@ -22,6 +22,23 @@ typedef struct {
 
 /* ---- loading ---- */
 
+/* Constant for a build and a base model: answers with the same seed are the same. */
+static ad_status find_fingerprint(ad_app *app, ad_err *err)
+{
+    const ad_digest *base = ad_model_fingerprint(app->model);
+    char hex[65];
+    ad_digest d;
+    ad_hasher *h = NULL;
+    ad_status st = ad_hasher_new(&h, err);
+    if (st != AD_OK) return st;
+    ad_hasher_add(h, AD_VERSION, strlen(AD_VERSION));
+    ad_hasher_add(h, base, sizeof *base);
+    st = ad_hasher_finish(&h, &d, err);
+    if (st == AD_OK) ad_digest_hex(&d, hex);
+    if (st == AD_OK) snprintf(app->fingerprint, sizeof app->fingerprint, "fp_%.12s", hex);
+    return st;
+}
+
 static ad_status load_model(ad_app *app, ad_err *err)
 {
     uint64_t start = uv_hrtime();
@@ -37,7 +54,7 @@ static ad_status load_model(ad_app *app, ad_err *err)
            ad_model_resident_bytes(app->model), (double)(uv_hrtime() - start) / 1e9);
     if (ad_model_packing_loss(app->model) > 0)
         ad_log(AD_LOG_INFO, "model %s: packing rounded weights by up to %.2g %% of a module's root mean square", app->served_name, 100 * (double)ad_model_packing_loss(app->model));
-    return AD_OK;
+    return find_fingerprint(app, err);
 }
 
 static ad_status start_worker(ad_app *app, ad_err *err)

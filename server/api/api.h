@@ -23,11 +23,14 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
 /* Ends the exchange. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
 void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body */
-/* {"error":{...}}; the caller owns it. */
+/* The body of a fault in OpenAI's form, or in that of a route (NULL: OpenAI's); the caller owns it. */
 json_t *ad_fault_json(const ad_fault *f);
+json_t *ad_fault_json_as(const ad_fault *f, const ad_http_route *route);
 /* ad_http_options.error_body: the same form for what the HTTP layer refuses. */
 void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message);
 
+/* Whether the body is JSON by its content type, or by its lack of one; else answers 415. */
+bool ad_require_json(ad_http_exchange *x);
 /* Refuses in one line: 503 gets Retry-After. Returns false. */
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message);
 

@@ -62,6 +62,12 @@ json_t *ad_fault_json(const ad_fault *f)
                      "code", f->code);
 }
 
+json_t *ad_fault_json_as(const ad_fault *f, const ad_http_route *route)
+{
+    (void)route;
+    return ad_fault_json(f);
+}
+
 static int append(const char *data, size_t len, void *out)
 {
     ad_buf_append(out, data, len);
@@ -97,6 +103,14 @@ bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const cha
     ad_fault_set(&f, http, code, param, "%s", message);
     ad_reply_fault(x, &f);
     return false;
+}
+
+bool ad_require_json(ad_http_exchange *x)
+{
+    const char *type = ad_http_header(x, "content-type");
+    size_t n = type ? strcspn(type, "; \t") : 0;
+    if (!type || (n == 16 && !strncasecmp(type, "application/json", n))) return true;
+    return ad_reply_refusal(x, 415, NULL, NULL, "The body must be JSON: send the header Content-Type: application/json");
 }
 
 static void on_client_gone(ad_http_exchange *x, void *user)

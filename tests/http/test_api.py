@@ -200,9 +200,21 @@ class Api(unittest.TestCase):
                     self.assertIn(field, self.refused(400, field, **{field: value})["message"])
 
     def test_what_is_not_served_is_refused_by_name(self):
-        for field, value in {"suffix": "x", "logit_bias": {"5": 1}, "best_of": 3, "use_beam_search": True, "stop_token_ids": [1], "guided_json": {"a": 1}}.items():
+        for field, value in {"suffix": "x", "logit_bias": {"5": 1}, "use_beam_search": True, "stop_token_ids": [1], "guided_json": {"a": 1}}.items():
             self.refused(400, field, **{field: value})
         self.d.complete(model="base", prompt="x", suffix=None, logit_bias={}, best_of=1, use_beam_search=False, user="me", unknown_field=1, max_tokens=1)
+
+    def test_best_of_gives_the_likeliest_by_token(self):
+        fields = {"model": "base", "prompt": ["x", "y"], "max_tokens": 12, "temperature": 1, "seed": 3, "logprobs": 0}
+        everything = self.d.complete(**fields, n=6)["choices"]
+        mean = lambda c: sum(c["logprobs"]["token_logprobs"]) / len(c["logprobs"]["tokens"])
+        best = self.d.complete(**fields, n=2, best_of=6)
+        expected = [c["text"] for p in (0, 1) for c in sorted(everything[p * 6:p * 6 + 6], key=mean, reverse=True)[:2]]
+        self.assertEqual([c["text"] for c in best["choices"]], expected)
+        self.assertEqual([c["index"] for c in best["choices"]], [0, 1, 2, 3])
+        self.assertEqual(best["usage"]["completion_tokens"], sum(len(c["logprobs"]["tokens"]) for c in everything))
+        self.assertIn("best_of", self.refused(400, "best_of", n=3, best_of=2)["message"])
+        self.refused(400, "best_of", n=1, best_of=2, stream=True)
 
     def test_missing_fields_are_named(self):
         status, reply = self.d.post({"prompt": "x"})

@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: MIT */
+#include "server/api/generation.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { INLINE_BYTES = 16 * 1024 }; /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
+
+/* ---- ends ---- */
+
+static void choice_deinit(ad_choice *ch)
+{
+    const ad_dialect *d = ch->owner->dialect;
+    ad_detok_free(&ch->detok);
+    ad_buf_deinit(&ch->text);
+    free(ch->tokens);
+    if (ch->state && d->free_choice) d->free_choice(ch->state);
+}
+
+static void generation_free(ad_generation *g)
+{
+    for (int i = 0; i < g->n_choices; i++) choice_deinit(&g->choices[i]);
+    free(g->choices);
+    free(g->body);
+    if (g->state && g->dialect->free_state) g->dialect->free_state(g->state);
+    ad_request_deinit(&g->rq);
+    ad_lease_end(&g->lease);
+    free(g);
+}
+
+static void free_if_idle(ad_generation *g)
+{
+    if (!g->x && !g->n_running && !g->in_pool) generation_free(g);
+}
+
+static void cancel_all(ad_generation *g)
+{
+    for (int i = 0; i < g->n_choices; i++)
+        if (g->choices[i].gen) ad_worker_cancel(g->choices[i].gen);
+}
+
+static void on_client_gone(ad_http_exchange *x, void *user)
+{
+    ad_generation *g = user;
+    (void)x;
+    g->x = NULL;
+    cancel_all(g);
+    ad_lease_stop_waiting(&g->lease);
+    free_if_idle(g);
+}
+
+/* The exchange, which is now answered or ended by the caller. */
+static ad_http_exchange *take_exchange(ad_generation *g)
+{
+    ad_http_exchange *x = g->x;
+    g->x = NULL;
+    ad_http_on_abort(x, NULL, NULL);
+    return x;
+}
+
+static void refuse(ad_generation *g, const ad_fault *f)
+{
+    ad_reply_fault(take_exchange(g), f);
+    free_if_idle(g);
+}
+
+/* ---- events ---- */
+
+static void write_processing_time(const ad_generation *g)
+{
+    char ms[32];
+    snprintf(ms, sizeof ms, "%llu", (unsigned long long)((uv_hrtime() - ad_http_start_ns(g->x)) / 1000000));
+    ad_http_set_header(g->x, "openai-processing-ms", ms);
+}
+
+void ad_generation_send_text(ad_generation *g, const char *text)
+{
+    if (!g->streaming) {
+        g->streaming = true; /* first: begin sends events of its own */
+        write_processing_time(g);
+        ad_http_stream_begin(g->x, 200, "text/event-stream; charset=utf-8");
+        if (g->dialect->begin && !g->failed) g->dialect->begin(g);
+    }
+    ad_http_stream_write(g->x, text, strlen(text));
+}
+
+void ad_generation_send(ad_generation *g, const char *name, json_t *v)
+{
+    ad_buf b = {0};
+    if (name) ad_buf_printf(&b, "event: %s\n", name);
+    ad_buf_puts(&b, "data: ");
+    ad_put_json(&b, v);
+    ad_buf_puts(&b, "\n\n");
+    if (b.failed) ad_generation_fail(g, 503, NULL, "out of memory");
+    else ad_generation_send_text(g, b.data);
+    ad_buf_deinit(&b);
+}
+
+void ad_choice_clear(ad_choice *ch)
+{
+    ad_buf_clear(&ch->text);
+    ch->n_tokens = ch->n_echoed = 0;
+    ch->started = true;
+}
+
+/* ---- what replies have in common ---- */
+
+ad_usage ad_generation_usage(const ad_generation *g)
+{
+    ad_usage u = {0};
+    for (int i = 0; i < g->rq.n_prompts; i++) {
+        u.prompt += (json_int_t)g->rq.prompts[i].ids.count;
+        u.cached += g->choices[i * g->rq.best_of].n_cached; /* of the prompt's first choice: the others share it */
+    }
+    for (int i = 0; i < g->n_choices; i++) u.generated += g->choices[i].n_generated;
+    return u;
+}
+
+json_t *ad_usage_json(const ad_generation *g)
+{
+    ad_usage u = ad_generation_usage(g);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", u.prompt, "completion_tokens", u.generated, "total_tokens", u.prompt + u.generated,
+                     "prompt_tokens_details", "cached_tokens", u.cached);
+}
+
+const char *ad_generation_model(const ad_generation *g)
+{
+    return g->rq.model ? g->rq.model : g->app->served_name;
+}
+
+json_t *ad_generation_envelope(const ad_generation *g, const char *object, json_t *choices)
+{
+    json_t *v = json_pack("{s:s, s:s, s:I, s:s, s:o, s:s}", "id", g->id, "object", object, "created", (json_int_t)g->created, "model", ad_generation_model(g), "choices", choices,
+                          "system_fingerprint", g->app->fingerprint);
+    if (v) ad_lease_write_receipt(&g->lease, v);
+    return v;
+}
+
+const char *ad_finish_reason(ad_end end)
+{
+    switch (end) {
+    case AD_END_EOS:
+    case AD_END_STOP_STRING: return "stop";
+    case AD_END_LENGTH: return "length";
+    default: return NULL;
+    }
+}
+
+json_t *ad_token_name(const ad_generation *g, int32_t id)
+{
+    ad_buf b = {0};
+    if (g->rq.tokens_as_ids) {
+        ad_buf_printf(&b, "token_id:%d", (int)id);
+    } else {
+        ad_str s = ad_tokenizer_piece(g->cx.tokenizer, id);
+        for (size_t i = 0; i < s.len;) {
+            size_t ok = 1;
+            while (i + ok < s.len && ((unsigned char)s.ptr[i + ok] & 0xC0) == 0x80) ok++;
+            json_t *probe = json_stringn(s.ptr + i, ok);
+            if (probe) ad_buf_append(&b, s.ptr + i, ok);
+            else ad_buf_puts(&b, "\xEF\xBF\xBD");
+            json_decref(probe);
+            i += ok;
+        }
+    }
+    json_t *v = json_stringn(b.data ? b.data : "", b.len);
+    ad_buf_deinit(&b);
+    return v;
+}
+
+/* ---- the reply's end ---- */
+
+static void count_tokens(const ad_generation *g)
+{
+    ad_usage u = ad_generation_usage(g);
+    ad_metrics_tokens(g->app->metrics, (int)u.prompt, (int)u.generated);
+    ad_merger_count(g->app->merger, g->lease.n == 1 ? &g->lease.versions[0]->digest : NULL, (int)(u.prompt + u.generated));
+}
+
+static double likelihood(const ad_choice *ch)
+{
+    return ch->n_generated ? ch->logprob / ch->n_generated : 0;
+}
+
+/* Numbers the likeliest n of best_of as the reply has them. The choices stay where they are: the worker may still hold some. */
+static void choose_best(ad_generation *g)
+{
+    const ad_request *rq = &g->rq;
+    for (int i = 0; i < g->n_choices && rq->best_of > rq->n; i++) {
+        const ad_choice *of_prompt = g->choices + g->choices[i].prompt * rq->best_of;
+        int rank = 0, self = i % rq->best_of;
+        for (int j = 0; j < rq->best_of; j++) {
+            double mine = likelihood(&g->choices[i]), other = likelihood(&of_prompt[j]);
+            rank += other > mine || (other == mine && j < self);
+        }
+        g->choices[i].index = rank < rq->n ? g->choices[i].prompt * rq->n + rank : -1;
+    }
+}
+
+ad_choice *ad_generation_choice(const ad_generation *g, int i)
+{
+    ad_choice *ch = g->choices + i / g->rq.n * g->rq.best_of;
+    while (ch->index != i) ch++;
+    return ch;
+}
+
+/* Something broke: a status if nothing was sent yet, else an error event and a cut stream. */
+static void finish_failed(ad_generation *g)
+{
+    cancel_all(g);
+    if (!g->streaming) {
+        ad_reply_fault(take_exchange(g), &g->fault);
+        return;
+    }
+    ad_buf b = {0};
+    ad_buf_puts(&b, "data: ");
+    ad_put_json(&b, ad_fault_json_as(&g->fault, ad_http_matched_route(g->x)));
+    ad_buf_puts(&b, "\n\n");
+    if (!b.failed) ad_http_stream_write(g->x, b.data, b.len);
+    ad_buf_deinit(&b);
+    ad_http_stream_abort(take_exchange(g));
+}
+
+static void finish_if_done(ad_generation *g)
+{
+    if (!g->x) return;
+    if (!g->failed && g->n_done < g->n_choices) return;
+    if (!g->failed) {
+        count_tokens(g);
+        choose_best(g);
+        if (g->rq.stream) g->dialect->end(g);
+    }
+    if (g->failed) {
+        finish_failed(g);
+    } else if (g->rq.stream) {
+        ad_http_stream_end(take_exchange(g));
+    } else {
+        json_t *v = g->dialect->reply(g);
+        write_processing_time(g);
+        ad_reply_json(take_exchange(g), 200, v);
+    }
+}
+
+void ad_generation_fail(ad_generation *g, int http, const char *code, const char *message)
+{
+    if (g->failed) return;
+    g->failed = true;
+    ad_fault_set(&g->fault, http, code, NULL, "%s", message);
+}
+
+/* ---- tokens to text ---- */
+
+static void keep_token(ad_choice *ch, const ad_token_info *t)
+{
+    if (!ch->owner->rq.keep_tokens) return;
+    if (ad_grow(&ch->tokens, &ch->cap_tokens, ch->n_tokens + 1, sizeof *ch->tokens) == AD_OK) ch->tokens[ch->n_tokens++] = *t;
+    else ad_generation_fail(ch->owner, 503, NULL, "out of memory");
+}
+
+static void on_prompt_logprobs(ad_gen *gen, const ad_token_info *infos, int n)
+{
+    ad_choice *ch = ad_gen_user(gen);
+    if (!ch->owner->x) return;
+    for (int i = 0; i < n; i++) keep_token(ch, &infos[i]);
+    ch->n_echoed = ch->n_tokens;
+}
+
+static void observe(ad_choice *ch)
+{
+    uint64_t now = uv_hrtime();
+    const ad_generation *g = ch->owner;
+    if (ch->n_generated == 1) ad_metrics_ttft(g->app->metrics, now - ad_http_start_ns(g->x));
+    else ad_metrics_inter_token(g->app->metrics, now - ch->last_token_ns);
+    ch->last_token_ns = now;
+}
+
+static void end_choice(ad_choice *ch, ad_end end)
+{
+    ad_generation *g = ch->owner;
+    if (ad_detok_finish(ch->detok, &ch->text) != AD_OK || ch->text.failed) ad_generation_fail(g, 503, NULL, "out of memory");
+    ch->end = end;
+    g->n_done++;
+    if (g->rq.stream && !g->failed) g->dialect->event(ch);
+}
+
+static void take_token(ad_choice *ch, const ad_token_info *t)
+{
+    ad_generation *g = ch->owner;
+    bool stopped = false;
+    if (!ch->n_generated++) ch->n_cached = ad_gen_cached_tokens(ch->gen);
+    ch->logprob += (double)t->logprob;
+    observe(ch);
+    keep_token(ch, t);
+    if (!t->ends && (ad_detok_push(ch->detok, t->id, &ch->text, &stopped) != AD_OK || ch->text.failed)) ad_generation_fail(g, 503, NULL, "out of memory");
+    if (stopped) {
+        ad_worker_cancel(ch->gen); /* its end is ours: later tokens are not taken */
+        end_choice(ch, AD_END_STOP_STRING);
+    } else if (g->rq.stream && !g->failed && !t->ends && (ch->text.len || ch->n_tokens)) {
+        g->dialect->event(ch);
+    }
+}
+
+static void on_tokens(ad_gen *gen, const ad_token_info *tokens, int n)
+{
+    ad_choice *ch = ad_gen_user(gen);
+    ad_generation *g = ch->owner;
+    for (int i = 0; i < n && g->x && !g->failed && !ch->end; i++) take_token(ch, &tokens[i]);
+    if (g->failed) finish_if_done(g);
+}
+
+static void on_done(ad_gen *gen, ad_finish why, const char *error)
+{
+    ad_choice *ch = ad_gen_user(gen);
+    ad_generation *g = ch->owner;
+    ch->gen = NULL;
+    g->n_running--;
+    if (g->x && !ch->end) {
+        if (why == AD_FINISH_STOP || why == AD_FINISH_LENGTH) end_choice(ch, why == AD_FINISH_STOP ? AD_END_EOS : AD_END_LENGTH);
+        else if (why == AD_FINISH_TIMEOUT) ad_generation_fail(g, 503, NULL, "the request waited too long in the queue; try again later");
+        else ad_generation_fail(g, why == AD_FINISH_CANCELED ? 503 : 500, NULL, error ? error : "the server is shutting down");
+    }
+    finish_if_done(g);
+    free_if_idle(g);
+}
+
+/* ---- the start ---- */
+
+/* What echo shows: the prompt as it was written, or as its ids decode. */
+static bool put_prompt(ad_choice *ch)
+{
+    const ad_generation *g = ch->owner;
+    const ad_prompt *p = &g->rq.prompts[ch->prompt];
+    if (!g->rq.echo) return true;
+    if (p->text.ptr) ad_buf_append(&ch->text, p->text.ptr, p->text.len);
+    else ad_tokenizer_decode(g->cx.tokenizer, p->ids.ids, p->ids.count, g->rq.skip_special, &ch->text);
+    return !ch->text.failed;
+}
+
+static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
+{
+    const ad_prompt *p = &g->rq.prompts[ch->prompt];
+    ad_err err;
+    ad_gen_spec spec = {
+        .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = g->rq.sampling, .weights = ad_lease_weights(&g->lease),
+        .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_done = on_done, .user = ch,
+    };
+    spec.sampling.choice = ch->index % g->rq.best_of;
+    spec.sampling.max_tokens = ad_request_max_tokens(&g->rq, ch->prompt, g->cx.context);
+    if (spec.sampling.logprobs < 0 && g->rq.best_of > g->rq.n) spec.sampling.logprobs = 0;
+    if (ad_detok_new(&ch->detok, g->cx.tokenizer, g->rq.stops, g->rq.n_stops, g->rq.skip_special, (int)p->ids.count, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
+    ad_detok_hold_stops(ch->detok, g->rq.sampling.min_tokens);
+    if (!put_prompt(ch)) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+    if (ad_worker_submit(g->app->worker, &ch->gen, &spec, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
+    g->n_running++;
+    return true;
+}
+
+static bool start_choices(ad_generation *g, ad_fault *f)
+{
+    ad_err err;
+    int n = g->rq.n_prompts * g->rq.best_of;
+    if (g->app->draining) return ad_fault_set(f, 503, NULL, NULL, "the server is shutting down");
+    if (ad_worker_room(g->app->worker, n, &err) != AD_OK) {
+        ad_metrics_rejected(g->app->metrics);
+        return ad_fault_from(f, &err, NULL);
+    }
+    g->choices = ad_calloc((size_t)n, sizeof *g->choices);
+    if (!g->choices) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+    g->n_choices = n;
+    for (int i = 0; i < n; i++) g->choices[i] = (ad_choice){.owner = g, .index = i, .prompt = i / g->rq.best_of};
+    for (int i = 0; i < n; i++)
+        if (!start_choice(g, &g->choices[i], f)) return cancel_all(g), false;
+    return true;
+}
+
+static void on_loaded(ad_lease *l, const ad_fault *fault)
+{
+    ad_generation *g = l->user;
+    ad_fault f = {0};
+    if (fault) refuse(g, fault);
+    else if (!start_choices(g, &f)) refuse(g, &f);
+}
+
+/* ---- reading the body ---- */
+
+static void on_pool(uv_work_t *work)
+{
+    ad_generation *g = work->data;
+    ad_reader rd = {.r = &g->rq, .object = g->rq.root, .cx = &g->cx, .f = &g->fault};
+    if (!g->rq.root) {
+        g->good = ad_request_open(&g->rq, g->body, g->body_len, &g->fault);
+        rd.object = g->rq.root;
+        g->good = g->good && g->dialect->read_target(&rd);
+    } else {
+        g->good = g->dialect->read(&rd);
+    }
+}
+
+static void on_pool_done(uv_work_t *work, int status)
+{
+    ad_generation *g = work->data;
+    (void)status;
+    g->in_pool = false;
+    if (!g->x) free_if_idle(g);
+    else if (!g->good) refuse(g, &g->fault);
+    else g->then(g);
+}
+
+/* The next step of reading, then `then`; on the pool when the body is long. */
+static void read_step(ad_generation *g, void (*then)(ad_generation *g))
+{
+    g->then = then;
+    g->work.data = g;
+    g->in_pool = g->body_len > INLINE_BYTES && uv_queue_work(g->app->loop, &g->work, on_pool, on_pool_done) == 0;
+    if (g->in_pool) return;
+    on_pool(&g->work);
+    on_pool_done(&g->work, 0);
+}
+
+static void load(ad_generation *g)
+{
+    ad_fault f = {0};
+    ad_lease_write_header(&g->lease, g->x);
+    if (!ad_lease_load(&g->lease, on_loaded, g, &f)) refuse(g, &f);
+    else if (!g->lease.n_waiting) on_loaded(&g->lease, NULL);
+}
+
+static void find(ad_generation *g)
+{
+    ad_fault f = {0};
+    free(g->body);
+    g->body = NULL;
+    if (!ad_lease_begin(&g->lease, g->app, &g->rq, &f)) refuse(g, &f);
+    else read_step(g, load);
+}
+
+void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
+{
+    ad_str body = ad_http_body(x);
+    if (!ad_require_json(x)) return;
+    ad_generation *g = ad_calloc(1, sizeof *g);
+    char *copy = malloc(body.len + 1);
+    if (!g || !copy) {
+        free(g);
+        free(copy);
+        ad_reply_refusal(x, 503, NULL, NULL, "out of memory");
+        return;
+    }
+    memcpy(copy, body.ptr, body.len);
+    *g = (ad_generation){.app = app, .dialect = d, .x = x, .created = time(NULL), .body = copy, .body_len = body.len};
+    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = ad_model_get_config(app->model)->vocab, .context = ad_worker_context(app->worker)};
+    snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
+    ad_http_on_abort(x, on_client_gone, g);
+    read_step(g, find);
+}

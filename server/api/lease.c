@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#include "server/api/lease.h"
+
+#include <string.h>
+
+#include "server/sched/prefix.h"
+
+static bool add(ad_lease *l, const ad_request *r, const char *name, float weight, const char *param, ad_fault *f)
+{
+    ad_version *v = NULL;
+    ad_err err;
+    if (ad_registry_resolve(l->app->registry, name, r->hash, &v, &err) != AD_OK) {
+        ad_fault_from(f, &err, param);
+        f->code = err.code == AD_ENOTFOUND ? "model_not_found" : "adapter_unusable";
+        return false;
+    }
+    v->requests++;
+    ad_registry_touch(v, time(NULL));
+    l->versions[l->n++] = ad_version_lease(v);
+    l->mix.weights[l->mix.n++] = weight;
+    return true;
+}
+
+static bool find_root(ad_lease *l, ad_str salt, ad_fault *f)
+{
+    ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .salt = salt};
+    ad_err err;
+    for (int i = 0; i < l->mix.n; i++) {
+        id.adapters[i] = &l->versions[i]->digest;
+        id.weights[i] = l->mix.weights[i];
+    }
+    return ad_prefix_root_of(&l->root, &id, &err) == AD_OK || ad_fault_from(f, &err, NULL);
+}
+
+static void find_receipt(ad_lease *l)
+{
+    char *at = l->receipt;
+    for (int i = 0; i < l->n; i++) {
+        if (i) *at++ = ',';
+        ad_digest_hex(&l->versions[i]->digest, at);
+        at += 64;
+    }
+}
+
+bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_request *r, ad_fault *f)
+{
+    bool is_base = !r->model || !strcmp(r->model, app->served_name), good = true;
+    l->app = app;
+    if (!is_base && r->n_adapters)
+        return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` goes with the base model's name in `model`, which is \"%.150s\"", app->served_name);
+    if (!is_base) good = add(l, r, r->model, 1, "model", f);
+    for (int i = 0; good && i < r->n_adapters; i++) good = add(l, r, r->adapters[i].name, r->adapters[i].weight, "adapters", f);
+    if (!good) return false;
+    ad_merge *merge = l->mix.n == 1 && l->mix.weights[0] == 1 ? ad_merger_find(app->merger, &l->versions[0]->digest) : NULL;
+    if (merge) l->merge = ad_merge_retain(merge);
+    find_receipt(l);
+    return find_root(l, r->cache_salt, f);
+}
+
+/* Every adapter is in memory. */
+static bool take_sets(ad_lease *l, ad_fault *f)
+{
+    ad_err err;
+    for (int i = 0; i < l->n && !l->merge; i++) l->mix.sets[i] = ad_adapter_lowrank(l->versions[i]->adapter);
+    return l->merge || ad_mix_check(&l->mix, &err) == AD_OK || ad_fault_from(f, &err, "adapters");
+}
+
+static bool wait_fault(ad_fault *f, const ad_err *err)
+{
+    ad_fault_from(f, err, "model");
+    if (err->code == AD_EBUSY) f->code = "adapter_loading";
+    return false;
+}
+
+static void on_resident(ad_wait *w, ad_status st, const ad_err *err)
+{
+    ad_lease *l = w->user;
+    ad_fault f = {0};
+    l->n_waiting--;
+    if (st != AD_OK) {
+        ad_lease_stop_waiting(l);
+        wait_fault(&f, err);
+        l->ready(l, &f);
+    } else if (!l->n_waiting) {
+        l->ready(l, take_sets(l, &f) ? NULL : &f);
+    }
+}
+
+bool ad_lease_load(ad_lease *l, void (*ready)(ad_lease *l, const ad_fault *f), void *user, ad_fault *f)
+{
+    l->ready = ready;
+    l->user = user;
+    for (int i = 0; i < l->n && !l->merge; i++) { /* merged weights need none */
+        bool waiting;
+        ad_err err;
+        l->waits[i].ready = on_resident;
+        l->waits[i].user = l;
+        if (ad_keeper_need(l->app->keeper, l->versions[i], &l->waits[i], false, &waiting, &err) != AD_OK) {
+            ad_lease_stop_waiting(l);
+            return wait_fault(f, &err);
+        }
+        l->n_waiting += waiting;
+    }
+    return l->n_waiting || take_sets(l, f);
+}
+
+void ad_lease_stop_waiting(ad_lease *l)
+{
+    for (int i = 0; i < l->n; i++) ad_keeper_unwait(l->app->keeper, &l->waits[i]);
+    l->n_waiting = 0;
+}
+
+void ad_lease_end(ad_lease *l)
+{
+    for (int i = 0; i < l->n; i++) ad_keeper_release(l->app->keeper, &l->versions[i]);
+    l->n = 0;
+    ad_merge_release(&l->merge);
+}
+
+ad_seq_weights ad_lease_weights(const ad_lease *l)
+{
+    return (ad_seq_weights){.mix = l->mix.n && !l->merge ? &l->mix : NULL, .merged = l->merge ? ad_merge_weights(l->merge) : NULL, .root = l->root};
+}
+
+void ad_lease_write_header(const ad_lease *l, ad_http_exchange *x)
+{
+    if (l->n) ad_http_set_header(x, "x-adapter-version", l->receipt);
+}
+
+void ad_lease_write_receipt(const ad_lease *l, json_t *body)
+{
+    if (!l->n) return;
+    json_object_set_new(body, "adapter_version", json_string(l->receipt));
+    json_object_set_new(body, "adapter_mode", json_string(l->merge ? "merged" : "unmerged"));
+}
