@@ -297,7 +297,7 @@ class Api(unittest.TestCase):
         self.assertEqual(self.d.get("/nope")[0], 404)
         self.assertEqual(self.d.get("/v1/models/")[0], 404)
         status, headers, _ = self.d.request("GET", "/v1/completions")
-        self.assertEqual((status, headers["Allow"]), (405, "POST"))
+        self.assertEqual((status, headers["Allow"]), (405, "POST, OPTIONS"))
         self.assertEqual(self.d.request("DELETE", "/health")[0], 405)
 
     def test_request_ids_are_given_back(self):
