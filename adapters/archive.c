@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "adapters/template.h"
 #include "core/base/mem.h"
 
 enum {
@@ -23,9 +24,9 @@ enum {
     HEADERS = AD_ARCHIVE_ENTRIES * 4096, /* what a tar may have beside its files */
 };
 
-typedef enum { CONFIG, WEIGHTS, GGUF, SIGNATURE, N_KINDS, OTHER = N_KINDS } kind;
+typedef enum { CONFIG, WEIGHTS, GGUF, SIGNATURE, TEMPLATE, TOKENIZER, N_KINDS, OTHER = N_KINDS } kind;
 
-static const char *const file_of[N_KINDS] = {"adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "adapter.minisig"};
+static const char *const file_of[N_KINDS] = {"adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "adapter.minisig", AD_TEMPLATE_FILE, AD_TOKENIZER_CONFIG};
 
 typedef struct {
     struct archive *in;
@@ -36,7 +37,8 @@ typedef struct {
     int n_entries;
     bool have[N_KINDS];
     bool pickle;            /* weights that Python would have to run */
-    char *folder;           /* where the first file of ours stood; NULL: none came */
+    char *folder;           /* where the first file of the adapter's own stood; NULL: none came */
+    char *aside[N_KINDS];   /* where a chat template stood: it counts only in that folder */
     char *block;            /* BLOCK bytes */
     gzFile gzip;            /* NULL: not a tar.gz */
     char *inflated;         /* BLOCK bytes of it */
@@ -155,16 +157,31 @@ static ad_status unpack_file(unpacking *u, kind k, const char *name, ad_err *err
     return st;
 }
 
+static bool is_aside(kind k) { return k == TEMPLATE || k == TOKENIZER; }
+
 /* A file of ours: once, and where the others are. */
 static ad_status place_file(unpacking *u, kind k, const char *name, const char *folder, ad_err *err)
 {
     char text[128];
-    if (u->folder && strcmp(u->folder, folder)) return ad_fail(err, AD_EFORMAT, "archive: %s: files of an adapter stand in two folders", shown(name, text));
+    char **place = is_aside(k) ? &u->aside[k] : &u->folder;
+    if (*place && strcmp(*place, folder)) return ad_fail(err, AD_EFORMAT, "archive: %s: files of an adapter stand in two folders", shown(name, text));
     if (u->have[k]) return ad_fail(err, AD_EFORMAT, "archive: %s: there is a second %s", shown(name, text), file_of[k]);
-    if (!u->folder) u->folder = strdup(folder);
-    if (!u->folder) return ad_fail(err, AD_ENOMEM, "archive: out of memory");
+    if (!*place) *place = strdup(folder);
+    if (!*place) return ad_fail(err, AD_ENOMEM, "archive: out of memory");
     u->have[k] = true;
     return AD_OK;
+}
+
+/* Tokenizers are kept in folders of their own, too, or of the base model: what stands elsewhere says nothing about the adapter. */
+static bool is_elsewhere(const unpacking *u, kind k, const char *folder)
+{
+    return is_aside(k) && u->folder && strcmp(u->folder, folder);
+}
+
+static void drop_what_stands_elsewhere(unpacking *u)
+{
+    for (kind k = 0; k < N_KINDS; k++)
+        if (u->have[k] && is_elsewhere(u, k, u->aside[k])) unlinkat(u->dir, file_of[k], 0);
 }
 
 /* Whether the entry may be there at all. */
@@ -198,6 +215,7 @@ static ad_status unpack_entry(unpacking *u, struct archive_entry *e, ad_err *err
     }
     bool regular = archive_entry_filetype(e) == AE_IFREG;
     kind k = regular ? kind_of(base) : OTHER;
+    if (k != OTHER && is_elsewhere(u, k, folder)) k = OTHER;
     if (k != OTHER) st = place_file(u, k, name, folder, err);
     if (st == AD_OK && k != OTHER) st = unpack_file(u, k, name, err);
     else if (st == AD_OK) st = copy_data(u, name, -1, err);
@@ -304,6 +322,7 @@ ad_status ad_archive_unpack(const char *archive, const char *dir, size_t max_byt
     if (st == AD_OK) st = unpack_entries(&u, err);
     if (st == AD_OK && u.gzip) st = finish_gzip(&u, err);
     if (st == AD_OK) st = check_complete(&u, err);
+    if (st == AD_OK) drop_what_stands_elsewhere(&u);
     if (st == AD_OK && unlink(archive) != 0) st = ad_fail(err, AD_EIO, "archive: %.300s: %s", archive, strerror(errno));
     archive_read_free(u.in);
     if (u.gzip) gzclose(u.gzip);
@@ -312,5 +331,6 @@ ad_status ad_archive_unpack(const char *archive, const char *dir, size_t max_byt
     free(u.block);
     free(u.inflated);
     free(u.folder);
+    for (kind k = 0; k < N_KINDS; k++) free(u.aside[k]);
     return st;
 }

@@ -10,8 +10,8 @@
 enum { AD_ARCHIVE_ENTRIES = 1000, AD_ARCHIVE_RATIO = 200 };
 
 /* Unpacks what an adapter consists of (adapter_config.json and adapter_model.safetensors, or one *.gguf, which becomes adapter.gguf; with either
- * adapter.minisig) from `archive` into the existing directory `dir`, each under its own plain name whatever folder it stood in, and removes the archive's
- * file. Other regular files (README.md, tokenizer files, training state) are skipped, but count. Refused, with nothing but files of ours left in dir:
+ * adapter.minisig, chat_template.jinja and tokenizer_config.json) from `archive` into the existing directory `dir`, each under its own plain name whatever folder it stood in, and removes the archive's
+ * file. Other regular files (README.md, training state, tokenizers of other folders) are skipped, but count. Refused, with nothing but files of ours left in dir:
  *   AD_EFORMAT       no such archive, or damaged; an entry that is no regular file or directory, an absolute name or one with "..", a file of ours twice, in two
  *                    folders, missing, or of both kinds
  *   AD_EUNSUPPORTED  pickles as the only weights; encryption; a zip packed otherwise than by deflate

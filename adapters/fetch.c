@@ -18,6 +18,7 @@
 
 #include "adapters/signature.h"
 #include "adapters/source.h"
+#include "adapters/template.h"
 #include "core/base/mem.h"
 
 enum { HOST = 256, IGNORED = 64 << 10, CONNECT_MS = 10000, STALL_BYTES_PER_S = 1024, HTTPS_PORT = 443 };
@@ -201,7 +202,7 @@ typedef struct {
     /* Of the file under way. */
     const char *name;
     int fd;
-    size_t limit;               /* bytes it may have */
+    size_t most, limit;         /* bytes it may have, bytes that may still come */
     size_t ignored;             /* bytes of answers that are not it */
     bool begun, too_large, no_length;
     int write_error;            /* errno */
@@ -386,7 +387,7 @@ static ad_status check_url(fetch *f, CURLU *u, ad_err *err)
 
 static ad_status explain(const fetch *f, CURLcode rc, ad_err *err)
 {
-    if (f->too_large) return ad_fail(err, AD_ELIMIT, "%s: over the limit of %zu bytes for an adapter", f->where, f->opt->max_bytes);
+    if (f->too_large) return ad_fail(err, AD_ELIMIT, "%s: over the limit of %zu bytes", f->where, f->most);
     if (f->no_length) return ad_fail(err, AD_EIO, "%s: the server does not say how long it is, so nobody would know that it is whole", f->where);
     if (f->write_error) {
         bool full = f->write_error == ENOSPC || f->write_error == EDQUOT;
@@ -452,6 +453,7 @@ static ad_status get(fetch *f, CURLU *u, const char *name, size_t max_bytes, boo
     f->name = name;
     f->begun = false;
     f->limit = max_bytes < f->left ? max_bytes : f->left;
+    f->most = max_bytes < f->opt->max_bytes ? max_bytes : f->opt->max_bytes;
     f->fd = openat(f->to, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
     f->write_error = f->fd < 0 ? errno : 0;
     if (f->fd < 0) return explain(f, CURLE_WRITE_ERROR, err);
@@ -488,10 +490,13 @@ static ad_status get_adapter(fetch *f, CURLU *u, const char *path, bool *is_arch
     *is_archive = false;
     if (n >= 5 && !strcasecmp(path + n - 5, ".gguf")) return get(f, u, "adapter.gguf", SIZE_MAX, NULL, err);
     if (n && path[n - 1] != '/') return *is_archive = true, get(f, u, "archive", SIZE_MAX, NULL, err);
-    bool no_signature = false;
+    bool no_signature = false, no_template = false;
     ad_status st = get_from_folder(f, u, path, "adapter_config.json", SIZE_MAX, NULL, err);
     if (st == AD_OK) st = get_from_folder(f, u, path, "adapter_model.safetensors", SIZE_MAX, NULL, err);
-    return st == AD_OK ? get_from_folder(f, u, path, "adapter.minisig", AD_SIGNATURE_TEXT, &no_signature, err) : st;
+    if (st == AD_OK) st = get_from_folder(f, u, path, "adapter.minisig", AD_SIGNATURE_TEXT, &no_signature, err);
+    if (st == AD_OK) st = get_from_folder(f, u, path, AD_TEMPLATE_FILE, AD_TEMPLATE_BYTES, &no_template, err);
+    if (st != AD_OK || !no_template) return st;
+    return get_from_folder(f, u, path, AD_TOKENIZER_CONFIG, AD_TOKENIZER_CONFIG_BYTES, &no_template, err);
 }
 
 static ad_status run(fetch *f, const char *url, const char *to, bool *is_archive, ad_err *err)

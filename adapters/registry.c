@@ -264,6 +264,7 @@ static void version_free(ad_version *v)
 {
     free(v->source);
     free(v->selftest);
+    free(v->chat_template);
     free(v->dir);
     free(v->reason);
     free(v);

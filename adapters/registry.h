@@ -39,6 +39,7 @@ struct ad_version {
     size_t bytes_packed;      /* of the last load; 0: not known yet */
     int rank, modules;        /* largest rank, modules matched; 0: not known yet [owner] */
     char *source, *selftest;  /* or NULL; owned */
+    char *chat_template;      /* text of its own, or NULL: the base model's counts; owned [owner] */
     char *dir;                /* where it is loaded from when not from the store; or NULL; owned */
     char *reason;             /* why it does not fit; or NULL [owner] */
     ad_signer signer;         /* key_id "" : unsigned [owner] */

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/template.h"
 #include "core/base/mem.h"
 
 enum { MAX_ENTRIES = 100000, CHUNK = 16 << 20, PLAIN_CHUNK = 64 << 10 };
@@ -30,6 +31,8 @@ static void note_name(ad_origin_files *f, const char *name)
     else if (!strcmp(name, "adapter_model.safetensors")) f->weights = true;
     else if (!strcmp(name, "adapter.minisig")) f->signature = true;
     else if (!strcmp(name, "adapter_model.bin")) f->pickle = true;
+    else if (!strcmp(name, AD_TEMPLATE_FILE)) f->template = true;
+    else if (!strcmp(name, AD_TOKENIZER_CONFIG)) f->tokenizer = true;
     if (!ends_in(name, ".gguf") || name[0] == '.' || !strcmp(f->gguf, "adapter.gguf")) return;
     bool plain = !strcmp(name, "adapter.gguf"); /* makes the choice, whatever else is there */
     f->n_gguf = plain ? 1 : f->n_gguf + 1;
@@ -269,6 +272,8 @@ static ad_status copy_dir(copier *c, int pinned, const char *path, ad_err *err)
         st = copy_from(c, dir, path, f.gguf, "adapter.gguf", err);
     }
     if (st == AD_OK && f.signature) st = copy_from(c, dir, path, "adapter.minisig", "adapter.minisig", err);
+    if (st == AD_OK && f.template) st = copy_from(c, dir, path, AD_TEMPLATE_FILE, AD_TEMPLATE_FILE, err);
+    else if (st == AD_OK && f.tokenizer) st = copy_from(c, dir, path, AD_TOKENIZER_CONFIG, AD_TOKENIZER_CONFIG, err);
     close(dir);
     return st;
 }

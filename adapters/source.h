@@ -15,7 +15,8 @@ struct sockaddr;
 /* ---- directories under allowed roots (source.c) ---- */
 
 /* Copies the adapter out of `path` (a directory, or one .gguf file) into the existing directory `to`, under the names of ad_store's blobs:
- * adapter_config.json + adapter_model.safetensors, or else adapter.gguf; and adapter.minisig where the directory has one. Nothing else is copied.
+ * adapter_config.json + adapter_model.safetensors, or else adapter.gguf; and adapter.minisig, chat_template.jinja and tokenizer_config.json where the directory
+ * has them. Nothing else is copied.
  * path is absolute and without ".."; it must lie under one of roots[n] after every symbolic link was resolved, and so must each file in it. What is
  * opened is pinned first and then checked, so that nobody swaps it in between; only regular files are opened for reading. AD_EINVAL (outside of the roots,
  * whether it exists or not; several .gguf files), AD_ENOTFOUND, AD_EUNSUPPORTED (pickles only), AD_ELIMIT over max_bytes together, AD_EFULL, AD_EIO. */
@@ -34,8 +35,8 @@ typedef struct {
 
 enum { AD_FETCH_STALL_S = 15, AD_FETCH_REDIRECTS = 5 };
 
-/* Fetches into the existing directory `to`: a URL whose path ends in "/" is a folder with adapter_config.json, adapter_model.safetensors (and adapter.minisig
- * where there is one); one ending in .gguf a GGUF LoRA, left as `to`/adapter.gguf; anything else an archive, left as `to`/archive (*is_archive is set).
+/* Fetches into the existing directory `to`: a URL whose path ends in "/" is a folder with adapter_config.json, adapter_model.safetensors (and where there are,
+ * adapter.minisig and chat_template.jinja, or else tokenizer_config.json); one ending in .gguf a GGUF LoRA, left as `to`/adapter.gguf; anything else an archive, left as `to`/archive (*is_archive is set).
  * https only; redirects only to allowed hosts, at most AD_FETCH_REDIRECTS; addresses that are not public (ad_origin_is_public) are refused after name
  * resolution, for redirects too. Nothing of the environment counts: no proxies, .netrc, cookies. The process ignores SIGPIPE.
  * AD_EINVAL for what is not allowed, AD_ENOTFOUND for 404, AD_ELIMIT, AD_EFULL, AD_EIO with the reason. *cancel (NULL is fine) is looked at while it runs;
@@ -66,6 +67,7 @@ AD_MUSTUSE ad_status ad_watch_scan(ad_watch *w, uint64_t now_ms, ad_watch_fn eve
 
 typedef struct {
     bool config, weights, signature, pickle;
+    bool template, tokenizer; /* chat_template.jinja, tokenizer_config.json */
     int n_gguf;     /* adapter.gguf, or else how many *.gguf there are */
     char gguf[256]; /* the name of one of them */
 } ad_origin_files;

@@ -278,9 +278,9 @@ void ad_stored_version_deinit(ad_stored_version *v)
     free(v->report);
     free(v->signature);
     free(v->selftest);
-    v->source = v->report = v->signature = v->selftest = NULL;
+    free(v->chat_template);
     free(v->reason);
-    v->reason = NULL;
+    v->source = v->report = v->signature = v->selftest = v->chat_template = v->reason = NULL;
 }
 
 void ad_stored_alias_deinit(ad_stored_alias *a)

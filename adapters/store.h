@@ -61,6 +61,7 @@ typedef struct {
     char *report;         /* JSON: what its load found; or NULL. Not read with the others: see ad_store_report */
     char *signature;      /* text of its minisign signature, or NULL */
     char *selftest;       /* JSON, or NULL */
+    char *chat_template;  /* text, or NULL */
 } ad_stored_version;
 
 typedef struct {

@@ -25,6 +25,7 @@ static const char *const migrations[] = {
     "CREATE TABLE report(name TEXT NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY(name, number)) STRICT;"
     "CREATE INDEX version_digest ON version(digest);"
     "CREATE TABLE alias(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, targets TEXT NOT NULL) STRICT, WITHOUT ROWID;",
+    "ALTER TABLE version ADD COLUMN chat_template TEXT;",
 };
 enum { SCHEMA = sizeof migrations / sizeof *migrations };
 
@@ -46,7 +47,7 @@ static const char *const sql[N_STATEMENTS] = {
     [PUT_ADAPTER] = "INSERT OR REPLACE INTO adapter VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [DROP_ADAPTER] = "DELETE FROM adapter WHERE name = ?1",
     [DROP_VERSIONS] = "DELETE FROM version WHERE name = ?1",
-    [PUT_VERSION] = "INSERT OR REPLACE INTO version VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    [PUT_VERSION] = "INSERT OR REPLACE INTO version VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     [MARK_VERSION] = "UPDATE version SET base = ?3, fits = ?4, reason = ?5 WHERE name = ?1 AND number = ?2",
     [PUT_REPORT] = "INSERT OR REPLACE INTO report VALUES(?1, ?2, ?3)",
     [DROP_REPORT] = "DELETE FROM report WHERE name = ?1 AND number = ?2",
@@ -59,7 +60,7 @@ static const char *const sql[N_STATEMENTS] = {
     [FIND_DIGEST] = "SELECT 1 FROM version WHERE digest = ?1",
     [READ_ADAPTERS] = "SELECT name, revision, created, active, previous, next_number, pinned, description, labels FROM adapter ORDER BY name",
     [READ_VERSIONS] = ("SELECT v.name, number, digest, base, fits, reason, v.created, bytes_disk, bytes_packed, rank, modules, source, signature, selftest,"
-                       " number = active FROM version v JOIN adapter a ON a.name = v.name ORDER BY v.name, number"),
+                       " chat_template, number = active FROM version v JOIN adapter a ON a.name = v.name ORDER BY v.name, number"),
     [READ_ALIASES] = "SELECT name, revision, targets FROM alias ORDER BY name",
 };
 
@@ -272,7 +273,7 @@ static ad_status read_version(ad_store_db *db, sqlite3_stmt *q, const ad_store_r
         .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .reason = borrow_text(q, 5), .created = sqlite3_column_int64(q, 6),
         .bytes_disk = sqlite3_column_int64(q, 7), .bytes_packed = sqlite3_column_int64(q, 8), .rank = sqlite3_column_int(q, 9),
         .modules = sqlite3_column_int(q, 10), .source = borrow_text(q, 11), .signature = borrow_text(q, 12), .selftest = borrow_text(q, 13),
-        .active = sqlite3_column_int(q, 14),
+        .chat_template = borrow_text(q, 14), .active = sqlite3_column_int(q, 15),
     };
     bool good = take_name(v.name, q) && take_digest(&v.digest, q, 2) && take_digest(&v.base, q, 3);
     return good ? r->version(r->user, &v, err) : fail_row(db, "version", err);
@@ -408,6 +409,7 @@ static ad_status put_version(ad_store_db *db, const ad_stored_version *v, ad_err
     bind_text(q, 12, v->source);
     bind_text(q, 13, v->signature);
     bind_text(q, 14, v->selftest);
+    bind_text(q, 15, v->chat_template);
     ad_status st = run(db, PUT_VERSION, NULL, err);
     if (st != AD_OK || !v->report) return st;
     bind_version(db, PUT_REPORT, v);

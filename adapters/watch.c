@@ -11,9 +11,10 @@
 #include <unistd.h>
 
 #include "adapters/source.h"
+#include "adapters/template.h"
 #include "core/base/mem.h"
 
-enum { FILES = 4, PATH = 4096 };
+enum { FILES = 6, PATH = 4096 };
 
 /* What tells one state of a file from another; all zero: not there. */
 typedef struct {
@@ -24,7 +25,7 @@ typedef struct {
 typedef struct {
     bool there;           /* it is a directory */
     bool complete;        /* and holds an adapter */
-    stamp files[FILES];   /* config, weights, signature, GGUF */
+    stamp files[FILES];   /* config, weights, signature, GGUF, chat template, configuration of the tokenizer */
 } look;
 
 typedef struct {
@@ -118,6 +119,8 @@ static void take_stamps(int dir, const ad_origin_files *f, look *out)
     bool weights = f->weights && take_stamp(dir, "adapter_model.safetensors", &out->files[1]);
     if (f->signature) take_stamp(dir, "adapter.minisig", &out->files[2]);
     bool gguf = f->n_gguf && take_stamp(dir, f->gguf, &out->files[3]);
+    if (f->template) take_stamp(dir, AD_TEMPLATE_FILE, &out->files[4]);
+    if (f->tokenizer) take_stamp(dir, AD_TOKENIZER_CONFIG, &out->files[5]);
     out->complete = ad_origin_complete(f, "", NULL) == AD_OK && (f->config ? config && weights : gguf);
 }
 

@@ -102,8 +102,8 @@ typedef bool (*ad_client_progress)(void *user, uint64_t sent, uint64_t total);
 
 typedef struct {
     const char *name;        /* of the adapter; a dry run needs none */
-    /* One of three. path: a PEFT directory (adapter_config.json and adapter_model.safetensors), a GGUF file, or an archive of a PEFT directory (tar, tar.gz, zip);
-     * streamed from the disk, never held in memory. */
+    /* One of three. path: a PEFT directory (adapter_config.json and adapter_model.safetensors; chat_template.jinja, or else tokenizer_config.json, go along),
+     * a GGUF file, or an archive of a PEFT directory (tar, tar.gz, zip); streamed from the disk, never held in memory. */
     const char *path;
     const char *server_dir;  /* an absolute directory of the server's machine, under one of its allowed roots */
     const char *source_url;  /* https, of a host the server allows */

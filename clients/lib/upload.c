@@ -10,7 +10,7 @@
 
 #include "clients/lib/internal.h"
 
-enum { MAX_FILES = 2 };
+enum { MAX_FILES = 3 };
 
 typedef struct {
     int fd;               /* -1: closed */
@@ -65,6 +65,18 @@ static char *join(const char *dir, const char *file)
     return t.data;
 }
 
+/* Where the directory has a chat template of its own. */
+static ad_client_status add_template(parts *p, const char *dir, ad_client_error *err)
+{
+    static const char *const names[][2] = {{"chat_template.jinja", "chat_template"}, {"tokenizer_config.json", "tokenizer_config"}};
+    for (int i = 0; i < 2; i++) {
+        char *path = join(dir, names[i][0]);
+        if (!path || access(path, F_OK) == 0) return add_file(p, path, names[i][1], names[i][0], err);
+        free(path);
+    }
+    return AD_CLIENT_OK;
+}
+
 static ad_client_status open_parts(parts *p, const char *path, ad_client_error *err)
 {
     struct stat s;
@@ -73,7 +85,7 @@ static ad_client_status open_parts(parts *p, const char *path, ad_client_error *
     if (S_ISDIR(s.st_mode)) {
         ad_client_status st = add_file(p, join(path, "adapter_config.json"), "config", "adapter_config.json", err);
         if (st == AD_CLIENT_OK) st = add_file(p, join(path, "adapter_model.safetensors"), "weights", "adapter_model.safetensors", err);
-        return st;
+        return st == AD_CLIENT_OK ? add_template(p, path, err) : st;
     }
     ad_client_status st = add_file(p, strdup(path), "archive", "archive", err);
     if (st != AD_CLIENT_OK) return st;

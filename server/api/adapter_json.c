@@ -32,6 +32,7 @@ static json_t *version_json(const ad_version *v)
                           "requests", (json_int_t)v->requests);
     json_object_set_new(o, "origin", origin_json(v));
     json_object_set_new(o, "signer", signer_json(v));
+    json_object_set_new(o, "has_chat_template", json_boolean(v->chat_template != NULL));
     json_object_set_new(o, "base_matches", json_boolean(v->checked && v->fits));
     json_object_set_new(o, "reason", v->reason ? ad_json_text(v->reason) : json_null());
     return o;
@@ -111,8 +112,11 @@ json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole)
     json_object_set_new(o, "signer", v ? signer_json(v) : json_null());
     const char *pending = ad_adapter_pending(app, e->name);
     json_object_set_new(o, "pending", pending ? json_string(pending) : json_null());
+    json_object_set_new(o, "has_chat_template", json_boolean(v && v->chat_template));
     add_use(e, o);
-    if (whole) add_versions(e, o);
+    if (!whole) return o;
+    json_object_set_new(o, "chat_template", v && v->chat_template ? ad_json_text(v->chat_template) : json_null());
+    add_versions(e, o);
     return o;
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapters/template.h"
 #include "server/api/adapter_json.h"
 #include "server/api/upload.h"
 #include "server/keeper/keeper.h"
@@ -323,7 +324,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
         s.dir = strdup(u->dir);
         s.is_archive = u->is_archive;
         if (u->is_archive) memcpy(s.sha256, u->sha256, sizeof s.sha256); /* of other uploads it is checked already */
-        s.description = take(&u->description), s.labels = take(&u->labels), s.selftest = take(&u->selftest), s.signature = take(&u->signature);
+        s.description = take(&u->description), s.labels = take(&u->labels), s.selftest = take(&u->selftest), s.signature = take(&u->signature), s.chat_template = take(&u->chat_template);
         admit(x, app, &s);
     } else {
         ad_keeper_discard(app->keeper, u->dir);
@@ -358,12 +359,12 @@ static const char *unknown_field(const json_t *body, const char *const *known, s
 /* NULL, or what is wrong with it. */
 static const char *check_named(const json_t *body, bool new_version)
 {
-    static const char *const strings[] = {"path", "url", "description", "signature"};
+    static const char *const strings[] = {"path", "url", "description", "signature", "chat_template"};
     const json_t *name = json_object_get(body, "name"), *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *activate = json_object_get(body, "activate");
     const json_t *selftest = json_object_get(body, "selftest");
     if (json_is_string(json_object_get(body, "path")) == json_is_string(json_object_get(body, "url"))) return "either `path` or `url` must say where the adapter is";
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if (json_object_get(body, strings[i]) && !json_is_string(json_object_get(body, strings[i]))) return "`path`, `url`, `description` and `signature` must be strings";
+        if (json_object_get(body, strings[i]) && !json_is_string(json_object_get(body, strings[i]))) return "`path`, `url`, `description`, `signature` and `chat_template` must be strings";
     if (selftest && !json_is_object(selftest) && !json_is_string(selftest)) return "`selftest` must be an object, or its text";
     if (new_version && (labels || json_object_get(body, "description"))) return not_of_versions;
     if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
@@ -371,6 +372,7 @@ static const char *check_named(const json_t *body, bool new_version)
     if (labels && !ad_is_labels(labels)) return "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)";
     if (sha && (json_string_length(sha) != 64 || strspn(json_string_value(sha), "0123456789abcdef") != 64)) return "`sha256` must be 64 lower-case hex digits";
     if (json_string_length(json_object_get(body, "description")) > MAX_DESCRIPTION) return "`description` must be a string of at most 64 KiB";
+    if (json_string_length(json_object_get(body, "chat_template")) > AD_TEMPLATE_BYTES) return "`chat_template` must be a string of at most 64 KiB";
     return activate && !json_is_boolean(activate) ? "`activate` must be true or false" : NULL;
 }
 
@@ -381,7 +383,7 @@ static char *copy_string(const json_t *v)
 
 static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
 {
-    static const char *const known[] = {"name", "path", "url", "description", "labels", "sha256", "activate", "signature", "selftest"};
+    static const char *const known[] = {"name", "path", "url", "description", "labels", "sha256", "activate", "signature", "selftest", "chat_template"};
     char buf[AD_MAX_NAME + 1];
     const char *name = path_name(x, "versions", buf), *field = unknown_field(body, known, sizeof known / sizeof *known), *bad = check_named(body, name != NULL);
     const json_t *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *selftest = json_object_get(body, "selftest");
@@ -394,6 +396,7 @@ static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
     s.url = copy_string(json_object_get(body, "url"));
     s.description = copy_string(json_object_get(body, "description"));
     s.signature = copy_string(json_object_get(body, "signature"));
+    s.chat_template = copy_string(json_object_get(body, "chat_template"));
     s.labels = labels ? json_dumps(labels, JSON_COMPACT) : NULL;
     s.selftest = json_is_object(selftest) ? json_dumps(selftest, JSON_COMPACT) : copy_string(selftest);
     s.activate = !json_is_false(json_object_get(body, "activate"));

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "adapters/template.h"
 #include "server/api/adapter_json.h"
 #include "server/http/multipart.h"
 
@@ -26,7 +27,7 @@ enum {
     FULL = 256 << 10,           /* a buffer; what is left to do after the last byte is at most two */
 };
 
-typedef enum { CONFIG, WEIGHTS, GGUF, ARCHIVE, N_FILES, NAME = N_FILES, DESCRIPTION, LABELS, SHA256, ACTIVATE, SIGNATURE, SELFTEST, N_FIELDS } field;
+typedef enum { CONFIG, WEIGHTS, GGUF, ARCHIVE, TOKENIZER, N_FILES, NAME = N_FILES, DESCRIPTION, LABELS, SHA256, ACTIVATE, SIGNATURE, SELFTEST, CHAT_TEMPLATE, N_FIELDS } field;
 typedef enum { FILE_PART, TEXT, EITHER } form;
 
 static const struct {
@@ -39,6 +40,7 @@ static const struct {
     [WEIGHTS] = {"weights", FILE_PART, 0, "adapter_model.safetensors"},
     [GGUF] = {"gguf", FILE_PART, 0, "adapter.gguf"},
     [ARCHIVE] = {"archive", FILE_PART, 0, "archive"},
+    [TOKENIZER] = {"tokenizer_config", FILE_PART, AD_TOKENIZER_CONFIG_BYTES, AD_TOKENIZER_CONFIG},
     [NAME] = {"name", TEXT, MAX_TEXT, NULL},
     [DESCRIPTION] = {"description", EITHER, MAX_TEXT, NULL},
     [LABELS] = {"labels", EITHER, MAX_TEXT, NULL},
@@ -46,6 +48,7 @@ static const struct {
     [ACTIVATE] = {"activate", TEXT, MAX_TEXT, NULL},
     [SIGNATURE] = {"signature", EITHER, MAX_TEXT, NULL},
     [SELFTEST] = {"selftest", EITHER, MAX_JSON, NULL},
+    [CHAT_TEMPLATE] = {"chat_template", EITHER, MAX_TEXT, NULL},
 };
 
 /* Bytes on their way to files. A file comes once, so a buffer holds at most one run of each. */
@@ -104,7 +107,7 @@ void ad_upload_free(ad_upload **up)
 {
     ad_upload *u = *up;
     if (!u) return;
-    char *texts[] = {u->name, u->description, u->labels, u->selftest, u->signature};
+    char *texts[] = {u->name, u->description, u->labels, u->selftest, u->signature, u->chat_template};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]);
     free(u);
     *up = NULL;
@@ -307,7 +310,7 @@ static void add_run(receiver *r, field f, size_t len, bool last)
 /* Files that do not go together. */
 static bool conflicts(const bool *seen)
 {
-    return seen[ARCHIVE] + seen[GGUF] + (seen[CONFIG] || seen[WEIGHTS]) > 1;
+    return seen[ARCHIVE] + seen[GGUF] + (seen[CONFIG] || seen[WEIGHTS]) > 1 || (seen[ARCHIVE] && seen[TOKENIZER]);
 }
 
 static ad_status on_part(void *user, const char *name, const char *filename, const char *content_type, ad_err *err)
@@ -317,14 +320,14 @@ static ad_status on_part(void *user, const char *name, const char *filename, con
     (void)content_type;
     while (f < N_FIELDS && strcmp(fields[f].name, name)) f++;
     if (f == N_FIELDS) {
-        ad_fault_set(&r->fault, 400, "unknown_field", name, "there is no field \"%.100s\"; config, weights, archive, gguf, name, description, labels, sha256, activate, signature and selftest are known", name);
+        ad_fault_set(&r->fault, 400, "unknown_field", name, "there is no field \"%.100s\"; config, weights, archive, gguf, tokenizer_config, name, description, labels, sha256, activate, signature, selftest and chat_template are known", name);
         return AD_EINVAL;
     }
     if (r->seen[f]) return refuse_part(r, 400, f, "it is there twice");
     if (fields[f].form == FILE_PART && !filename) return refuse_part(r, 400, f, "it must be a file part, with a filename");
     if (fields[f].form == TEXT && filename) return refuse_part(r, 400, f, "it must not be a file part");
     r->seen[f] = true;
-    if (conflicts(r->seen)) return refuse_part(r, 400, f, "send either config and weights, or archive, or gguf");
+    if (conflicts(r->seen)) return refuse_part(r, 400, f, "send either config and weights, or archive, or gguf; an archive brings its tokenizer_config itself");
     r->at = f;
     r->at_bytes = 0;
     ad_buf_clear(&r->text);
@@ -383,7 +386,8 @@ static void set_name(receiver *r, const char *name)
 static ad_status keep_text(receiver *r, field f, char *text)
 {
     ad_upload *u = r->u;
-    char **slot = f == NAME ? &u->name : f == DESCRIPTION ? &u->description : f == LABELS ? &u->labels : f == SIGNATURE ? &u->signature : f == SELFTEST ? &u->selftest : NULL;
+    char **slots[N_FIELDS] = {[NAME] = &u->name, [DESCRIPTION] = &u->description, [LABELS] = &u->labels, [SIGNATURE] = &u->signature, [SELFTEST] = &u->selftest, [CHAT_TEMPLATE] = &u->chat_template};
+    char **slot = slots[f];
     const char *why = NULL;
     if (f == LABELS && !good_labels(text)) why = "it is not a JSON object of strings (at most 64; keys of 128 bytes, values of 1024)";
     if (f == SHA256 && !good_sha256(text, u->sha256)) why = "it is not 64 hex digits";

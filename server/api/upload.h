@@ -8,11 +8,11 @@
 
 /* What came. Text fields are UTF-8, NULL when absent, at most 64 KiB each (selftest 1 MiB); which of them must be there is the owner's to say. */
 typedef struct {
-    char *name, *description, *labels /* a JSON object of strings, checked */, *selftest, *signature;
+    char *name, *description, *labels /* a JSON object of strings, checked */, *selftest, *signature, *chat_template;
     char sha256[65];           /* expected digest of the weights, lower case; "" when absent. Checked already, unless is_archive: then it is the owner's to check */
     bool activate;             /* default true */
     char dir[AD_STORE_PATH];   /* an incoming directory of the store: the owner discards it or hands it on */
-    bool is_archive;           /* dir/archive; else adapter_config.json + adapter_model.safetensors, or adapter.gguf */
+    bool is_archive;           /* dir/archive; else adapter_config.json + adapter_model.safetensors, or adapter.gguf; with either tokenizer_config.json */
     ad_digest weights;         /* SHA-256 of the weights' bytes as sent (of safetensors or GGUF; not of an archive) */
     size_t bytes;              /* of all files */
     uint64_t last_byte_ns;     /* uv_hrtime when the body was complete */

@@ -11,6 +11,7 @@
 
 #include "adapters/archive.h"
 #include "adapters/source.h"
+#include "adapters/template.h"
 #include "core/base/file.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
@@ -55,6 +56,7 @@ void ad_admission_spec_deinit(ad_admission_spec *s)
     free(s->labels);
     free(s->selftest);
     free(s->signature);
+    free(s->chat_template);
     memset(s, 0, sizeof *s);
 }
 
@@ -173,6 +175,22 @@ static ad_status take_signature_file(admission *a)
     return st;
 }
 
+ad_status ad_keeper_read_template(const char *path, char **out, ad_err *err)
+{
+    return ad_template_read(path, out, err);
+}
+
+/* Its files are no part of the blob. */
+static ad_status take_template(admission *a)
+{
+    char *text = NULL;
+    ad_status st = a->spec.chat_template ? AD_OK : ad_keeper_read_template(a->dir, &text, &a->err);
+    ad_template_remove_files(a->dir);
+    if (!a->spec.chat_template) a->spec.chat_template = text;
+    if (st == AD_OK && a->spec.chat_template && !*a->spec.chat_template) free(a->spec.chat_template), a->spec.chat_template = NULL;
+    return st;
+}
+
 /* SHA-256 of the weights' file, when the client named one; of an upload it is known already. */
 static ad_status check_weights(admission *a)
 {
@@ -246,6 +264,7 @@ static ad_status check(admission *a)
 {
     ad_status st = unpack(a);
     if (st == AD_OK) st = take_signature_file(a);
+    if (st == AD_OK) st = take_template(a);
     if (st == AD_OK) st = check_weights(a);
     if (st == AD_OK) st = load_and_sync(a);
     if (st != AD_OK) return st;
@@ -297,6 +316,7 @@ static json_t *make_report(const admission *a)
     json_object_set_new(v, "digest", json_string(hex));
     json_object_set_new(v, "bytes_disk", json_integer(a->bytes_disk));
     json_object_set_new(v, "signature", signature_json(a));
+    json_object_set_new(v, "has_chat_template", json_boolean(a->spec.chat_template != NULL));
     json_object_set_new(v, "selftest", json_null());
     return v;
 }
@@ -402,7 +422,8 @@ static bool make_rows(admission *a, ad_store_change *rows)
     *sv = (ad_stored_version){.number = v->number, .digest = v->digest, .base = v->base, .fits = true, .created = v->created, .bytes_disk = v->bytes_disk,
                               .bytes_packed = (int64_t)v->bytes_packed, .rank = v->rank, .modules = v->modules};
     memcpy(sv->name, v->entry->name, strlen(v->entry->name) + 1);
-    return ad_copy_text(&sv->source, v->source) && ad_copy_text(&sv->report, a->report_text) && ad_copy_text(&sv->signature, a->spec.signature) && ad_copy_text(&sv->selftest, v->selftest) && good;
+    return ad_copy_text(&sv->source, v->source) && ad_copy_text(&sv->report, a->report_text) && ad_copy_text(&sv->signature, a->spec.signature) && ad_copy_text(&sv->selftest, v->selftest) &&
+           ad_copy_text(&sv->chat_template, v->chat_template) && good;
 }
 
 static void write_rows(admission *a)
@@ -447,6 +468,7 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
     v->signer = a->signer;
     v->source = strdup(a->spec.path ? "path" : a->spec.url ? "url" : "upload");
     v->selftest = a->spec.selftest, a->spec.selftest = NULL;
+    v->chat_template = a->spec.chat_template, a->spec.chat_template = NULL;
     a->version = ad_version_lease(v);
     return AD_OK;
 }
@@ -460,7 +482,7 @@ static void run(ad_op *op)
     ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
     ad_err err;
     if (must_exist && !e) return; /* the op has failed, and `a` went with it */
-    bool same = e && e->active && !memcmp(&e->active->digest, &a->digest, sizeof a->digest);
+    bool same = e && ad_keeper_is_same(e->active, &a->digest, a->spec.chat_template);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
     else if (same) {
         op->outcome.existed = true;

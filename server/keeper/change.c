@@ -149,6 +149,12 @@ void ad_keeper_ignore(void *user, ad_status st, const ad_err *err)
     if (st != AD_OK) ad_log(AD_LOG_WARN, "registry: %s", err->msg); /* what is not written now is found out at the next start */
 }
 
+bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const char *chat_template)
+{
+    if (!v || memcmp(&v->digest, digest, sizeof *digest)) return false;
+    return v->chat_template && chat_template ? !strcmp(v->chat_template, chat_template) : v->chat_template == chat_template;
+}
+
 void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d)
 {
     if (k->store) ad_store_thread_collect(k->store, d);

@@ -71,6 +71,7 @@ typedef struct {
     char *path, *url;
     char sha256[65];          /* of the weights; checked here unless "" */
     char *description, *labels, *selftest, *signature;
+    char *chat_template;      /* goes before one among the files; "" : none, whatever is there; or NULL */
 } ad_admission_spec;
 void ad_admission_spec_deinit(ad_admission_spec *s);
 /* Removes an incoming directory of the store, on a loader; what the end of the server keeps from being removed is left to the next start. */

@@ -19,6 +19,7 @@ typedef struct finding {
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
+    char *template;           /* or NULL */
     ad_signer signer;
     ad_status status;
     ad_err err;
@@ -47,6 +48,7 @@ static void work(ad_job *job)
     const ad_keeper *k = f->w->k;
     f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
     if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(k, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
+    if (f->status == AD_OK) f->status = ad_keeper_read_template(f->path, &f->template, &f->err);
 }
 
 static void free_watcher_if_done(ad_watcher *w)
@@ -62,6 +64,7 @@ static void release(ad_op *op)
     finding *f = (finding *)((char *)op - offsetof(finding, op));
     ad_watcher *w = f->w;
     ad_adapter_release(&f->adapter);
+    free(f->template);
     free(f);
     w->pending--;
     free_watcher_if_done(w);
@@ -91,6 +94,7 @@ static void publish(finding *f, ad_entry *e)
     v->bytes_packed = ad_adapter_packed_bytes(f->adapter);
     v->source = strdup("watch");
     v->dir = strdup(f->path);
+    v->chat_template = f->template, f->template = NULL;
     e->revision = ad_keeper_next_revision(k);
     if (ad_registry_make_room(k->registry, v->bytes_packed)) {
         ad_registry_set_adapter(v, f->adapter);
@@ -119,7 +123,7 @@ static void run(ad_op *op)
     } else if (f->status != AD_OK) {
         ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, f->err.msg);
         ad_keeper_tell(k, f->name, NULL, "refused", NULL);
-    } else if (!e || !e->active || memcmp(&e->active->digest, ad_adapter_digest(f->adapter), sizeof(ad_digest))) {
+    } else if (!e || !ad_keeper_is_same(e->active, ad_adapter_digest(f->adapter), f->template)) {
         publish(f, e);
     }
     ad_op_finish(op);

@@ -34,7 +34,8 @@ static void check_dir(int fd, bool ok)
         if (!strcmp(e->d_name, "archive")) {
             if (ok) abort();
         } else {
-            if (strcmp(e->d_name, "adapter_config.json") && strcmp(e->d_name, "adapter_model.safetensors") && strcmp(e->d_name, "adapter.gguf") && strcmp(e->d_name, "adapter.minisig")) abort();
+            if (strcmp(e->d_name, "adapter_config.json") && strcmp(e->d_name, "adapter_model.safetensors") && strcmp(e->d_name, "adapter.gguf") && strcmp(e->d_name, "adapter.minisig") &&
+                    strcmp(e->d_name, "chat_template.jinja") && strcmp(e->d_name, "tokenizer_config.json")) abort();
             bytes += (size_t)sb.st_size;
             n++;
         }

@@ -147,8 +147,9 @@ static inline ad_status tu_on_version(void *user, const ad_stored_version *v, ad
     tu_rows *r = user;
     size_t at = strlen(r->text);
     r->versions++;
-    snprintf(r->text + at, sizeof r->text - at, "version %s@%d digest %d base %d fits %d bytes %lld/%lld rank %d modules %d active %d %s %s %s %s\n", v->name, v->number, v->digest.bytes[3], v->base.bytes[3],
-        v->fits, (long long)v->bytes_disk, (long long)v->bytes_packed, v->rank, v->modules, v->active, v->source ? v->source : "-", v->reason ? v->reason : "-", v->signature ? v->signature : "-", v->selftest ? v->selftest : "-");
+    snprintf(r->text + at, sizeof r->text - at, "version %s@%d digest %d base %d fits %d bytes %lld/%lld rank %d modules %d active %d %s %s %s %s %s\n", v->name, v->number, v->digest.bytes[3], v->base.bytes[3],
+        v->fits, (long long)v->bytes_disk, (long long)v->bytes_packed, v->rank, v->modules, v->active, v->source ? v->source : "-", v->reason ? v->reason : "-", v->signature ? v->signature : "-", v->selftest ? v->selftest : "-",
+        v->chat_template ? v->chat_template : "-");
     return AD_OK;
 }
 

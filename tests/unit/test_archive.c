@@ -107,9 +107,9 @@ static int empty_dir(void)
     DIR *d = opendir(dir);
     for (struct dirent *e; (e = readdir(d));) {
         if (*e->d_name == '.') continue;
-        const char *good[] = {"archive", "adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "adapter.minisig"};
+        const char *good[] = {"archive", "adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "adapter.minisig", "chat_template.jinja", "tokenizer_config.json"};
         bool known = false;
-        for (int i = 0; i < 5; i++) known = known || !strcmp(e->d_name, good[i]);
+        for (int i = 0; i < 7; i++) known = known || !strcmp(e->d_name, good[i]);
         ck_assert_msg(known, "%s was unpacked", e->d_name);
         ck_assert_int_eq(unlinkat(dirfd(d), e->d_name, 0), 0);
         n++;
@@ -170,6 +170,16 @@ START_TEST(a_peft_directory_is_unpacked)
 {
     good(ENTRIES(CONFIG, WEIGHTS), 2, "adapter_model.safetensors", "weights");
     good(ENTRIES(WEIGHTS, CONFIG, {.name = "adapter.minisig", .data = "signed"}), 3, "adapter.minisig", "signed");
+}
+END_TEST
+
+START_TEST(a_chat_template_of_the_adapters_own_folder_comes_along)
+{
+    good(ENTRIES({.name = "chat_template.jinja", .data = "{{ x }}"}, CONFIG, WEIGHTS), 3, "chat_template.jinja", "{{ x }}");
+    good(ENTRIES(CONFIG, WEIGHTS, {.name = "./tokenizer_config.json", .data = "{}"}), 3, "tokenizer_config.json", "{}");
+    good(ENTRIES(CONFIG, {.name = "tokenizer/tokenizer_config.json", .data = "other"}, {.name = "tokenizer_config.json", .data = "{}"}, WEIGHTS), 3, "tokenizer_config.json", "{}");
+    good(ENTRIES({.name = "base/tokenizer_config.json", .data = "other"}, {.name = "base/chat_template.jinja", .data = "other"}, CONFIG, WEIGHTS), 2, "adapter_config.json", "{\"r\":1}");
+    refuse(ENTRIES(CONFIG, WEIGHTS, {.name = "chat_template.jinja", .data = "a"}, {.name = "./chat_template.jinja", .data = "b"}), AD_EFORMAT, "second chat_template.jinja");
 }
 END_TEST
 
@@ -435,6 +445,7 @@ int main(void)
     TCase *t = tcase_create("taken");
     tcase_add_checked_fixture(t, begin, end);
     tcase_add_test(t, a_peft_directory_is_unpacked);
+    tcase_add_test(t, a_chat_template_of_the_adapters_own_folder_comes_along);
     tcase_add_test(t, a_gguf_file_is_unpacked_under_its_plain_name);
     tcase_add_test(t, any_folder_is_good_as_long_as_it_is_one);
     tcase_add_test(t, other_files_are_skipped);

@@ -189,6 +189,19 @@ START_TEST(a_folder_needs_no_signature)
     ck_assert_int_eq(size_of("adapter.minisig"), -1);
     WORKS(fetch("/denied/"));
     ck_assert_int_eq(size_of("adapter.minisig"), -1);
+    ck_assert_int_eq(size_of("tokenizer_config.json"), -1);
+}
+END_TEST
+
+START_TEST(a_folders_chat_template_comes_along)
+{
+    WORKS(fetch("/templated/"));
+    ck_assert(has("chat_template.jinja", "{{ x }}"));
+    ck_assert_int_eq(size_of("tokenizer_config.json"), -1);
+    WORKS(fetch("/tokenized/"));
+    ck_assert(has("tokenizer_config.json", "{}"));
+    ck_assert_int_eq(size_of("chat_template.jinja"), -1);
+    EXPECT(fetch("/overlong/"), AD_ELIMIT, "chat_template.jinja: over the limit of 65536 bytes");
 }
 END_TEST
 
@@ -599,6 +612,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_folder_is_fetched_with_its_signature);
     tcase_add_test(t, a_folder_needs_no_signature);
+    tcase_add_test(t, a_folders_chat_template_comes_along);
     tcase_add_test(t, the_urls_end_says_what_it_is);
     tcase_add_test(t, what_a_server_does_not_have_is_not_found);
     tcase_add_test(t, any_answer_but_200_is_an_error);

@@ -137,6 +137,16 @@ START_TEST(an_adapter_is_copied_and_nothing_beside_it)
     ck_assert_int_eq(copy("root/sql/", &err), AD_OK);
     ck_assert(has("adapter.minisig", "signature"));
     ck_assert_int_eq(count_copied(), 3);
+    empty_to();
+    put("root/sql/tokenizer_config.json", "{}");
+    ck_assert_int_eq(copy("root/sql", &err), AD_OK);
+    ck_assert(has("tokenizer_config.json", "{}"));
+    ck_assert_int_eq(count_copied(), 4);
+    empty_to();
+    put("root/sql/chat_template.jinja", "{{ x }}"); /* counts before the other one */
+    ck_assert_int_eq(copy("root/sql", &err), AD_OK);
+    ck_assert(has("chat_template.jinja", "{{ x }}"));
+    ck_assert_int_eq(count_copied(), 4);
 }
 END_TEST
 
@@ -604,6 +614,9 @@ START_TEST(whatever_changes_in_an_adapters_files_is_a_change_and_nothing_else_is
     ck_assert_str_eq(scan(0), "");
     ck_assert_str_eq(scan(SETTLE), "~a ");
     unlink(at("root/a/adapter.minisig"));
+    ck_assert_str_eq(scan(0), "");
+    ck_assert_str_eq(scan(SETTLE), "~a ");
+    put("root/a/chat_template.jinja", "{{ x }}");
     ck_assert_str_eq(scan(0), "");
     ck_assert_str_eq(scan(SETTLE), "~a ");
 }

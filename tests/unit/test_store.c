@@ -77,12 +77,13 @@ START_TEST(rows_come_back_with_every_field_after_a_restart)
     c[2].version.reason = (char *)"too wide";
     c[2].version.signature = (char *)"untrusted comment";
     c[2].version.selftest = (char *)"[]";
+    c[2].version.chat_template = (char *)"{{ messages }}";
     commit(c, 4);
     reopen();
     ck_assert_str_eq(tu_read_rows(store)->text,
         "adapter sql r7 active 2 previous 1 next 3 pinned 1 writes SQL {\"team\":\"db\"}\n"
-        "version sql@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - -\n"
-        "version sql@2 digest 2 base 5 fits 0 bytes 10000000000/20 rank 16 modules 7 active 1 upload too wide untrusted comment []\n"
+        "version sql@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - - -\n"
+        "version sql@2 digest 2 base 5 fits 0 bytes 10000000000/20 rank 16 modules 7 active 1 upload too wide untrusted comment [] {{ messages }}\n"
         "alias best r9 [{\"model\":\"sql\"}]\n");
 }
 END_TEST
@@ -94,7 +95,7 @@ START_TEST(a_put_replaces_and_a_drop_takes_the_versions_along)
     commit(c, 7);
     ck_assert_str_eq(tu_read_rows(store)->text,
         "adapter a r3 active 0 previous 0 next 1 pinned 0 - -\nadapter b r2 active 1 previous 0 next 2 pinned 0 - -\n"
-        "version a@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - -\nversion b@1 digest 3 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 1 - - - -\nalias x r0 []\n");
+        "version a@1 digest 1 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - - -\nversion b@1 digest 3 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 1 - - - - -\nalias x r0 []\n");
     ad_store_change drops[] = {tu_drop_adapter("a"), {.kind = AD_DROP_VERSION, .version = {.name = "b", .number = 1}}, {.kind = AD_DROP_ALIAS, .alias = {.name = "x"}}};
     commit(drops, 3);
     ck_assert_str_eq(tu_read_rows(store)->text, "adapter b r2 active 1 previous 0 next 2 pinned 0 - -\n");
@@ -503,10 +504,45 @@ START_TEST(a_newer_schema_is_refused_and_left_alone)
     in_database("PRAGMA user_version = 1000");
     ck_assert_int_eq(ad_store_open(&other, dir, &err), AD_EUNSUPPORTED);
     ck_assert_ptr_nonnull(strstr(err.msg, "1000"));
-    in_database("PRAGMA user_version = 1");
+    in_database("PRAGMA user_version = 2");
     open_store();
     ck_assert_int_eq(tu_read_rows(store)->versions, 1);
     ck_assert(tu_blob_is_whole(store, 1));
+}
+END_TEST
+
+/* What the first program made. */
+static const char schema_1[] =
+    "CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID; INSERT INTO counter VALUES('revision', 7), ('settled', 0);"
+    "CREATE TABLE adapter(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, created INTEGER NOT NULL, active INTEGER NOT NULL, previous INTEGER NOT NULL,"
+    "  next_number INTEGER NOT NULL, pinned INTEGER NOT NULL, description TEXT, labels TEXT) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE version(name TEXT NOT NULL, number INTEGER NOT NULL, digest BLOB NOT NULL, base BLOB NOT NULL, fits INTEGER NOT NULL, reason TEXT, created INTEGER NOT NULL,"
+    "  bytes_disk INTEGER NOT NULL, bytes_packed INTEGER NOT NULL, rank INTEGER NOT NULL, modules INTEGER NOT NULL, source TEXT, signature TEXT, selftest TEXT,"
+    "  PRIMARY KEY(name, number)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE report(name TEXT NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY(name, number)) STRICT; CREATE INDEX version_digest ON version(digest);"
+    "CREATE TABLE alias(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, targets TEXT NOT NULL) STRICT, WITHOUT ROWID;"
+    "INSERT INTO adapter VALUES('sql', 7, 1700000000, 1, 0, 2, 1, 'writes SQL', NULL); INSERT INTO report VALUES('sql', 1, '{\"rank\":16}'); INSERT INTO alias VALUES('best', 5, '[]');"
+    "INSERT INTO version VALUES('sql', 1, zeroblob(32), zeroblob(32), 1, NULL, 1700000000, 10, 20, 16, 7, 'upload', NULL, '[]'); PRAGMA user_version = 1;";
+
+START_TEST(a_database_of_an_older_program_keeps_all_it_has)
+{
+    char path[3 * AD_STORE_PATH];
+    ad_store_close(&store);
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    ck_assert_int_eq(truncate(path, 0), 0);
+    in_database(schema_1);
+    const char *before = "adapter sql r7 active 1 previous 0 next 2 pinned 1 writes SQL -\n"
+                         "version sql@1 digest 0 base 0 fits 1 bytes 10/20 rank 16 modules 7 active 1 upload - - [] -\nalias best r5 []\n";
+    open_store();
+    ck_assert_str_eq(tu_read_rows(store)->text, before);
+    char *report = report_of("sql", 1);
+    ck_assert_str_eq(report, "{\"rank\":16}");
+    free(report);
+    ad_store_change c = tu_put_version("sql", 2, tu_digest(2));
+    c.version.chat_template = (char *)"{{ x }}";
+    commit(&c, 1);
+    reopen();
+    ck_assert_ptr_nonnull(strstr(tu_read_rows(store)->text, "version sql@2 digest 2 base 0 fits 1 bytes 10/0 rank 0 modules 0 active 0 - - - - {{ x }}\n"));
 }
 END_TEST
 
@@ -557,7 +593,7 @@ START_TEST(a_row_that_is_not_ours_is_refused)
 {
     admit("a", 1);
     ad_store_close(&store);
-    in_database("INSERT INTO version VALUES('a', 2, x'00', x'00', 1, NULL, 0, 0, 0, 1, 1, NULL, NULL, NULL)");
+    in_database("INSERT INTO version VALUES('a', 2, x'00', x'00', 1, NULL, 0, 0, 0, 1, 1, NULL, NULL, NULL, NULL)");
     open_store();
     ad_store_reader reader = {.version = count_version};
     ck_assert_int_eq(ad_store_read(store, &reader, &err), AD_EFORMAT);
@@ -612,6 +648,7 @@ int main(void)
     tcase_add_test(tc, when_the_log_cannot_grow_something_can_still_be_deleted);
     tcase_add_test(tc, groups_that_the_disk_undid_are_not_called_committed);
     tcase_add_test(tc, a_newer_schema_is_refused_and_left_alone);
+    tcase_add_test(tc, a_database_of_an_older_program_keeps_all_it_has);
     tcase_add_loop_test(tc, a_damaged_database_is_refused_and_no_blob_is_touched, 0, 30);
     tcase_add_test(tc, a_row_that_is_not_ours_is_refused);
     tcase_add_test(tc, blobs_without_their_database_are_not_collected);
