@@ -23,6 +23,7 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
 /* Ends the exchange. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
 void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body */
+void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body); /* JSON that is written already, or failed; takes what is in body */
 /* The body of a fault in OpenAI's form, or in that of a route (NULL: OpenAI's); the caller owns it. */
 json_t *ad_fault_json(const ad_fault *f);
 json_t *ad_fault_json_as(const ad_fault *f, const ad_http_route *route);
@@ -50,6 +51,8 @@ ad_http_exchange *ad_later_resume(ad_later *l);
 void ad_put_json(ad_buf *out, json_t *v);
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
+void ad_handle_embeddings(ad_http_exchange *x, void *app);
+void ad_handle_llama_embedding(ad_http_exchange *x, void *app);
 void ad_handle_adapters(ad_http_exchange *x, void *app);
 void ad_handle_adapter(ad_http_exchange *x, void *app);        /* /v1/adapters/NAME */
 void ad_handle_post_adapter(ad_http_exchange *x, void *app);

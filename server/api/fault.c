@@ -81,14 +81,19 @@ void ad_put_json(ad_buf *out, json_t *v)
     json_decref(v);
 }
 
-void ad_reply_json(ad_http_exchange *x, int status, json_t *body)
+void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body)
 {
     static const char oom[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"service_unavailable\",\"param\":null,\"code\":null}}";
+    if (body->failed) ad_http_reply(x, 503, "application/json", oom, sizeof oom - 1);
+    else ad_http_reply(x, status, "application/json", body->data, body->len);
+    ad_buf_deinit(body);
+}
+
+void ad_reply_json(ad_http_exchange *x, int status, json_t *body)
+{
     ad_buf b = {0};
     ad_put_json(&b, body);
-    if (b.failed) ad_http_reply(x, 503, "application/json", oom, sizeof oom - 1);
-    else ad_http_reply(x, status, "application/json", b.data, b.len);
-    ad_buf_deinit(&b);
+    ad_reply_json_text(x, status, &b);
 }
 
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)

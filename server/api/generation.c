@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { INLINE_BYTES = 16 * 1024 }; /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
+enum {
+    INLINE_BYTES = 16 * 1024, /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
+    VECTORS_AT_ONCE = 32,     /* texts that become vectors come by the thousand: the queue keeps room for others */
+};
 
 /* ---- ends ---- */
 
@@ -221,6 +224,15 @@ static void finish_failed(ad_generation *g)
     ad_http_stream_abort(take_exchange(g));
 }
 
+static void reply(ad_generation *g)
+{
+    ad_buf body = {0};
+    if (g->dialect->write) g->dialect->write(g, &body);
+    else ad_put_json(&body, g->dialect->reply(g));
+    write_processing_time(g);
+    ad_reply_json_text(take_exchange(g), 200, &body);
+}
+
 static void finish_if_done(ad_generation *g)
 {
     if (!g->x) return;
@@ -235,9 +247,7 @@ static void finish_if_done(ad_generation *g)
     } else if (g->rq.stream) {
         ad_http_stream_end(take_exchange(g));
     } else {
-        json_t *v = g->dialect->reply(g);
-        write_processing_time(g);
-        ad_reply_json(take_exchange(g), 200, v);
+        reply(g);
     }
 }
 
@@ -308,6 +318,16 @@ static void on_tokens(ad_gen *gen, const ad_token_info *tokens, int n)
     if (g->failed) finish_if_done(g);
 }
 
+static void on_vector(ad_gen *gen, const float *v, int n)
+{
+    ad_choice *ch = ad_gen_user(gen);
+    if (!ch->owner->x || ch->owner->failed) return;
+    ch->n_cached = ad_gen_cached_tokens(gen);
+    ch->owner->dialect->vector(ch, v, n);
+}
+
+static bool start_more(ad_generation *g, ad_fault *f);
+
 static void on_done(ad_gen *gen, ad_finish why, const char *error)
 {
     ad_choice *ch = ad_gen_user(gen);
@@ -319,6 +339,7 @@ static void on_done(ad_gen *gen, ad_finish why, const char *error)
         else if (why == AD_FINISH_TIMEOUT) ad_generation_fail(g, 503, NULL, "the request waited too long in the queue; try again later");
         else ad_generation_fail(g, why == AD_FINISH_CANCELED ? 503 : 500, NULL, error ? error : "the server is shutting down");
     }
+    if (g->x && !g->failed) g->failed = !start_more(g, &g->fault);
     finish_if_done(g);
     free_if_idle(g);
 }
@@ -342,7 +363,7 @@ static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
     ad_err err;
     ad_gen_spec spec = {
         .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = g->rq.sampling, .weights = ad_lease_weights(&g->lease),
-        .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_done = on_done, .user = ch,
+        .pooling = g->rq.pooling, .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_vector = on_vector, .on_done = on_done, .user = ch,
     };
     spec.sampling.choice = ch->index % g->rq.best_of;
     spec.sampling.max_tokens = ad_request_max_tokens(&g->rq, ch->prompt, g->cx.context);
@@ -355,12 +376,25 @@ static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
     return true;
 }
 
+/* Whether the next choice waits until one of its own has ended. */
+static bool holds_back(const ad_generation *g)
+{
+    return g->rq.pooling && g->n_running && (g->n_running >= VECTORS_AT_ONCE || ad_worker_room(g->app->worker, 1, NULL) != AD_OK);
+}
+
+static bool start_more(ad_generation *g, ad_fault *f)
+{
+    while (g->n_started < g->n_choices && !holds_back(g))
+        if (!start_choice(g, &g->choices[g->n_started++], f)) return cancel_all(g), false;
+    return true;
+}
+
 static bool start_choices(ad_generation *g, ad_fault *f)
 {
     ad_err err;
     int n = g->rq.n_prompts * g->rq.best_of;
     if (g->app->draining) return ad_fault_set(f, 503, NULL, NULL, "the server is shutting down");
-    if (ad_worker_room(g->app->worker, n, &err) != AD_OK) {
+    if (ad_worker_room(g->app->worker, g->rq.pooling ? 1 : n, &err) != AD_OK) {
         ad_metrics_rejected(g->app->metrics);
         return ad_fault_from(f, &err, NULL);
     }
@@ -368,9 +402,7 @@ static bool start_choices(ad_generation *g, ad_fault *f)
     if (!g->choices) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
     g->n_choices = n;
     for (int i = 0; i < n; i++) g->choices[i] = (ad_choice){.owner = g, .index = i, .prompt = i / g->rq.best_of};
-    for (int i = 0; i < n; i++)
-        if (!start_choice(g, &g->choices[i], f)) return cancel_all(g), false;
-    return true;
+    return start_more(g, f);
 }
 
 static void on_loaded(ad_lease *l, const ad_fault *fault)
@@ -421,6 +453,11 @@ static void load(ad_generation *g)
 {
     ad_fault f = {0};
     ad_lease_write_header(&g->lease, g->x);
+    if (!g->rq.n_prompts) {
+        reply(g);
+        free_if_idle(g);
+        return;
+    }
     if (!ad_lease_load(&g->lease, on_loaded, g, &f)) refuse(g, &f);
     else if (!g->lease.n_waiting) on_loaded(&g->lease, NULL);
 }
@@ -448,7 +485,8 @@ void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
     }
     memcpy(copy, body.ptr, body.len);
     *g = (ad_generation){.app = app, .dialect = d, .x = x, .created = time(NULL), .body = copy, .body_len = body.len};
-    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = ad_model_get_config(app->model)->vocab, .context = ad_worker_context(app->worker)};
+    const ad_model_config *config = ad_model_get_config(app->model);
+    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden};
     snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
     ad_http_on_abort(x, on_client_gone, g);
     read_step(g, find);

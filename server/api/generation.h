@@ -35,8 +35,10 @@ struct ad_choice {
 typedef struct {
     const char *id_prefix;                          /* "cmpl-" */
     bool (*read_target)(const ad_reader *rd);       /* model, adapters */
-    bool (*read)(const ad_reader *rd);              /* everything else */
+    bool (*read)(const ad_reader *rd);              /* everything else; when it adds no prompt the reply follows at once */
     json_t *(*reply)(ad_generation *g);             /* not streamed: the body */
+    void (*write)(ad_generation *g, ad_buf *out);   /* instead of reply: the body's text; or NULL */
+    void (*vector)(ad_choice *ch, const float *v, int n); /* requests with `pooling`: what the prompt became, not normalised; v is borrowed */
     void (*begin)(ad_generation *g);                /* streamed: before the first event; or NULL */
     void (*event)(ad_choice *ch);                   /* streamed: there is text, or tokens, or it has ended; takes what there is */
     void (*end)(ad_generation *g);                  /* streamed: the last events, after every choice has ended */
@@ -57,7 +59,7 @@ struct ad_generation {
     time_t created;
     void *state;              /* the dialect's own */
     /* generation.c's: */
-    int n_running, n_done;    /* running: choices the worker still has */
+    int n_started, n_running, n_done; /* choices that went to the worker; that it still has; that ended */
     bool streaming, failed;
     ad_fault fault;
     uv_work_t work;

@@ -34,6 +34,7 @@ typedef struct {
     int best_of;      /* choices per prompt that are generated, at least n; the reply has the likeliest by token */
     ad_sampling sampling; /* max_tokens: within the context for each prompt, or INT32_MAX: as far as the context goes */
     bool max_tokens_given;
+    ad_pooling pooling; /* other than AD_POOL_NONE: prompts become vectors, and nothing is sampled */
     ad_str stops[AD_MAX_STOPS];
     int n_stops;
     bool stream, include_usage, echo, return_token_ids, tokens_as_ids, skip_special;
@@ -45,7 +46,7 @@ typedef struct {
 /* What bodies are read against. Immutable while the server runs. */
 typedef struct {
     const ad_tokenizer *tokenizer;
-    int vocab, context; /* ids the base model has; tokens per sequence */
+    int vocab, context, hidden; /* ids the base model has; tokens per sequence; numbers of a vector */
 } ad_request_context;
 
 typedef struct {

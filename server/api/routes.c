@@ -41,6 +41,9 @@ static void metrics(ad_http_exchange *x, void *arg)
 
 static const ad_http_route routes[] = {
     {"POST", "/v1/completions", ad_handle_completions, "/v1/completions", false, NULL},
+    {"POST", "/v1/embeddings", ad_handle_embeddings, "/v1/embeddings", false, NULL},
+    {"POST", "/embedding", ad_handle_llama_embedding, "/embedding", false, NULL},
+    {"POST", "/embeddings", ad_handle_llama_embedding, "/embeddings", false, NULL},
     {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge", false, NULL},
     {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters", false, NULL},
     {"POST", "/v1/adapters", ad_handle_post_adapter, "/v1/adapters", true, NULL},

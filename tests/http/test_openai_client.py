@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The official OpenAI client against the running daemon."""
+import array
 import os
 import unittest
 
@@ -26,6 +27,8 @@ class OpenAiClient(unittest.TestCase):
     def test_it_lists_models(self):
         self.assertEqual([m.id for m in self.client.models.list()], ["base", "all", "qv"])
         self.assertEqual(self.client.models.retrieve("qv").id, "qv")
+        with self.assertRaises(openai.PermissionDeniedError):
+            self.client.models.delete("base")
 
     def test_it_completes(self):
         r = self.client.completions.create(model="qv", prompt="Hello", max_tokens=5, temperature=0, logprobs=2)
@@ -41,6 +44,19 @@ class OpenAiClient(unittest.TestCase):
             usage = event.usage or usage
         self.assertEqual(text, whole.choices[0].text)
         self.assertEqual(usage, whole.usage)
+
+    def test_it_embeds(self):
+        texts = ["Hello there", "Goodbye"]
+        r = self.client.embeddings.create(model="qv", input=texts)  # asks for base64 and unpacks it
+        floats = self.client.embeddings.create(model="qv", input=texts, encoding_format="float")
+        for a, b in zip(r.data, floats.data, strict=True):
+            self.assertEqual(array.array("f", a.embedding), array.array("f", b.embedding))
+        self.assertEqual([len(d.embedding) for d in r.data], [256, 256])
+        self.assertAlmostEqual(sum(x * x for x in r.data[0].embedding), 1, 5)
+        self.assertEqual(r.usage.total_tokens, floats.usage.prompt_tokens)
+        self.assertEqual(len(self.client.embeddings.create(model="qv", input=[1, 2, 3], dimensions=12).data[0].embedding), 12)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.embeddings.create(model="nope", input="x")
 
     def test_it_raises_its_own_errors(self):
         with self.assertRaises(openai.NotFoundError) as caught:
