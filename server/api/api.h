@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the handlers of the API share: faults in OpenAI's form, JSON replies. Loop thread, unless said otherwise. */
+/* What the handlers of the API share: faults, JSON replies. Loop thread, unless said otherwise. */
 #ifndef AD_API_API_H
 #define AD_API_API_H
 
@@ -20,7 +20,7 @@ bool ad_fault_set(ad_fault *f, int http, const char *code, const char *param, co
 /* The same from an error inside, by the table of ad_http_status_of. */
 bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
 
-/* Ends the exchange. 503 gets Retry-After. */
+/* Ends the exchange, in the form of its route: see error_form.h. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
 void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body */
 void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body); /* JSON that is written already, or failed; takes what is in body */

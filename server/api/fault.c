@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Faults in OpenAI's form and the one table from our errors to HTTP. */
+/* Faults become replies; the one table from our errors to HTTP. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/api/api.h"
+#include "server/api/error_form.h"
 #include "server/observe/log.h"
 
 int ad_http_status_of(ad_status code)
@@ -24,17 +24,6 @@ int ad_http_status_of(ad_status code)
     case AD_ENOMEM: return 503;
     case AD_EFULL: return 507;
     default: return 500;
-    }
-}
-
-static const char *type_of(int http)
-{
-    switch (http) {
-    case 401: return "authentication_error";
-    case 403: return "permission_error";
-    case 429: return "rate_limit_error";
-    case 503: return "service_unavailable";
-    default: return http >= 500 ? "server_error" : "invalid_request_error";
     }
 }
 
@@ -58,14 +47,12 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param)
 
 json_t *ad_fault_json(const ad_fault *f)
 {
-    return json_pack("{s:{s:o, s:s, s:s?, s:s?}}", "error", "message", ad_json_text(f->message), "type", type_of(f->http), "param", *f->param ? f->param : NULL,
-                     "code", f->code);
+    return ad_error_json(&ad_openai_errors, f);
 }
 
 json_t *ad_fault_json_as(const ad_fault *f, const ad_http_route *route)
 {
-    (void)route;
-    return ad_fault_json(f);
+    return ad_error_json(ad_error_form_of(route), f);
 }
 
 static int append(const char *data, size_t len, void *out)
@@ -83,8 +70,8 @@ void ad_put_json(ad_buf *out, json_t *v)
 
 void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body)
 {
-    static const char oom[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"service_unavailable\",\"param\":null,\"code\":null}}";
-    if (body->failed) ad_http_reply(x, 503, "application/json", oom, sizeof oom - 1);
+    const char *oom = ad_error_form_of(ad_http_matched_route(x))->out_of_memory;
+    if (body->failed) ad_http_reply(x, 503, "application/json", oom, strlen(oom));
     else ad_http_reply(x, status, "application/json", body->data, body->len);
     ad_buf_deinit(body);
 }
@@ -98,8 +85,10 @@ void ad_reply_json(ad_http_exchange *x, int status, json_t *body)
 
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)
 {
+    const ad_error_form *form = ad_error_form_of(ad_http_matched_route(x));
+    int status = ad_error_status(form, f);
     if (f->http == 503) ad_http_set_header(x, "Retry-After", "1");
-    ad_reply_json(x, f->http, ad_fault_json(f));
+    ad_reply_json(x, status, ad_error_json(form, f));
 }
 
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message)
@@ -146,8 +135,7 @@ ad_http_exchange *ad_later_resume(ad_later *l)
 void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message)
 {
     (void)app;
-    (void)route;
     ad_fault f = {0};
     ad_fault_set(&f, status, status == 405 ? "method_not_allowed" : NULL, NULL, "%s", message);
-    ad_put_json(out, ad_fault_json(&f));
+    ad_put_json(out, ad_error_form_of(route)->body(&f, status)); /* the status is decided */
 }
