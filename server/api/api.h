@@ -53,6 +53,8 @@ void ad_put_json(ad_buf *out, json_t *v);
 void ad_handle_completions(ad_http_exchange *x, void *app);
 void ad_handle_embeddings(ad_http_exchange *x, void *app);
 void ad_handle_llama_embedding(ad_http_exchange *x, void *app);
+void ad_handle_tokenize(ad_http_exchange *x, void *app);
+void ad_handle_detokenize(ad_http_exchange *x, void *app);
 void ad_handle_adapters(ad_http_exchange *x, void *app);
 void ad_handle_adapter(ad_http_exchange *x, void *app);        /* /v1/adapters/NAME */
 void ad_handle_post_adapter(ad_http_exchange *x, void *app);

@@ -149,26 +149,27 @@ const char *ad_finish_reason(ad_end end)
     }
 }
 
-json_t *ad_token_name(const ad_generation *g, int32_t id)
+json_t *ad_piece_json(const ad_tokenizer *tk, int32_t id)
 {
+    ad_str s = ad_tokenizer_piece(tk, id);
     ad_buf b = {0};
-    if (g->rq.tokens_as_ids) {
-        ad_buf_printf(&b, "token_id:%d", (int)id);
-    } else {
-        ad_str s = ad_tokenizer_piece(g->cx.tokenizer, id);
-        for (size_t i = 0; i < s.len;) {
-            size_t ok = 1;
-            while (i + ok < s.len && ((unsigned char)s.ptr[i + ok] & 0xC0) == 0x80) ok++;
-            json_t *probe = json_stringn(s.ptr + i, ok);
-            if (probe) ad_buf_append(&b, s.ptr + i, ok);
-            else ad_buf_puts(&b, "\xEF\xBF\xBD");
-            json_decref(probe);
-            i += ok;
-        }
+    for (size_t i = 0; i < s.len;) {
+        size_t ok = 1;
+        while (i + ok < s.len && ((unsigned char)s.ptr[i + ok] & 0xC0) == 0x80) ok++;
+        json_t *probe = json_stringn(s.ptr + i, ok);
+        if (probe) ad_buf_append(&b, s.ptr + i, ok);
+        else ad_buf_puts(&b, "\xEF\xBF\xBD");
+        json_decref(probe);
+        i += ok;
     }
     json_t *v = json_stringn(b.data ? b.data : "", b.len);
     ad_buf_deinit(&b);
     return v;
+}
+
+json_t *ad_token_name(const ad_generation *g, int32_t id)
+{
+    return g->rq.tokens_as_ids ? json_sprintf("token_id:%d", (int)id) : ad_piece_json(g->cx.tokenizer, id);
 }
 
 /* ---- the reply's end ---- */

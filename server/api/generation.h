@@ -96,7 +96,9 @@ json_t *ad_generation_envelope(const ad_generation *g, const char *object, json_
 const char *ad_generation_model(const ad_generation *g); /* the name that was asked for */
 /* "stop", "length", or NULL while it goes on. */
 const char *ad_finish_reason(ad_end end);
-/* The token's own text, or "token_id:N" when the request wants that; part of a character becomes U+FFFD. */
+/* The token's own text; part of a character becomes U+FFFD. Any thread. */
+json_t *ad_piece_json(const ad_tokenizer *tk, int32_t id);
+/* The same, or "token_id:N" when the request wants that. */
 json_t *ad_token_name(const ad_generation *g, int32_t id);
 
 #endif

@@ -212,19 +212,23 @@ bool ad_request_add_text(const ad_reader *rd, const char *name, ad_str text, boo
     return st == AD_OK ? check_length(rd, name, p->ids.count) : ad_fault_from(rd->f, &err, name);
 }
 
+bool ad_read_id(const ad_reader *rd, const char *name, const json_t *v, size_t at, ad_ids *ids)
+{
+    if (!json_is_integer(v)) return ad_fault_set(rd->f, 400, "invalid_value", name, "`%s` holds something other than token ids at position %zu", name, at);
+    json_int_t id = json_integer_value(v);
+    if (id < 0 || id >= rd->cx->vocab)
+        return ad_fault_set(rd->f, 400, "invalid_value", name, "`%s` holds token id %lld at position %zu; the vocabulary has 0 to %d", name, (long long)id, at, rd->cx->vocab - 1);
+    if (ad_grow(&ids->ids, &ids->cap, ids->count + 1, sizeof(int32_t)) != AD_OK) return ad_fault_set(rd->f, 503, NULL, name, "out of memory for the tokens");
+    ids->ids[ids->count++] = (int32_t)id;
+    return true;
+}
+
 static bool add_ids(const ad_reader *rd, const char *name, const json_t *list)
 {
     ad_prompt *p = &rd->r->prompts[rd->r->n_prompts++];
     size_t n = json_array_size(list);
-    if (ad_grow(&p->ids.ids, &p->ids.cap, n + 1, sizeof(int32_t)) != AD_OK) return ad_fault_set(rd->f, 503, NULL, name, "out of memory for the prompt");
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v)) return ad_fault_set(rd->f, 400, "invalid_value", name, "`%s` holds something other than token ids at position %zu", name, i);
-        json_int_t id = json_integer_value(v);
-        if (id < 0 || id >= rd->cx->vocab)
-            return ad_fault_set(rd->f, 400, "invalid_value", name, "`%s` holds token id %lld at position %zu; the vocabulary has 0 to %d", name, (long long)id, i, rd->cx->vocab - 1);
-        p->ids.ids[p->ids.count++] = (int32_t)id;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (!ad_read_id(rd, name, json_array_get(list, i), i, &p->ids)) return false;
     return check_length(rd, name, n);
 }
 

@@ -71,6 +71,7 @@ bool ad_read_number(const ad_reader *rd, const char *name, double min, double ma
 bool ad_read_integer(const ad_reader *rd, const char *name, json_int_t min, json_int_t max, int *out);
 bool ad_read_flag(const ad_reader *rd, const char *name, bool *out);
 bool ad_read_string(const ad_reader *rd, const char *name, size_t max, ad_str *out); /* of 1 to max bytes */
+bool ad_read_id(const ad_reader *rd, const char *name, const json_t *v, size_t at, ad_ids *ids); /* a token id of the base, appended; v is number `at` of the field */
 /* What would change the answer and is not served: refused unless it is null, false, 0 or empty. */
 bool ad_read_unserved(const ad_reader *rd, const char *const *names, size_t n);
 

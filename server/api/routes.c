@@ -2,7 +2,7 @@
 /* The route table, health and metrics. Loop thread. */
 #include <string.h>
 
-#include "server/api/api.h"
+#include "server/api/error_form.h"
 
 static void reply_text(ad_http_exchange *x, int status, const char *text)
 {
@@ -42,8 +42,12 @@ static void metrics(ad_http_exchange *x, void *arg)
 static const ad_http_route routes[] = {
     {"POST", "/v1/completions", ad_handle_completions, "/v1/completions", false, NULL},
     {"POST", "/v1/embeddings", ad_handle_embeddings, "/v1/embeddings", false, NULL},
-    {"POST", "/embedding", ad_handle_llama_embedding, "/embedding", false, NULL},
-    {"POST", "/embeddings", ad_handle_llama_embedding, "/embeddings", false, NULL},
+    {"POST", "/embedding", ad_handle_llama_embedding, "/embedding", false, &ad_llama_server_errors},
+    {"POST", "/embeddings", ad_handle_llama_embedding, "/embeddings", false, &ad_llama_server_errors},
+    {"POST", "/tokenize", ad_handle_tokenize, "/tokenize", false, &ad_vllm_errors},
+    {"POST", "/v1/tokenize", ad_handle_tokenize, "/v1/tokenize", false, &ad_vllm_errors},
+    {"POST", "/detokenize", ad_handle_detokenize, "/detokenize", false, &ad_vllm_errors},
+    {"POST", "/v1/detokenize", ad_handle_detokenize, "/v1/detokenize", false, &ad_vllm_errors},
     {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge", false, NULL},
     {"GET", "/v1/adapters", ad_handle_adapters, "/v1/adapters", false, NULL},
     {"POST", "/v1/adapters", ad_handle_post_adapter, "/v1/adapters", true, NULL},

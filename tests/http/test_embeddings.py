@@ -199,4 +199,5 @@ class Embeddings(unittest.TestCase):
         raw, = self.vectors(input="Hello there", normalize=False, pooling="last")
         self.assertEqual(self.d.post({"content": "Hello there", "embd_normalize": -1, "pooling": "last"}, "/embedding")[1][0]["embedding"], [raw])
         self.assertEqual(self.d.post({"content": "Hello there", "embd_normalize": 1}, "/embedding")[0], 400)
-        self.assertEqual(self.d.post({"content": "Hello there", "model": "nope"}, "/embedding")[0], 404)
+        status, reply = self.d.post({"content": "Hello there", "model": "nope"}, "/embedding")
+        self.assertEqual((status, reply["error"]["code"], reply["error"]["type"]), (404, 404, "not_found_error"))
