@@ -9,18 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "core/base/file.h"
 #include "core/tensor/kernels.h"
 #include "server/observe/log.h"
 
-typedef enum { STRING, INTEGER, BYTES, ADAPTERS, LIST } key_kind;
+typedef enum { STRING, INTEGER, BYTES, ADAPTERS, MODULES, LIST, NO_LIMIT, NO_EFFECT } key_kind; /* NO_LIMIT: a number, NO_EFFECT: a flag, that mean nothing here */
 
 typedef struct {
     const char *name, *arg;
     key_kind kind;
     size_t offset;          /* of the field; of the pointer for lists */
     const char *preset;     /* as text; NULL: none */
-    long min, max;          /* INTEGER */
+    long min, max;          /* INTEGER, NO_LIMIT */
     const char *accepts;    /* STRING: the words it may be, joined by '|'; NULL: anything */
     const char *help;
 } key;
@@ -31,6 +33,11 @@ static const key keys[] = {
     {"served-name", "NAME", STRING, FIELD(served_name), NULL, 0, 0, NULL, "the base model's id in the API; default: the model's own name"},
     {"adapter", "NAME=DIR", ADAPTERS, FIELD(adapters), NULL, 0, 0, NULL, "a PEFT adapter and the name requests use; repeatable"},
     {"adapter-dir", "DIR", LIST, FIELD(adapter_dirs), NULL, 0, 0, NULL, "every sub-directory is an adapter of that name; repeatable"},
+    {"lora-modules", "MODULE...", MODULES, FIELD(adapters), NULL, 0, 0, NULL, "the same as vLLM spells it: NAME=DIR or {\"name\": NAME, \"path\": DIR}, one or several"},
+    {"enable-lora", "", NO_EFFECT, 0, NULL, 0, 0, NULL, "vLLM's, without effect: adapters are always served"},
+    {"max-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: any number of adapters share a batch"},
+    {"max-cpu-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: --adapter-memory counts bytes"},
+    {"max-lora-rank", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: every adapter costs its own rank"},
     {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
     {"weights", "TYPE", STRING, FIELD(weights), "auto", 0, 0, "auto|f32|bf16|int8|int4", "resident weights; auto: int4 or int8 for quantised files, else bf16"},
@@ -98,13 +105,13 @@ static ad_status set_string(const key *k, char **field, const char *where, const
     return AD_OK;
 }
 
-static ad_status set_integer(const key *k, int *field, const char *where, const char *value, ad_err *err)
+static ad_status read_integer(const key *k, int *out, const char *where, const char *value, ad_err *err)
 {
     char *end;
     errno = 0;
     long v = strtol(value, &end, 10);
     if (!isdigit((unsigned char)*value) || *end || errno || v < k->min || v > k->max) return bad(err, where, value, "is not a whole number from %ld to %ld", k->min, k->max);
-    *field = (int)v;
+    *out = (int)v;
     return AD_OK;
 }
 
@@ -123,17 +130,33 @@ static ad_status set_bytes(size_t *field, const char *where, const char *value, 
     return AD_OK;
 }
 
-static ad_status add_adapter(ad_config *c, const char *where, const char *value, ad_err *err)
+static ad_status add_adapter(ad_config *c, const char *where, const char *name, size_t len, const char *dir, ad_err *err)
 {
-    const char *eq = strchr(value, '=');
-    if (!eq || eq == value || !eq[1]) return bad(err, where, value, "is not NAME=DIR");
     if (c->n_adapters == MAX_ADAPTERS) return ad_fail(err, AD_ELIMIT, "%s: more than %d adapters", where, MAX_ADAPTERS);
     ad_config_adapter *more = realloc(c->adapters, (size_t)(c->n_adapters + 1) * sizeof *more);
     if (!more) return no_memory(err);
     c->adapters = more;
-    ad_config_adapter a = {strndup(value, (size_t)(eq - value)), strdup(eq + 1)};
+    ad_config_adapter a = {strndup(name, len), strdup(dir)};
     more[c->n_adapters++] = a;
     return a.name && a.dir ? AD_OK : no_memory(err);
+}
+
+static ad_status add_pair(ad_config *c, const char *where, const char *value, ad_err *err)
+{
+    const char *eq = strchr(value, '=');
+    if (!eq || eq == value || !eq[1]) return bad(err, where, value, "is not NAME=DIR");
+    return add_adapter(c, where, value, (size_t)(eq - value), eq + 1, err);
+}
+
+/* {"name", "path"}; base_model_name, which is vLLM's parent in its list, is the base model's here whatever it says. */
+static ad_status add_object(ad_config *c, const char *where, const char *value, ad_err *err)
+{
+    const char *name, *path;
+    json_t *base = NULL, *v = json_loads(value, JSON_REJECT_DUPLICATES, NULL);
+    bool good = json_unpack(v, "{s:s, s:s, s?o!}", "name", &name, "path", &path, "base_model_name", &base) == 0 && *name && *path && (!base || json_is_string(base) || json_is_null(base));
+    ad_status st = good ? add_adapter(c, where, name, strlen(name), path, err) : bad(err, where, value, "is not {\"name\": NAME, \"path\": DIR}, maybe with \"base_model_name\"");
+    json_decref(v);
+    return st;
 }
 
 static ad_status add_item(ad_config_list *list, const char *where, const char *value, ad_err *err)
@@ -149,11 +172,15 @@ static ad_status add_item(ad_config_list *list, const char *where, const char *v
 static ad_status set_value(ad_config *c, const key *k, const char *where, const char *value, ad_err *err)
 {
     void *field = (char *)c + k->offset;
+    int unused;
     switch (k->kind) {
     case STRING: return set_string(k, field, where, value, err);
-    case INTEGER: return set_integer(k, field, where, value, err);
+    case INTEGER: return read_integer(k, field, where, value, err);
     case BYTES: return set_bytes(field, where, value, err);
-    case ADAPTERS: return add_adapter(c, where, value, err);
+    case ADAPTERS: return add_pair(c, where, value, err);
+    case MODULES: return *value == '{' ? add_object(c, where, value, err) : add_pair(c, where, value, err);
+    case NO_LIMIT: return read_integer(k, &unused, where, value, err);
+    case NO_EFFECT: return AD_OK;
     default: return add_item(field, where, value, err);
     }
 }
@@ -236,7 +263,8 @@ static const key *find_env(const char *name, size_t len)
 /* Lists are separated by commas here. */
 static ad_status set_from_env(ad_config *c, const key *k, const char *where, const char *value, ad_err *err)
 {
-    if (k->kind != ADAPTERS && k->kind != LIST) return set_value(c, k, where, value, err);
+    bool is_list = k->kind == ADAPTERS || k->kind == LIST || (k->kind == MODULES && *value != '{'); /* JSON has commas of its own */
+    if (!is_list) return set_value(c, k, where, value, err);
     char *copy = strdup(value), *save = NULL;
     if (!copy) return no_memory(err);
     ad_status st = AD_OK;
@@ -268,7 +296,7 @@ static const char *plain_arg(const char *arg)
     return arg[0] == '-' && arg[1] == '-' && arg[2] ? arg + 2 : NULL;
 }
 
-/* Splits --name=value or --name value; *i moves on. */
+/* Splits --name=value or --name value; *i moves on. The value of a flag is "". */
 static ad_status next_option(int argc, char **argv, int *i, const char **name, size_t *len, const char **value, ad_err *err)
 {
     *name = plain_arg(argv[*i]);
@@ -276,8 +304,10 @@ static ad_status next_option(int argc, char **argv, int *i, const char **name, s
     const char *eq = strchr(*name, '=');
     *len = eq ? (size_t)(eq - *name) : strlen(*name);
     bool is_config = *len == 6 && !memcmp(*name, "config", 6);
-    if (!is_config && !find_key(*name, *len)) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
-    *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
+    const key *k = find_key(*name, *len);
+    if (!is_config && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
+    if (k && k->kind == NO_EFFECT) *value = "";
+    else *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
     return *value ? AD_OK : ad_fail(err, AD_EINVAL, "option --%.*s needs a value", (int)*len, *name);
 }
 
@@ -294,6 +324,10 @@ static ad_status read_options(ad_config *c, int argc, char **argv, const char **
         snprintf(where, sizeof where, "option --%.*s", (int)len, name);
         if (!k) *config_path = value;
         else if (c) st = set_value(c, k, where, value, err);
+        while (st == AD_OK && k && k->kind == MODULES && i + 1 < argc && argv[i + 1][0] != '-') { /* vLLM takes several behind one option */
+            i++;
+            if (c) st = set_value(c, k, where, argv[i], err);
+        }
     }
     return st;
 }

@@ -70,5 +70,14 @@ void ad_handle_models(ad_http_exchange *x, void *app);
 void ad_handle_model(ad_http_exchange *x, void *app);          /* /v1/models/ID */
 void ad_handle_delete_model(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
+/* Whether a request can name it: an alias, or an adapter with a version that may answer. NULL is fine. */
+bool ad_is_model(const ad_entry *e);
+
+/* vLLM's */
+void ad_handle_load_lora(ad_http_exchange *x, void *app);
+void ad_handle_unload_lora(ad_http_exchange *x, void *app);
+void ad_handle_version(ad_http_exchange *x, void *app);
+void ad_handle_ping(ad_http_exchange *x, void *app);
+void ad_handle_load(ad_http_exchange *x, void *app);
 
 #endif

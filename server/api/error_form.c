@@ -60,10 +60,10 @@ static json_t *vllm_body(const ad_fault *f, int status)
     return v;
 }
 
-/* Its LoRA routes know 400 for what is the user's mistake in the files, too. */
+/* Its LoRA routes know 400 for what is the user's mistake, in the files, too. */
 static int vllm_status(const ad_fault *f)
 {
-    return f->http == 409 || f->http == 422 ? 400 : f->http;
+    return f->http == 409 || f->http == 413 || f->http == 422 ? 400 : f->http;
 }
 
 const ad_error_form ad_vllm_errors = {

@@ -24,8 +24,7 @@ static json_t *model_json(const ad_app *app, const char *id, const ad_entry *e, 
                      "parent", e ? app->served_name : NULL, "max_model_len", ad_worker_context(app->worker), "permission", perm);
 }
 
-/* What a request can name: an alias, or an adapter with a version that may answer. */
-static bool is_model(const ad_entry *e)
+bool ad_is_model(const ad_entry *e)
 {
     return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && e->active->trusted && !e->draining));
 }
@@ -37,7 +36,7 @@ void ad_handle_models(ad_http_exchange *x, void *arg)
     json_array_append_new(list, model_json(app, app->served_name, NULL, perm));
     for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
         const ad_entry *e = ad_registry_at(app->registry, i);
-        if (is_model(e)) json_array_append_new(list, model_json(app, e->name, e, perm));
+        if (ad_is_model(e)) json_array_append_new(list, model_json(app, e->name, e, perm));
     }
     json_decref(perm);
     ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
@@ -48,7 +47,7 @@ static const ad_entry *find(const ad_app *app, const char *id)
 {
     const ad_entry *e = ad_registry_find(app->registry, id);
     ad_version *v;
-    if (is_model(e)) return e;
+    if (ad_is_model(e)) return e;
     return !e && ad_registry_resolve(app->registry, id, 0, &v, NULL) == AD_OK ? v->entry : NULL;
 }
 

@@ -94,6 +94,27 @@ START_TEST(lists_add_up)
 }
 END_TEST
 
+START_TEST(vllm_s_spellings_name_adapters_and_set_no_limits)
+{
+    ad_config c = good(ARGS("--model", "m", "--enable-lora", "--max-loras=4", "--max-cpu-loras", "8", "--max-lora-rank", "64", "--lora-modules", "a=x", "org/b=y=z",
+                            "{\"name\": \"c\", \"path\": \"/p, q\", \"base_model_name\": null}", "--port", "7"),
+                       ARGS("ADAPTERD_LORA_MODULES={\"name\": \"d\", \"path\": \"e\", \"base_model_name\": \"m\"}"));
+    static const char *const pairs[][2] = {{"d", "e"}, {"a", "x"}, {"org/b", "y=z"}, {"c", "/p, q"}};
+    ck_assert_int_eq(c.n_adapters, 4);
+    for (int i = 0; i < 4; i++) {
+        ck_assert_str_eq(c.adapters[i].name, pairs[i][0]);
+        ck_assert_str_eq(c.adapters[i].dir, pairs[i][1]);
+    }
+    ck_assert_int_eq(c.port, 7);
+    ad_config_deinit(&c);
+    refuse(ARGS("--model", "m", "--lora-modules", "{\"name\": \"c\"}"), NULL, "is not {\"name\": NAME, \"path\": DIR}");
+    refuse(ARGS("--model", "m", "--lora-modules", "{\"name\": \"c\", \"path\": \"p\", \"x\": 1}"), NULL, "is not {\"name\": NAME, \"path\": DIR}");
+    refuse(ARGS("--model", "m", "--lora-modules", "a=b", "c"), NULL, "\"c\" is not NAME=DIR");
+    refuse(ARGS("--model", "m", "--max-loras", "many"), NULL, "is not a whole number");
+    refuse(ARGS("--model", "m", "--default-mm-loras", "x"), NULL, "unknown option");
+}
+END_TEST
+
 START_TEST(unknown_keys_are_refused_with_their_place)
 {
     refuse(ARGS("--model", "m", "--prot", "1"), NULL, "--prot");
@@ -177,6 +198,7 @@ int main(void)
     tcase_add_test(t, defaults_are_those_of_the_table);
     tcase_add_test(t, options_win_over_the_environment_and_that_over_the_file);
     tcase_add_test(t, lists_add_up);
+    tcase_add_test(t, vllm_s_spellings_name_adapters_and_set_no_limits);
     tcase_add_test(t, unknown_keys_are_refused_with_their_place);
     tcase_add_test(t, bad_values_are_refused_with_what_would_do);
     tcase_add_test(t, sizes_have_units);
