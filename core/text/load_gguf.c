@@ -273,6 +273,7 @@ static ad_status read_specials(loader *l, bool add_bos, int32_t bos, int32_t eos
     if (add_bos && bos < 0) return ad_fail(l->err, AD_EFORMAT, "%s: tokenizer.ggml.add_bos_token is set but tokenizer.ggml.bos_token_id is missing", l->label);
     if (add_eos && eos < 0) return ad_fail(l->err, AD_EFORMAT, "%s: tokenizer.ggml.add_eos_token is set but tokenizer.ggml.eos_token_id is missing", l->label);
     tk->bos = bos;
+    tk->eos = eos;
     mark(l, bos, 0);
     mark(l, eos, AD_TK_EOG);
     mark(l, eot, AD_TK_EOG);

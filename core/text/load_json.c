@@ -482,6 +482,7 @@ static ad_status read_config(ad_tokenizer *tk, const char *dir, const char *file
     for (size_t i = 0; i < json_array_size(eos); i++) mark_end(tk, json_array_get(eos, i));
     int32_t named = find_token(tk, json_object_get(o, "eos_token")), bos = find_token(tk, json_object_get(o, "bos_token"));
     if (named >= 0) tk->flags[named] |= AD_TK_EOG;
+    if (named >= 0) tk->eos = named;
     if (bos >= 0) tk->bos = bos;
     json_decref(o);
     return AD_OK;

@@ -121,12 +121,13 @@ struct ad_tokenizer {
     ad_tk_step steps[AD_TK_MAX_STEPS];
     int n_steps;
     ad_tk_trie raw, normed; /* added tokens looked for before and after normalizing */
+    ad_tk_trie written;     /* the special ones of normed as they are written: what is looked for in a text with untrusted spans */
 
     int32_t prefix[AD_TK_MAX_STEPS], suffix[AD_TK_MAX_STEPS]; /* the template around a text */
     int n_prefix, n_suffix;
     int strip_start;      /* decoder: leading spaces removed from a whole text */
     bool strip_first;     /* decoder: the first token loses its spaces (Metaspace) */
-    int32_t bos;
+    int32_t bos, eos; /* -1: none */
     int32_t *eogs;
     int n_eogs;
 };
@@ -185,6 +186,9 @@ typedef struct {
     ad_ids *out;
     ad_err *err;
     unsigned flags;      /* AD_ENCODE_* */
+    const ad_text_span *untrusted; /* [n_untrusted] spans of the caller's text; NULL: all of it is trusted */
+    size_t n_untrusted, span;      /* span: the first one that ends after what was searched already */
+    const char *start;             /* of the caller's text */
     ad_buf norm[2];      /* normalized text */
     ad_buf text[2];      /* text rewritten by a pre-tokenizer */
     ad_tk_span *pieces[2], *marks;

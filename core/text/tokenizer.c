@@ -86,14 +86,40 @@ static size_t strip_right(ad_str text, size_t end)
 
 typedef ad_status (*gap_fn)(ad_tk_work *w, ad_str text, bool at_start);
 
+/* How many of the bytes at `at` of the caller's text come before the next untrusted one. Called with ascending places. */
+static size_t trusted_run(ad_tk_work *w, size_t at, size_t n)
+{
+    while (w->span < w->n_untrusted && w->untrusted[w->span].end <= at) w->span++;
+    if (w->span == w->n_untrusted || w->untrusted[w->span].start >= at + n) return n;
+    return w->untrusted[w->span].start <= at ? 0 : w->untrusted[w->span].start - at;
+}
+
+/* The added token at s[n], a place in the caller's text: with untrusted spans a special one ends before the next of them. */
+static int32_t added_here(ad_tk_work *w, const ad_tk_trie *trie, const char *s, size_t n, size_t *len)
+{
+    const ad_tokenizer *tk = w->tk;
+    int32_t id = ad_tk_trie_longest(trie, s, n, len);
+    if (!w->untrusted || !(w->flags & AD_ENCODE_PARSE_SPECIAL)) return id;
+    size_t trusted = trusted_run(w, (size_t)(s - w->start), n), other = 0;
+    if (id >= 0 && tk->flags[id] & AD_TK_SPECIAL && *len > trusted) {
+        id = ad_tk_trie_longest(trie, s, trusted, len);
+        if (id < 0) return -1;
+    }
+    int32_t written = ad_tk_trie_longest(&tk->written, s, trusted, &other);
+    if (written < 0 || (id >= 0 && *len >= other)) return id;
+    *len = other;
+    return written;
+}
+
 /* Leftmost, longest; matches do not overlap, though the space that one strips may hold the next. */
 static ad_status scan_added(ad_tk_work *w, const ad_tk_trie *trie, ad_str text, bool at_start, gap_fn on_gap)
 {
     const ad_tokenizer *tk = w->tk;
+    bool raw = trie == &tk->raw;
     size_t done = 0, len = 0;
     ad_status st = AD_OK;
     for (size_t i = 0; i < text.len && st == AD_OK; i += len) {
-        int32_t id = ad_tk_trie_longest(trie, text.ptr + i, text.len - i, &len);
+        int32_t id = raw ? added_here(w, trie, text.ptr + i, text.len - i, &len) : ad_tk_trie_longest(trie, text.ptr + i, text.len - i, &len);
         if (id < 0) {
             len = 1;
             continue;
@@ -101,6 +127,7 @@ static ad_status scan_added(ad_tk_work *w, const ad_tk_trie *trie, ad_str text, 
         size_t start = i, end = i + len;
         unsigned f = tk->flags[id];
         if (f & AD_TK_SPECIAL && !(w->flags & AD_ENCODE_PARSE_SPECIAL)) continue;
+        if (f & AD_TK_SPECIAL && !raw && w->untrusted) continue; /* added_here has found those that count */
         if (f & AD_TK_SINGLE_WORD && !stands_alone(text, start, end)) continue;
         if (f & AD_TK_LSTRIP) start = strip_left(text, start, done);
         if (f & AD_TK_RSTRIP) end = strip_right(text, end);
@@ -122,10 +149,16 @@ static ad_status encode_gap(ad_tk_work *w, ad_str text, bool at_start)
 
 ad_status ad_tokenizer_encode(const ad_tokenizer *tk, const char *text, size_t len, unsigned flags, ad_ids *out, ad_err *err)
 {
+    return ad_tokenizer_encode_spans(tk, text, len, flags, NULL, 0, out, err);
+}
+
+ad_status ad_tokenizer_encode_spans(const ad_tokenizer *tk, const char *text, size_t len, unsigned flags, const ad_text_span *untrusted, size_t n_untrusted,
+                                    ad_ids *out, ad_err *err)
+{
     if (len > AD_TK_MAX_TEXT) return ad_fail(err, AD_EINVAL, "a text of %zu bytes is over the limit of %d", len, AD_TK_MAX_TEXT);
     size_t bad = ad_utf8_check(text, len);
     if (bad < len) return ad_fail(err, AD_EINVAL, "the text is not valid UTF-8 at byte %zu", bad);
-    ad_tk_work w = {.tk = tk, .out = out, .err = err, .flags = flags};
+    ad_tk_work w = {.tk = tk, .out = out, .err = err, .flags = flags, .untrusted = n_untrusted ? untrusted : NULL, .n_untrusted = n_untrusted, .start = text};
     size_t had = out->count;
     bool template = flags & AD_ENCODE_ADD_SPECIAL;
     ad_status st = AD_OK;
@@ -148,6 +181,7 @@ int32_t ad_tokenizer_vocab(const ad_tokenizer *tk) { return tk->n_vocab; }
 bool ad_tokenizer_is_special(const ad_tokenizer *tk, int32_t id) { return valid_id(tk, id) && tk->flags[id] & AD_TK_SPECIAL; }
 bool ad_tokenizer_is_eog(const ad_tokenizer *tk, int32_t id) { return valid_id(tk, id) && tk->flags[id] & AD_TK_EOG; }
 int32_t ad_tokenizer_bos(const ad_tokenizer *tk) { return tk->bos; }
+int32_t ad_tokenizer_eos(const ad_tokenizer *tk) { return tk->eos; }
 
 const int32_t *ad_tokenizer_eogs(const ad_tokenizer *tk, int *n)
 {
@@ -158,4 +192,9 @@ const int32_t *ad_tokenizer_eogs(const ad_tokenizer *tk, int *n)
 ad_str ad_tokenizer_piece(const ad_tokenizer *tk, int32_t id)
 {
     return valid_id(tk, id) ? tk->pieces[id] : (ad_str){"", 0};
+}
+
+ad_str ad_tokenizer_token(const ad_tokenizer *tk, int32_t id)
+{
+    return valid_id(tk, id) ? tk->tokens[id] : (ad_str){"", 0};
 }

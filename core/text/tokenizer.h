@@ -9,6 +9,17 @@
 
 typedef struct ad_tokenizer ad_tokenizer;
 
+/* Bytes [start, end) of a text. */
+typedef struct {
+    size_t start, end;
+} ad_text_span;
+
+/* A growing list of spans, ascending and apart; zero-initialise, free(spans) when done. */
+typedef struct {
+    ad_text_span *spans;
+    size_t count, cap;
+} ad_text_spans;
+
 /* A growing list of token ids; zero-initialise, free(ids) when done. */
 typedef struct {
     int32_t *ids;
@@ -30,6 +41,10 @@ enum {
 /* Appends to *out (added non-special tokens are always recognised). text is UTF-8; invalid bytes are
  * AD_EINVAL, as is an embedded token limit overflow. Time is O(len log len) for any text. On failure *out keeps what it had. */
 AD_MUSTUSE ad_status ad_tokenizer_encode(const ad_tokenizer *tk, const char *text, size_t len, unsigned flags, ad_ids *out, ad_err *err);
+/* The same for a text that is partly somebody else's: a special token that overlaps one of the untrusted spans (ascending
+ * and apart) is plain text, whatever the flags say. Words still run across the borders of spans. */
+AD_MUSTUSE ad_status ad_tokenizer_encode_spans(const ad_tokenizer *tk, const char *text, size_t len, unsigned flags, const ad_text_span *untrusted, size_t n_untrusted,
+                                               ad_ids *out, ad_err *err);
 
 int32_t ad_tokenizer_vocab(const ad_tokenizer *tk);                  /* ids are 0 .. vocab-1 */
 bool ad_tokenizer_is_special(const ad_tokenizer *tk, int32_t id);    /* hidden by skip_special */
@@ -37,6 +52,9 @@ bool ad_tokenizer_is_eog(const ad_tokenizer *tk, int32_t id);        /* ends a g
 /* All end-of-generation ids, ascending; *n is their count. Borrowed from tk. */
 const int32_t *ad_tokenizer_eogs(const ad_tokenizer *tk, int *n);
 int32_t ad_tokenizer_bos(const ad_tokenizer *tk);                    /* -1 when there is none */
+int32_t ad_tokenizer_eos(const ad_tokenizer *tk);                    /* the end token that the files name; -1 when there is none */
+/* A token as its file writes it, "<|im_end|>"; empty for ids outside the vocabulary. Borrowed from tk. */
+ad_str ad_tokenizer_token(const ad_tokenizer *tk, int32_t id);
 /* The bytes a token stands for in the middle of a text, maybe half a UTF-8 character. Borrowed from tk.
  * Ids outside the vocabulary give an empty string. */
 ad_str ad_tokenizer_piece(const ad_tokenizer *tk, int32_t id);

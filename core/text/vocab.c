@@ -64,7 +64,7 @@ ad_tokenizer *ad_tk_new(void)
 {
     ad_tokenizer *tk = ad_calloc(1, sizeof *tk);
     if (!tk) return NULL;
-    tk->unk = tk->bos = -1;
+    tk->unk = tk->bos = tk->eos = -1;
     memset(tk->byte_id, 0xFF, sizeof tk->byte_id);
     return tk;
 }
@@ -89,6 +89,7 @@ void ad_tokenizer_free(ad_tokenizer **tkp)
     for (int i = 0; i < tk->n_steps; i++) pcre2_code_free(tk->steps[i].re);
     ad_tk_trie_deinit(&tk->raw);
     ad_tk_trie_deinit(&tk->normed);
+    ad_tk_trie_deinit(&tk->written);
     free(tk->eogs);
     free(tk);
 }
@@ -240,7 +241,8 @@ ad_status ad_tk_add_added(ad_tokenizer *tk, int32_t id, bool normalized, const c
     if (s.len > AD_TK_MAX_ADDED) return ad_fail(err, AD_EFORMAT, "%s: added token %d is longer than %d bytes", label, id, AD_TK_MAX_ADDED);
     ad_buf bufs[2] = {{0}};
     ad_status st = AD_OK;
-    if (normalized) st = ad_tk_normalize(tk, bufs, s, &s, err);
+    if (normalized && s.len && tk->flags[id] & AD_TK_SPECIAL) st = ad_tk_trie_add(&tk->written, s, id);
+    if (st == AD_OK && normalized) st = ad_tk_normalize(tk, bufs, s, &s, err);
     if (st == AD_OK && s.len) st = ad_tk_trie_add(normalized ? &tk->normed : &tk->raw, s, id);
     if (st == AD_ENOMEM) st = ad_fail(err, AD_ENOMEM, "%s: out of memory for added tokens", label);
     ad_buf_deinit(&bufs[0]);
