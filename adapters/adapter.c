@@ -80,7 +80,7 @@ static void *run_digest(void *arg)
 {
     work *w = arg;
     w->status = ad_load_digest(w->l, &w->l->adapter->digest, &w->err);
-    if (w->status == AD_OK && atomic_load(&w->next) < w->l->n_modules) w->status = ad_load_norms(w->l, &w->next, &w->err);
+    if (w->status == AD_OK && atomic_load(&w->next) < w->l->n_modules) w->status = ad_load_norms(w->l, NULL, w->l->n_modules, &w->next, &w->err);
     return NULL;
 }
 
@@ -91,7 +91,7 @@ static ad_status pack_and_digest(ad_loader *l)
     bool aside = pthread_create(&thread, NULL, run_digest, &w) == 0;
     ad_status st = ad_load_pack(l);
     if (st == AD_OK) atomic_store(&w.next, 0);
-    if (st == AD_OK) st = ad_load_norms(l, &w.next, l->err);
+    if (st == AD_OK) st = ad_load_norms(l, NULL, l->n_modules, &w.next, l->err);
     if (aside) pthread_join(thread, NULL);
     else run_digest(&w);
     if (st == AD_OK && w.status != AD_OK) return ad_fail(l->err, w.status, "%s: %s", l->adapter->dir, w.err.msg);
@@ -111,7 +111,7 @@ static ad_status warn_zero(ad_loader *l, int zeros)
     return ad_load_warn(l, &b);
 }
 
-static ad_status check_norms(ad_loader *l)
+ad_status ad_load_check_norms(ad_loader *l)
 {
     int zeros = 0, huge = 0, worst = 0;
     float most = 0;
@@ -174,27 +174,41 @@ static void close_files(ad_loader *l)
     free(l->parts);
 }
 
-static ad_status load(ad_adapter **out, const char *name, const char *path, const ad_model *base, bool mapped, ad_err *err)
+ad_status ad_load_begin(ad_loader *l, const char *name, const char *path, const ad_model *base, bool mapped, ad_err *err)
 {
     if (!is_good_name(name)) return ad_fail(err, AD_EINVAL, "adapter name \"%.140s\" is not 1 to %d letters, digits and ._:/-", name, MAX_NAME);
     if (strlen(path) > MAX_DIR) return ad_fail(err, AD_EINVAL, "adapter %s: the path of its directory is too long", name);
     ad_adapter *a = ad_calloc(1, sizeof *a);
     if (!a) return ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", path);
-    ad_loader l = {.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .mapped = mapped, .label = path, .arch = "", .kernels = &kernels, .err = err};
+    *l = (ad_loader){.adapter = a, .base = base, .n_modules = ad_model_module_count(base), .mapped = mapped, .label = path, .arch = "", .kernels = &kernels, .err = err};
     pthread_once(&once, find_kernels);
     a->refs = 1;
     a->mix = (ad_mix){1, {&a->set}, {1}};
     a->name = strdup(name);
     a->dir = strdup(path);
-    a->norms = ad_calloc((size_t)l.n_modules, sizeof *a->norms);
-    l.pairs = ad_calloc((size_t)l.n_modules, sizeof *l.pairs);
-    ad_status st = a->name && a->dir && a->norms && l.pairs ? read_files(&l, path) : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", path);
-    if (st == AD_OK) st = pack_and_digest(&l);
-    if (st == AD_OK) st = check_norms(&l);
-    a->n_tensors = (int)l.n_parts;
-    close_files(&l);
-    if (st == AD_OK) *out = a;
+    a->norms = ad_calloc((size_t)l->n_modules, sizeof *a->norms);
+    l->pairs = ad_calloc((size_t)l->n_modules, sizeof *l->pairs);
+    return a->name && a->dir && a->norms && l->pairs ? AD_OK : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", path);
+}
+
+void ad_load_end(ad_loader *l, ad_status st, ad_adapter **out)
+{
+    ad_adapter *a = l->adapter;
+    if (!a) return;
+    a->n_tensors = (int)l->n_parts;
+    close_files(l);
+    if (st == AD_OK && out) *out = a;
     else ad_adapter_release(&a);
+}
+
+static ad_status load(ad_adapter **out, const char *name, const char *path, const ad_model *base, bool mapped, ad_err *err)
+{
+    ad_loader l = {0};
+    ad_status st = ad_load_begin(&l, name, path, base, mapped, err);
+    if (st == AD_OK) st = read_files(&l, path);
+    if (st == AD_OK) st = pack_and_digest(&l);
+    if (st == AD_OK) st = ad_load_check_norms(&l);
+    ad_load_end(&l, st, out);
     return st;
 }
 

@@ -20,6 +20,18 @@ typedef struct ad_adapter ad_adapter;
 AD_MUSTUSE ad_status ad_adapter_load(ad_adapter **out, const char *name, const char *path, const ad_model *base, ad_err *err);
 /* The same for files that nobody else can change, as in the state directory: mapped while the load lasts, which spares a copy. */
 AD_MUSTUSE ad_status ad_adapter_load_mapped(ad_adapter **out, const char *name, const char *path, const ad_model *base, ad_err *err);
+
+/* A PEFT adapter that is loaded while its weights still arrive: all but the last bytes' work is done when they have come. dir is as for ad_adapter_load_mapped, and
+ * adapter_config.json in it is whole. What cannot be loaded that way is refused, but not with the best of reasons: load it once it is whole. One thread at a time. */
+typedef struct ad_adapter_stream ad_adapter_stream;
+/* max_bytes: what the weights may have. */
+AD_MUSTUSE ad_status ad_adapter_stream_new(ad_adapter_stream **out, const char *dir, const ad_model *base, size_t max_bytes, ad_err *err);
+/* The first `have` bytes of adapter_model.safetensors are in the file. After a failure only ad_adapter_stream_free is left. */
+AD_MUSTUSE ad_status ad_adapter_stream_advance(ad_adapter_stream *s, size_t have, ad_err *err);
+/* The file has its last byte, `have` together. Takes *s in any case. */
+AD_MUSTUSE ad_status ad_adapter_stream_finish(ad_adapter_stream **s, size_t have, const char *name, ad_adapter **out, ad_err *err);
+void ad_adapter_stream_free(ad_adapter_stream **s); /* NULL is fine */
+
 ad_adapter *ad_adapter_retain(ad_adapter *a);
 void ad_adapter_release(ad_adapter **a); /* takes *a; NULL is fine; leaves *a NULL */
 

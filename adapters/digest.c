@@ -27,7 +27,7 @@ static void add_text(ad_hasher *h, const char *s)
     add_bytes(h, s, strlen(s));
 }
 
-static void add_tensor(ad_hasher *h, const ad_load_part *p)
+void ad_load_digest_part(ad_hasher *h, const ad_load_part *p)
 {
     const ad_tensor *t = p->tensor;
     add_text(h, p->owner);
@@ -53,7 +53,7 @@ static int by_owner_and_part(const void *a, const void *b)
     return c ? c : strcmp(x->part, y->part);
 }
 
-ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err)
+ad_status ad_load_digest_begin(ad_loader *l, ad_hasher **out, ad_err *err)
 {
     ad_hasher *h = NULL;
     ad_status st = ad_hasher_new(&h, err);
@@ -70,6 +70,15 @@ ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err)
         add_bytes(h, s->value, s->len);
     }
     add_u32(h, l->n_parts);
-    for (const ad_load_part *p = l->parts; p < l->parts + l->n_parts; p++) add_tensor(h, p);
+    *out = h;
+    return AD_OK;
+}
+
+ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err)
+{
+    ad_hasher *h = NULL;
+    ad_status st = ad_load_digest_begin(l, &h, err);
+    if (st != AD_OK) return st;
+    for (const ad_load_part *p = l->parts; p < l->parts + l->n_parts; p++) ad_load_digest_part(h, p);
     return ad_hasher_finish(&h, out, err);
 }

@@ -51,7 +51,7 @@ static ad_status note_oddities(ad_loader *l, const ad_peft *config)
     return ad_load_warn(l, &b);
 }
 
-static ad_status read_config(ad_loader *l)
+ad_status ad_load_peft_config(ad_loader *l)
 {
     char path[4200];
     ad_file f = {0};
@@ -207,6 +207,7 @@ static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
     cut_prefix(&s, "base_model.model.");
     part_kind kind = cut_kind(&s, &embedding);
     if (kind == PART_OTHER) return ad_load_refuse(l, t, "is nothing that is known of a LoRA adapter");
+    if (l->arriving && kind > PART_B) return ad_fail(l->err, AD_EUNSUPPORTED, "%s: tensor \"%.160s\" is of no pair", l->label, t->name);
     int module = find_module(l, s);
     if (module >= l->n_modules && kind == PART_WEIGHT) return ad_saved_take_norm(l, module - l->n_modules, t);
     if (module < 0 || module >= l->n_modules) return ad_load_refuse(l, t, "belongs to no module of the base model that can be adapted");
@@ -250,16 +251,17 @@ static ad_status open_weights(ad_loader *l)
     return ad_fail(l->err, AD_EIO, "%s: no such file", path);
 }
 
-static ad_status read_weights(ad_loader *l)
+ad_status ad_load_peft_tensors(ad_loader *l)
 {
-    ad_status st = open_weights(l);
-    size_t n = st == AD_OK ? ad_safetensors_count(l->file) : 0;
+    ad_status st = AD_OK;
+    size_t n = ad_safetensors_count(l->file);
     for (size_t i = 0; st == AD_OK && i < n; i++) st = sort_tensor(l, ad_safetensors_at(l->file, i));
     return st == AD_OK ? check_complete(l) : st;
 }
 
 ad_status ad_load_peft(ad_loader *l)
 {
-    ad_status st = read_config(l);
-    return st == AD_OK ? read_weights(l) : st;
+    ad_status st = ad_load_peft_config(l);
+    if (st == AD_OK) st = open_weights(l);
+    return st == AD_OK ? ad_load_peft_tensors(l) : st;
 }

@@ -59,6 +59,7 @@ typedef struct {
     const ad_model *base;
     const ad_kernels *kernels;
     bool mapped;         /* the files are ours alone, and need no copy */
+    bool arriving;       /* tensors' data is not to be read before its time: pairs only */
     const char *label;   /* the file with the weights, in messages; borrowed */
     ad_safetensors *file;
     ad_gguf *gguf;       /* instead of `file` */
@@ -96,8 +97,17 @@ AD_MUSTUSE ad_status ad_load_take(ad_loader *l, const char *owner, const char *p
 /* base_name.c: notes the name (NULL: none) and warns when it is another model's. */
 AD_MUSTUSE ad_status ad_load_name_base(ad_loader *l, const char *name);
 
+/* adapter.c: what every load begins and ends with. begin: *l is zero; the strings are borrowed until the end, what went wrong in the beginning is cleaned up there, too.
+ * finish: after the norms; end: *out (NULL: nobody wants it) gets the adapter when st is AD_OK. */
+AD_MUSTUSE ad_status ad_load_begin(ad_loader *l, const char *name, const char *path, const ad_model *base, bool mapped, ad_err *err);
+AD_MUSTUSE ad_status ad_load_check_norms(ad_loader *l);
+void ad_load_end(ad_loader *l, ad_status st, ad_adapter **out);
+
 /* load.c: the PEFT directory l->adapter->dir into l->pairs. */
 AD_MUSTUSE ad_status ad_load_peft(ad_loader *l);
+/* The same in two steps: the configuration, then the tensors of l->file, which stays the caller's until the load ends. */
+AD_MUSTUSE ad_status ad_load_peft_config(ad_loader *l);
+AD_MUSTUSE ad_status ad_load_peft_tensors(ad_loader *l);
 /* load_gguf.c: a GGUF LoRA file. path is borrowed for the call. */
 AD_MUSTUSE ad_status ad_load_gguf(ad_loader *l, const char *path);
 /* Which row of the file's B is row `row` of Hugging Face: q and k interleave the halves of each head in GGUF files of Llama models. */
@@ -112,14 +122,29 @@ AD_MUSTUSE ad_status ad_write_parts(const char *path, const ad_str *parts, int n
 
 /* pack.c: l->pairs into the adapter's set. */
 AD_MUSTUSE ad_status ad_load_pack(ad_loader *l);
+/* The same group by group (what the engine stacks), in any order, each once: begin, every group, end (also after a failure; *k is zero at first). */
+typedef struct {
+    size_t *at;          /* [groups + 1] bytes of the block in front of a group */
+    char *next;          /* where the next matrix goes */
+    void *room;          /* for rows in another form than the file's */
+    float *row;
+} ad_packer;
+AD_MUSTUSE ad_status ad_load_pack_begin(ad_loader *l, ad_packer *k);
+AD_MUSTUSE ad_status ad_load_pack_group(ad_loader *l, ad_packer *k, int group);
+void ad_load_pack_end(ad_packer *k);
+/* Groups in the order the engine runs them: the first module of one, and how many it has. */
+int ad_load_group(const ad_loader *l, int group, int *first);
 /* A tensor's rows in the form of activations of the packed type, ad_load_stride(type, cols) apart: in the file where they are that already, else in
  * `room`; row[cols]. ad_load_room: how many bytes and floats are enough for every tensor. */
 const void *ad_load_rows(const ad_loader *l, const ad_tensor *t, void *room, float *row);
 size_t ad_load_stride(ad_pack type, int cols);
 void ad_load_room(const ad_loader *l, size_t *room, size_t *row);
-/* norm.c: after the packing, modules [*next, n_modules) one by one; several threads may share *next. */
-AD_MUSTUSE ad_status ad_load_norms(ad_loader *l, atomic_int *next, ad_err *err);
+/* norm.c: of modules that are packed: modules[*next .. n) (NULL: all of them), one by one; several threads may share *next. */
+AD_MUSTUSE ad_status ad_load_norms(ad_loader *l, const int *modules, int n, atomic_int *next, ad_err *err);
 /* digest.c: the identity of what was set and taken, which it sorts. It may run beside the packing. */
 AD_MUSTUSE ad_status ad_load_digest(ad_loader *l, ad_digest *out, ad_err *err);
+/* The same in steps: all that comes before the tensors; then l->parts, in order, into that hasher. */
+AD_MUSTUSE ad_status ad_load_digest_begin(ad_loader *l, ad_hasher **out, ad_err *err);
+void ad_load_digest_part(ad_hasher *h, const ad_load_part *p);
 
 #endif

@@ -74,12 +74,14 @@ static float norm_of(const ad_loader *l, scratch *s, int module)
     return norm <= (double)FLT_MAX && !isnan(sum) ? (float)norm : FLT_MAX; /* factors that overflow together */
 }
 
-ad_status ad_load_norms(ad_loader *l, atomic_int *next, ad_err *err)
+ad_status ad_load_norms(ad_loader *l, const int *modules, int n, atomic_int *next, ad_err *err)
 {
     scratch s;
     bool good = scratch_init(&s, l);
-    for (int i; good && (i = atomic_fetch_add(next, 1)) < l->n_modules;)
-        if (l->pairs[i].plan.rank) l->adapter->norms[i] = norm_of(l, &s, i);
+    for (int i; good && (i = atomic_fetch_add(next, 1)) < n;) {
+        int module = modules ? modules[i] : i;
+        if (l->pairs[module].plan.rank) l->adapter->norms[module] = norm_of(l, &s, module);
+    }
     scratch_deinit(&s);
     return good ? AD_OK : ad_fail(err, AD_ENOMEM, "%s: out of memory for the adapter", l->adapter->dir);
 }

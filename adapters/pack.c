@@ -46,13 +46,6 @@ void ad_load_room(const ad_loader *l, size_t *room, size_t *row)
 
 /* ---- where things go ---- */
 
-/* Where the next matrix goes, and room for rows in another form than the file's. */
-typedef struct {
-    char *next;
-    void *room;
-    float *row;
-} packer;
-
 static int even(int rank)
 {
     return (rank + 1) / 2 * 2;
@@ -91,7 +84,7 @@ static ad_status refuse_value(ad_loader *l, const ad_tensor *t)
 }
 
 /* One module's rows of the stacked A; the first panel may begin with those of another. */
-static ad_status pack_a(ad_loader *l, packer *k, int module, char *panels, size_t panel_bytes)
+static ad_status pack_a(ad_loader *l, ad_packer *k, int module, char *panels, size_t panel_bytes)
 {
     const ad_load_pair *p = &l->pairs[module];
     ad_pack type = l->adapter->set.type;
@@ -107,7 +100,7 @@ static ad_status pack_a(ad_loader *l, packer *k, int module, char *panels, size_
     return AD_OK;
 }
 
-static ad_status pack_b(ad_loader *l, packer *k, int module)
+static ad_status pack_b(ad_loader *l, ad_packer *k, int module)
 {
     const ad_load_pair *p = &l->pairs[module];
     ad_lowrank *low = &l->adapter->modules[module];
@@ -126,10 +119,12 @@ static ad_status pack_b(ad_loader *l, packer *k, int module)
     return AD_OK;
 }
 
-static ad_status pack_group(ad_loader *l, packer *k, int first, int n, ad_matrix *a)
+ad_status ad_load_pack_group(ad_loader *l, ad_packer *k, int group)
 {
     ad_status st = AD_OK;
-    char *panels = k->next;
+    ad_matrix *a = &l->adapter->a[group];
+    int first, n = ad_load_group(l, group, &first);
+    char *panels = k->next = (char *)l->adapter->block + k->at[group];
     if (a->rows) {
         *a = ad_matrix_at(a->type, a->rows, a_columns(l, first), panels);
         k->next += ad_pack_bytes(a->type, a->rows, a->cols);
@@ -139,11 +134,11 @@ static ad_status pack_group(ad_loader *l, packer *k, int first, int n, ad_matrix
         st = pack_b(l, k, i);
         if (st == AD_OK) st = ad_extras_pack(l, i, &k->next);
     }
+    assert(st != AD_OK || k->next == (char *)l->adapter->block + k->at[group + 1]);
     return st;
 }
 
-/* Groups in the order the engine runs them: their first module and how many there are. */
-static int group_at(const ad_loader *l, int group, int *first)
+int ad_load_group(const ad_loader *l, int group, int *first)
 {
     static const int firsts[] = {AD_MOD_Q, AD_MOD_O, AD_MOD_GATE, AD_MOD_DOWN}, counts[] = {3, 1, 2, 1};
     int layers = ad_model_get_config(l->base)->layers, layer = group / 4;
@@ -151,30 +146,22 @@ static int group_at(const ad_loader *l, int group, int *first)
     return layer < layers ? counts[group % 4] : 1;
 }
 
-static ad_status pack_all(ad_loader *l, packer *k)
-{
-    ad_status st = AD_OK;
-    for (int g = 0, first; g < ad_model_group_count(l->base) && st == AD_OK; g++) {
-        int n = group_at(l, g, &first);
-        st = pack_group(l, k, first, n, &l->adapter->a[g]);
-    }
-    return st;
-}
-
-/* Sizes of everything; where each module's rows begin in its stack. */
-static ad_status measure(ad_loader *l)
+/* Sizes of everything; where each group goes, and where each module's rows begin in its stack. */
+static ad_status measure(ad_loader *l, ad_packer *k)
 {
     ad_adapter *a = l->adapter;
     int n_groups = ad_model_group_count(l->base);
     a->modules = ad_calloc((size_t)l->n_modules, sizeof *a->modules);
     a->a = ad_calloc((size_t)n_groups, sizeof *a->a);
-    if (!a->modules || !a->a) return ad_load_no_memory(l);
+    k->at = ad_calloc((size_t)n_groups + 1, sizeof *k->at);
+    if (!a->modules || !a->a || !k->at) return ad_load_no_memory(l);
     a->set = (ad_lowrank_set){.n_modules = l->n_modules, .type = ad_model_adapter_type(l->base), .modules = a->modules, .a = a->a};
     ad_status st = ad_extras_begin(l);
     for (int g = 0, first; g < n_groups; g++) {
-        int n = group_at(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
+        int n = ad_load_group(l, g, &first), rows = stack_modules(l, first, n), whole = (rows + AD_PANEL - 1) / AD_PANEL * AD_PANEL;
         a->a[g] = (ad_matrix){.type = a->set.type, .rows = rows};
         a->set.bytes += group_bytes(l, a->set.type, first, n, rows);
+        k->at[g + 1] = a->set.bytes;
         if (whole > a->set.max_stack) a->set.max_stack = whole;
     }
     for (int i = 0; i < l->n_modules; i++)
@@ -182,18 +169,29 @@ static ad_status measure(ad_loader *l)
     return st;
 }
 
-ad_status ad_load_pack(ad_loader *l)
+ad_status ad_load_pack_begin(ad_loader *l, ad_packer *k)
 {
-    ad_adapter *a = l->adapter;
     size_t room, row;
-    ad_status st = measure(l);
+    ad_status st = measure(l, k);
     if (st != AD_OK) return st;
     ad_load_room(l, &room, &row);
-    bool good = ad_load_new_block(l);
-    packer k = {a->block, malloc(room + 1), ad_calloc(row, sizeof(float))};
-    st = good && k.room && k.row ? pack_all(l, &k) : ad_load_no_memory(l);
-    assert(st != AD_OK || k.next == (char *)a->block + a->set.bytes);
-    free(k.room);
-    free(k.row);
+    k->room = malloc(room + 1);
+    k->row = ad_calloc(row, sizeof(float));
+    return k->room && k->row && ad_load_new_block(l) ? AD_OK : ad_load_no_memory(l);
+}
+
+void ad_load_pack_end(ad_packer *k)
+{
+    free(k->at);
+    free(k->room);
+    free(k->row);
+}
+
+ad_status ad_load_pack(ad_loader *l)
+{
+    ad_packer k = {0};
+    ad_status st = ad_load_pack_begin(l, &k);
+    for (int g = 0; g < ad_model_group_count(l->base) && st == AD_OK; g++) st = ad_load_pack_group(l, &k, g);
+    ad_load_pack_end(&k);
     return st;
 }

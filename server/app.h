@@ -11,6 +11,7 @@
 #include "core/model/model.h"
 #include "server/config.h"
 #include "server/http/http.h"
+#include "server/jobs.h"
 #include "server/keeper/keeper.h"
 #include "server/merger.h"
 #include "server/observe/metrics.h"
@@ -22,6 +23,7 @@ typedef struct ad_app {
     ad_model *model;
     ad_registry *registry;
     ad_store *store;         /* for blobs and incoming directories; its rows belong to the store thread */
+    ad_jobs *loaders;        /* threads that read, check and pack adapters, and write uploads; the keeper's */
     ad_worker *worker;
     ad_http_server *http;
     ad_metrics *metrics;

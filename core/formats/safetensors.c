@@ -11,6 +11,7 @@
 #include "core/base/file.h"
 
 static const uint64_t MAX_HEADER = 100000000; /* the reference reader's */
+static const size_t MAX_LENGTH = (size_t)1 << 46; /* of a file that still grows: pointers behind it do not overflow */
 enum { MAX_TENSORS = 1000000, MAX_DIMS = 8 };
 
 struct ad_safetensors {
@@ -238,7 +239,20 @@ static ad_status index_names(ad_safetensors *s, ad_err *err)
     return AD_OK;
 }
 
-static ad_status parse(ad_safetensors *s, const void *bytes, size_t len, ad_err *err)
+/* Where the tensors end when the file is as long as its header says. */
+static size_t end_of_data(const ad_safetensors *s, const char *data)
+{
+    size_t end = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        const ad_tensor *t = &s->tensors[i];
+        size_t e = (size_t)((const char *)t->data - data) + t->bytes;
+        end = e > end ? e : end;
+    }
+    return end;
+}
+
+/* total NULL: the file is whole. */
+static ad_status parse(ad_safetensors *s, const void *bytes, size_t len, size_t *total, ad_err *err)
 {
     const char *p = bytes;
     uint64_t n = 0;
@@ -249,11 +263,15 @@ static ad_status parse(ad_safetensors *s, const void *bytes, size_t len, ad_err 
     size_t end = n;
     while (end > 0 && strchr(" \t\r\n", p[8 + end - 1]) && p[8 + end - 1]) end--;
     const char *data = p + 8 + n;
-    size_t data_len = len - 8 - (size_t)n;
+    size_t data_len = total ? MAX_LENGTH : len - 8 - (size_t)n;
     ad_status st = AD_OK;
     if (!scan_plain(s, p + 8, end, data_len, data)) {
         s->count = 0;
         st = read_json(s, p + 8, end, data_len, data, err);
+    }
+    if (st == AD_OK && total) {
+        data_len = end_of_data(s, data);
+        *total = 8 + (size_t)n + data_len;
     }
     if (st == AD_OK) st = check_layout(s, data, data_len, err);
     return st == AD_OK ? index_names(s, err) : st;
@@ -266,14 +284,28 @@ static ad_safetensors *new_reader(const char *label)
     return s;
 }
 
-ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t len, const char *label, ad_err *err)
+static ad_status parse_bytes(ad_safetensors **out, const void *data, size_t len, const char *label, size_t *total, ad_err *err)
 {
     ad_safetensors *s = new_reader(label);
     if (!s) return ad_fail(err, AD_ENOMEM, "%s: out of memory", label);
-    ad_status st = parse(s, data, len, err);
+    ad_status st = parse(s, data, len, total, err);
     if (st == AD_OK) *out = s;
     else ad_safetensors_close(&s);
     return st;
+}
+
+ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t len, const char *label, ad_err *err) { return parse_bytes(out, data, len, label, NULL, err); }
+
+ad_status ad_safetensors_parse_head(ad_safetensors **out, const void *data, size_t have, const char *label, size_t *total, ad_err *err)
+{
+    return parse_bytes(out, data, have, label, total, err);
+}
+
+size_t ad_safetensors_head(const void *data)
+{
+    uint64_t n;
+    memcpy(&n, data, sizeof n);
+    return n > MAX_HEADER ? SIZE_MAX : sizeof n + (size_t)n;
 }
 
 /* Reads at most *max_bytes, or maps when max_bytes is NULL. */
@@ -282,7 +314,7 @@ static ad_status open_with(ad_safetensors **out, const char *path, const size_t 
     ad_safetensors *s = new_reader(path);
     if (!s) return ad_fail(err, AD_ENOMEM, "%s: out of memory", path);
     ad_status st = max_bytes ? ad_file_read(&s->file, path, *max_bytes, err) : ad_file_map(&s->file, path, err);
-    if (st == AD_OK) st = parse(s, s->file.data, s->file.len, err);
+    if (st == AD_OK) st = parse(s, s->file.data, s->file.len, NULL, err);
     if (st == AD_OK) *out = s;
     else ad_safetensors_close(&s);
     return st;

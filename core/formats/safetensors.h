@@ -16,6 +16,11 @@ AD_MUSTUSE ad_status ad_safetensors_open(ad_safetensors **out, const char *path,
 AD_MUSTUSE ad_status ad_safetensors_read(ad_safetensors **out, const char *path, size_t max_bytes, ad_err *err);
 /* Over bytes the caller keeps alive and unchanged; label names them in messages. */
 AD_MUSTUSE ad_status ad_safetensors_parse(ad_safetensors **out, const void *data, size_t len, const char *label, ad_err *err);
+/* The same of a file that still grows: data[have] with have >= ad_safetensors_head(data) is there, and what follows will be, up to *total, behind the same
+ * pointer; no tensor's data is read. */
+AD_MUSTUSE ad_status ad_safetensors_parse_head(ad_safetensors **out, const void *data, size_t have, const char *label, size_t *total, ad_err *err);
+/* The bytes of length and header together, of a file whose first 8 bytes are there; SIZE_MAX: more than any header has. */
+size_t ad_safetensors_head(const void *data);
 void ad_safetensors_release_pages(const ad_safetensors *s); /* see ad_file_release_pages */
 void ad_safetensors_close(ad_safetensors **s); /* NULL is fine */
 

@@ -57,6 +57,7 @@ void ad_admission_spec_deinit(ad_admission_spec *s)
     free(s->selftest);
     free(s->signature);
     free(s->chat_template);
+    ad_adapter_stream_free(&s->stream);
     memset(s, 0, sizeof *s);
 }
 
@@ -247,13 +248,21 @@ static void *sync_files(void *arg)
     return NULL;
 }
 
+/* Mostly done already for an upload of config and weights. What such a load refuses, the whole files explain. */
+static ad_status load(admission *a)
+{
+    const char *name = *a->spec.name ? a->spec.name : "adapter";
+    if (a->spec.stream && ad_adapter_stream_finish(&a->spec.stream, a->spec.weights_bytes, name, &a->adapter, NULL) == AD_OK) return AD_OK;
+    return ad_adapter_load_mapped(&a->adapter, name, a->dir, a->k->app->model, &a->err);
+}
+
 /* Checking and packing take 10 ms for 10 MB, an fsync often as long: they run side by side. */
 static ad_status load_and_sync(admission *a)
 {
     sync_job s = {.a = a};
     pthread_t thread;
     bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, sync_files, &s) == 0;
-    ad_status st = ad_adapter_load_mapped(&a->adapter, *a->spec.name ? a->spec.name : "adapter", a->dir, a->k->app->model, &a->err);
+    ad_status st = load(a);
     if (aside) pthread_join(thread, NULL);
     else if (!a->spec.dry_run) sync_files(&s);
     if (st == AD_OK && s.status != AD_OK) return ad_fail(&a->err, s.status, "%s", s.err.msg);

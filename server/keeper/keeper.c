@@ -194,6 +194,7 @@ static ad_status open_parts(ad_keeper *k, ad_err *err)
     if (st == AD_OK) st = read_store(k, err);
     if (st == AD_OK) st = ad_store_thread_new(&k->store, app->loop, app->store, err);
     if (st == AD_OK) st = ad_jobs_new(&k->loaders, app->loop, c->loaders, LOADER_NICENESS, err);
+    app->loaders = k->loaders;
     if (st == AD_OK) st = ad_jobs_new(&k->fetchers, app->loop, FETCHERS, LOADER_NICENESS, err);
     if (st == AD_OK) st = read_command_line(k, err);
     return st == AD_OK && c->watch_dir ? ad_watcher_new(&k->watcher, k, c->watch_dir, err) : st;

@@ -68,6 +68,8 @@ typedef struct {
     int64_t if_match;         /* revision, or AD_ANY_REVISION */
     char *dir;                /* incoming directory with the files; NULL: fetch them from `path` or `url` first */
     bool is_archive;          /* dir/archive */
+    ad_adapter_stream *stream; /* what was loaded of weights_bytes while they came; or NULL. Taken */
+    size_t weights_bytes;
     char *path, *url;
     char sha256[65];          /* of the weights; checked here unless "" */
     char *description, *labels, *selftest, *signature;

@@ -101,6 +101,12 @@ class Kept(UploadCase):
         self.assertEqual({k: u[k] for k in fields}, fields)
         self.assertFalse(u["activate"])
 
+    def test_a_digest_is_checked_while_the_weights_come_or_left_to_the_owner(self):
+        sha = part("sha256", sha256(WEIGHTS).encode())
+        for parts, checked in (((sha, CONFIG_PART, WEIGHTS_PART), True), ((CONFIG_PART, WEIGHTS_PART, sha), False), ((sha, part("gguf", WEIGHTS, True)), True), ((sha, part("archive", WEIGHTS, True)), False)):
+            status, u = self.upload(*parts)
+            self.assertEqual((status, u["sha256"], u["sha256_checked"]), (200, sha256(WEIGHTS), checked))
+
     def test_fields_that_may_be_files(self):
         status, u = self.upload(CONFIG_PART, WEIGHTS_PART, part("signature", b"s", True), part("labels", b"{}", True), part("selftest", b"x" * 1_000_000, True))
         self.assertEqual((status, u["signature"], u["labels"], len(u["selftest"])), (200, "s", "{}", 1_000_000))

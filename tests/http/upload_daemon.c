@@ -7,11 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "core/base/file.h"
 #include "server/api/upload.h"
 
 static uv_loop_t loop;
 static uv_signal_t term;
+static uv_timer_t end;
 static ad_config config;
 static ad_app app = {.loop = &loop, .config = &config};
 static int n_ended, n_aborted;
@@ -180,6 +183,26 @@ static json_t *list_files(const char *dir)
     return files;
 }
 
+/* SHA-256 of the weights as they lie there; of nothing when they are in an archive. */
+static void hash_weights(const char *dir, char hex[65])
+{
+    static const char *const names[] = {"adapter_model.safetensors", "adapter.gguf"};
+    char path[AD_STORE_PATH + 40];
+    ad_file f = {0};
+    ad_hasher *h = NULL;
+    ad_digest d;
+    if (ad_hasher_new(&h, NULL) != AD_OK) abort();
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        if (access(path, F_OK) != 0) continue;
+        if (ad_file_read(&f, path, SIZE_MAX, NULL) != AD_OK) abort();
+        ad_hasher_add(h, f.data, f.len);
+        ad_file_close(&f);
+    }
+    if (ad_hasher_finish(&h, &d, NULL) != AD_OK) abort();
+    ad_digest_hex(&d, hex);
+}
+
 static void on_left_upload(ad_http_exchange *x, void *user)
 {
     abort(); /* the owner replied at once */
@@ -191,9 +214,9 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
     double tail_ms = (double)(uv_hrtime() - u->last_byte_ns) / 1e6;
     if (user != &config) abort();
     ad_http_on_abort(x, on_left_upload, NULL);
-    ad_digest_hex(&u->weights, hex);
-    json_t *reply = json_pack("{s:s?, s:s?, s:s?, s:s?, s:s?, s:s, s:b, s:b, s:s, s:I, s:o, s:f}", "name", u->name, "description", u->description, "labels", u->labels, "selftest", u->selftest,
-                              "signature", u->signature, "sha256", u->sha256, "activate", u->activate, "is_archive", u->is_archive, "weights", hex, "bytes", (json_int_t)u->bytes,
+    hash_weights(u->dir, hex);
+    json_t *reply = json_pack("{s:s?, s:s?, s:s?, s:s?, s:s?, s:s, s:b, s:b, s:b, s:s, s:I, s:o, s:f}", "name", u->name, "description", u->description, "labels", u->labels, "selftest", u->selftest,
+                              "signature", u->signature, "sha256", u->sha256, "sha256_checked", u->sha256_checked, "activate", u->activate, "is_archive", u->is_archive, "weights", hex, "bytes", (json_int_t)u->bytes,
                               "files", list_files(u->dir), "tail_ms", tail_ms);
     ad_store_discard(app.store, u->dir);
     ad_upload_free(&u);
@@ -242,11 +265,28 @@ static const ad_http_route routes[] = {
     {"GET", "/counts", handle_counts, "counts", false, NULL},
 };
 
+/* Files of clients that left are still being removed. */
+static void close_loaders(uv_timer_t *t)
+{
+    if (ad_uploads_pending()) {
+        uv_timer_start(t, close_loaders, 10, 0);
+        return;
+    }
+    uv_close((uv_handle_t *)t, NULL);
+    ad_jobs_close(&app.loaders, NULL, NULL);
+}
+
+static void on_http_closed(void *user)
+{
+    (void)user;
+    close_loaders(&end);
+}
+
 static void on_term(uv_signal_t *s, int n)
 {
     (void)n;
     uv_close((uv_handle_t *)s, NULL);
-    ad_http_close(&app.http, NULL, NULL);
+    ad_http_close(&app.http, on_http_closed, NULL);
 }
 
 int main(int argc, char **argv)
@@ -261,7 +301,8 @@ int main(int argc, char **argv)
     uv_loop_init(&loop);
     uv_signal_init(&loop, &term);
     uv_signal_start(&term, on_term, SIGTERM);
-    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
+    uv_timer_init(&loop, &end);
+    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_jobs_new(&app.loaders, &loop, 2, 0, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
