@@ -9,6 +9,10 @@
 #include "core/engine/sampler.h"
 #include "core/model/step.h"
 
+static const char NOT_FINITE[] = "the model produced numbers that are not finite; the adapter or the prompt overflows it";
+static const char NOTHING_ALLOWED[] = "no token is left that may be drawn: the grammar, the allowed tokens and min_tokens exclude them all";
+static const char GRAMMAR_LIMIT[] = "the grammar grew beyond its limits; make it simpler";
+
 struct ad_seq {
     int32_t *tokens;           /* prompt, then what was generated: [n_prompt + max_tokens] */
     int n_prompt, n_tokens;    /* n_tokens - n_prompt were generated */
@@ -27,7 +31,9 @@ struct ad_seq {
     int n_hit;                 /* prompt tokens found in the cache; -1 before the first admission */
     ad_kv_parent parent;       /* of the next page to become known */
     int n_known;               /* pages that are known or were looked up */
-    bool failed;               /* a row was not finite */
+    int32_t grammar_state;     /* after all that was generated */
+    bool complete;             /* the grammar allows nothing more */
+    const char *failure;       /* why it cannot go on; NULL: it can */
 };
 
 typedef struct {
@@ -272,7 +278,7 @@ void ad_engine_remove(ad_engine *e, ad_seq *s)
 /* Pages that the last step filled become known. */
 static void publish_pages(ad_engine *e, ad_seq *s)
 {
-    if (s->failed) return;
+    if (s->failure) return;
     for (; (s->n_known + 1) * AD_KV_PAGE <= s->n_cached; s->n_known++)
         s->parent = ad_kv_publish(e->kv, s->page_ids[s->n_known], s->parent, s->tokens + s->n_known * AD_KV_PAGE);
 }
@@ -326,24 +332,100 @@ static int add_rows(ad_engine *e, ad_step_item *it, int row)
     return row;
 }
 
+static void fail(ad_seq *s, const char *why) { __atomic_store_n(&s->failure, why, __ATOMIC_RELAXED); }
+
+static void set_bit(uint64_t *mask, int32_t id, bool on)
+{
+    uint64_t bit = (uint64_t)1 << id % 64;
+    if (on) mask[id / 64] |= bit;
+    else mask[id / 64] &= ~bit;
+}
+
+static bool any_bit(const uint64_t *mask, size_t words)
+{
+    for (size_t i = 0; i < words; i++)
+        if (mask[i]) return true;
+    return false;
+}
+
+/* What ends the text can be drawn, or not: stop ids, and end-of-generation ids unless they stay as they are. */
+static void set_ends(const ad_engine *e, const ad_sampling *p, uint64_t *mask, bool eogs, bool on)
+{
+    for (int i = 0; eogs && i < e->n_eogs; i++) set_bit(mask, e->eogs[i], on);
+    for (int i = 0; i < p->n_stop_token_ids; i++)
+        if (p->stop_token_ids[i] < e->n_usable) set_bit(mask, p->stop_token_ids[i], on);
+}
+
+static void keep_allowed(const ad_engine *e, const ad_sampling *p, uint64_t *mask, uint64_t *listed, size_t words)
+{
+    memset(listed, 0, words * sizeof *listed);
+    for (int i = 0; i < p->n_allowed_token_ids; i++)
+        if (p->allowed_token_ids[i] < e->n_usable) set_bit(listed, p->allowed_token_ids[i], true);
+    for (size_t i = 0; i < words; i++) mask[i] &= listed[i];
+}
+
+static bool mask_by_grammar(const ad_engine *e, const ad_seq *s, uint64_t *mask, bool early)
+{
+    const ad_sampling *p = &s->sampling;
+    ad_grammar_end end = ad_grammar_ends(p->grammar, s->grammar_state);
+    if (!ad_grammar_mask(p->grammar, s->grammar_state, mask)) return false;
+    set_ends(e, p, mask, false, end == AD_GRAMMAR_MAY_END && !early);
+    if (end == AD_GRAMMAR_DONE || (end == AD_GRAMMAR_MAY_END && !early && !p->ignore_eos)) set_ends(e, p, mask, true, true);
+    return true;
+}
+
+/* The tokens that may be drawn now, in the scratch; NULL: all of them. On failure s->failure is set. */
+static const uint64_t *mask_of(const ad_engine *e, ad_sampler_scratch *scratch, ad_seq *s)
+{
+    const ad_sampling *p = &s->sampling;
+    size_t words = ad_grammar_mask_words(e->n_usable);
+    bool early = s->n_tokens - s->n_prompt < p->min_tokens;
+    if (!p->grammar && !p->n_allowed_token_ids && !early) return NULL;
+    if (!p->grammar) {
+        memset(scratch->mask, 0xFF, words * sizeof *scratch->mask);
+        if (early) set_ends(e, p, scratch->mask, true, false);
+    } else if (!mask_by_grammar(e, s, scratch->mask, early)) {
+        fail(s, GRAMMAR_LIMIT);
+        return NULL;
+    }
+    if (p->n_allowed_token_ids) keep_allowed(e, p, scratch->mask, scratch->other_mask, words);
+    if (!any_bit(scratch->mask, words)) fail(s, NOTHING_ALLOWED);
+    return scratch->mask;
+}
+
+static bool ends_text(const ad_engine *e, const ad_sampling *p, int32_t id)
+{
+    for (int i = 0; i < p->n_stop_token_ids; i++)
+        if (p->stop_token_ids[i] == id) return true;
+    return (!p->ignore_eos || p->grammar) && ad_tokenizer_is_eog(ad_model_tokenizer(e->model), id);
+}
+
+static void follow_grammar(ad_seq *s, int32_t id)
+{
+    s->grammar_state = ad_grammar_next(s->sampling.grammar, s->grammar_state, id);
+    if (s->grammar_state < 0) fail(s, GRAMMAR_LIMIT);
+    else s->complete = ad_grammar_ends(s->sampling.grammar, s->grammar_state) == AD_GRAMMAR_DONE;
+}
+
 static void pick_token(ad_engine *e, ad_sampler_scratch *scratch, ad_step_item *it, const float *logits)
 {
     ad_seq *s = it->seq;
     const ad_sampling *p = &s->sampling;
-    int n = s->n_tokens - s->n_prompt;
-    bool ban = n < p->min_tokens;
-    if (!ad_sample(&e->kernels, scratch, p, &s->history, logits, ad_model_get_config(e->model)->vocab, e->n_usable, e->eogs, ban ? e->n_eogs : 0, n, &it->token)) {
-        __atomic_store_n(&s->failed, true, __ATOMIC_RELAXED);
+    const uint64_t *mask = mask_of(e, scratch, s);
+    if (__atomic_load_n(&s->failure, __ATOMIC_RELAXED)) return;
+    if (!ad_sample(&e->kernels, scratch, p, &s->history, logits, ad_model_get_config(e->model)->vocab, e->n_usable, mask, s->n_tokens - s->n_prompt, &it->token)) {
+        fail(s, NOT_FINITE);
         return;
     }
     it->has_token = true;
-    it->token.ends = !p->ignore_eos && ad_tokenizer_is_eog(ad_model_tokenizer(e->model), it->token.id);
+    it->token.ends = ends_text(e, p, it->token.id);
     s->tokens[s->n_tokens++] = it->token.id;
     ad_history_add(&s->history, it->token.id);
+    if (p->grammar && !it->token.ends) follow_grammar(s, it->token.id);
 }
 
 /* Outputs of one sequence stay with one member only by luck; prompt positions write distinct infos, and a
- * sequence draws at most one token per step. `failed` is the one field two members may set, to the same value. */
+ * sequence draws at most one token per step. `failure` is the one field two members may set. */
 static void read_outputs(void *arg, int index, int count)
 {
     ad_engine *e = arg;
@@ -355,7 +437,7 @@ static void read_outputs(void *arg, int index, int count)
         int pos = e->outputs[i].prompt_pos;
         if (pos < 0) pick_token(e, &e->samplers[index], e->outputs[i].item, logits);
         else if (!ad_logprobs(&e->kernels, logits, vocab, s->tokens[pos + 1], s->sampling.prompt_logprobs, &s->prompt_infos[pos + 1]))
-            __atomic_store_n(&s->failed, true, __ATOMIC_RELAXED);
+            fail(s, NOT_FINITE);
     }
 }
 
@@ -380,14 +462,14 @@ static void finish_vector(const ad_engine *e, ad_seq *s)
 {
     int d = ad_model_get_config(e->model)->hidden;
     if (s->pooling == AD_POOL_MEAN) e->kernels.scale_add(s->vector, s->vector, 1.0f / (float)s->n_prompt, NULL, d);
-    s->failed = !is_finite(s->vector, d);
+    if (!is_finite(s->vector, d)) s->failure = NOT_FINITE;
 }
 
 static ad_finish finish_of(const ad_step_item *it)
 {
     const ad_seq *s = it->seq;
-    if (s->failed) return AD_FINISH_ERROR;
-    if (it->has_token && it->token.ends) return AD_FINISH_STOP;
+    if (s->failure) return AD_FINISH_ERROR;
+    if (it->has_token && (it->token.ends || s->complete)) return AD_FINISH_STOP;
     bool prompt_done = s->n_cached >= s->n_prompt;
     return prompt_done && s->n_tokens - s->n_prompt >= s->sampling.max_tokens ? AD_FINISH_LENGTH : AD_FINISH_NONE;
 }
@@ -414,5 +496,6 @@ void ad_engine_step(ad_engine *e, ad_step_item *items, int n)
         if (s->pooling && s->prompt_known) finish_vector(e, s);
         publish_pages(e, s);
         items[i].finish = finish_of(&items[i]);
+        items[i].error = s->failure;
     }
 }

@@ -9,11 +9,25 @@
 #include <stdint.h>
 
 #include "core/engine/kv.h"
+#include "core/grammar/grammar.h"
 #include "core/model/lowrank.h"
 #include "core/model/model.h"
 
 enum { AD_MAX_LOGPROBS = 20 }; /* alternatives per position; the API allows fewer */
 
+typedef struct {
+    int32_t id;                 /* >= 0; one beyond the vocabulary is nobody's */
+    float bias;                 /* finite */
+} ad_logit_bias;
+
+/* May be copied; what it points to is borrowed until the sequence is freed (of a generation: until on_done returned).
+ *
+ * A token comes about so: the raw logits give the logprobs; biases are added; penalties; then all that is not allowed is ruled out: by
+ * the grammar, by allowed_token_ids, and before min_tokens whatever would end the text; then temperature, min_p, top_k, top_p and the
+ * draw. A text ends with an end-of-generation token (unless ignore_eos), with one of stop_token_ids, or, without any such token, as
+ * soon as the grammar allows nothing more, whatever min_tokens says. With a grammar, tokens that end the text can be drawn exactly
+ * where the text may end, all other special tokens never; ignore_eos then rules end-of-generation tokens out. A sequence for which
+ * nothing is left to draw ends with AD_FINISH_ERROR. */
 typedef struct {
     float temperature;          /* >= 0; 0 is greedy (lowest id on ties) */
     float top_p;                /* (0, 1]; 1 = off */
@@ -25,16 +39,23 @@ typedef struct {
     uint64_t seed;              /* with `choice` and the position it determines every draw */
     int choice;                 /* index of the choice within its request */
     int max_tokens;             /* >= 0 */
-    int min_tokens;             /* end-of-generation ids are banned before this many */
+    int min_tokens;             /* nothing ends the text before this many */
     bool ignore_eos;            /* end-of-generation ids do not end it */
     int logprobs;               /* -1 = none; else number of alternatives per generated token, 0..AD_MAX_LOGPROBS */
     int prompt_logprobs;        /* the same for prompt positions 1..n-1 (each given what precedes it); -1 = none */
+    const ad_logit_bias *logit_bias; /* [n_logit_bias] */
+    int n_logit_bias;
+    const int32_t *stop_token_ids;   /* [n_stop_token_ids] each ends the text as an end-of-generation token does */
+    int n_stop_token_ids;
+    const int32_t *allowed_token_ids; /* [n_allowed_token_ids] nothing else is drawn, ends neither; 0 = no such list */
+    int n_allowed_token_ids;
+    ad_grammar *grammar;        /* of the model's tokenizer: what the text must be; NULL = anything */
 } ad_sampling;
 
 typedef struct {
     int32_t id;
     float logprob;              /* log-softmax of the raw logits, before penalties and temperature */
-    bool ends;                  /* an end-of-generation token that ended the text: it has no text of its own */
+    bool ends;                  /* an end-of-generation or stop token that ended the text: it has no text of its own */
     int n_top;                  /* alternatives, best first */
     int32_t top_id[AD_MAX_LOGPROBS];
     float top_logprob[AD_MAX_LOGPROBS];
@@ -108,6 +129,7 @@ typedef struct {
     bool has_token;          /* out: `token` was generated */
     ad_token_info token;     /* out */
     ad_finish finish;        /* out: AD_FINISH_NONE = goes on */
+    const char *error;       /* out: with AD_FINISH_ERROR, why; static */
 } ad_step_item;
 
 /* Runs one step. items[n] may be reordered. A row that turns non-finite ends only its own sequence. */

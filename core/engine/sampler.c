@@ -14,14 +14,16 @@ ad_status ad_sampler_scratch_init(ad_sampler_scratch *s, int vocab, ad_err *err)
     s->work = ad_calloc((size_t)vocab, sizeof *s->work);
     s->order = ad_calloc((size_t)vocab, sizeof *s->order);
     s->weight = ad_calloc((size_t)vocab, sizeof *s->weight);
-    if (s->work && s->order && s->weight) return AD_OK;
+    s->mask = ad_calloc(((size_t)vocab + 63) / 64, sizeof *s->mask);
+    s->other_mask = ad_calloc(((size_t)vocab + 63) / 64, sizeof *s->other_mask);
+    if (s->work && s->order && s->weight && s->mask && s->other_mask) return AD_OK;
     ad_sampler_scratch_deinit(s);
     return ad_fail(err, AD_ENOMEM, "sampler: out of memory");
 }
 
 void ad_sampler_scratch_deinit(ad_sampler_scratch *s)
 {
-    free(s->work), free(s->order), free(s->weight);
+    free(s->work), free(s->order), free(s->weight), free(s->mask), free(s->other_mask);
     *s = (ad_sampler_scratch){0};
 }
 
@@ -105,6 +107,21 @@ static void penalise(const ad_sampling *p, const ad_history *h, float *l)
         l[id] -= (float)count * p->frequency_penalty;
         if (count) l[id] -= p->presence_penalty;
     }
+}
+
+/* Whoever's bit is not set can no longer be drawn. Returns how many are left. */
+static int apply_mask(float *l, const uint64_t *mask, int n)
+{
+    int left = 0;
+    for (int from = 0; from < n; from += 64, mask++) {
+        int to = n - from < 64 ? n : from + 64;
+        uint64_t bits = to - from < 64 ? *mask & (((uint64_t)1 << (to - from)) - 1) : *mask;
+        left += __builtin_popcountll(bits);
+        if (bits == UINT64_MAX) continue;
+        for (int i = from; i < to; i++, bits >>= 1)
+            if (!(bits & 1)) l[i] = -INFINITY;
+    }
+    return left;
 }
 
 typedef struct {
@@ -194,17 +211,18 @@ static int32_t draw(ad_sampler_scratch *s, const ad_sampling *p, float *l, int n
 }
 
 bool ad_sample(const ad_kernels *k, ad_sampler_scratch *s, const ad_sampling *p, const ad_history *h, const float *logits, int vocab,
-               int n_usable, const int32_t *banned, int n_banned, int position, ad_token_info *out)
+               int n_usable, const uint64_t *mask, int position, ad_token_info *out)
 {
     float max;
     if (k->argmax(logits, vocab, &max) < 0 || !isfinite(max)) return false;
     memcpy(s->work, logits, (size_t)n_usable * sizeof *logits);
+    for (int i = 0; i < p->n_logit_bias; i++)
+        if (p->logit_bias[i].id < n_usable) s->work[p->logit_bias[i].id] += p->logit_bias[i].bias;
     if (h->seen) penalise(p, h, s->work);
-    for (int i = 0; i < n_banned; i++)
-        if (banned[i] < n_usable) s->work[banned[i]] = -INFINITY;
+    int n_allowed = mask ? apply_mask(s->work, mask, n_usable) : n_usable;
     int32_t id = k->argmax(s->work, n_usable, &max);
     if (id < 0 || !isfinite(max)) return false;
-    if (p->temperature >= 1e-5f) id = draw(s, p, s->work, n_usable, max, position); /* below, greedy: exp would overflow */
+    if (n_allowed > 1 && p->temperature >= 1e-5f) id = draw(s, p, s->work, n_usable, max, position); /* below, greedy: exp would overflow */
     if (id < 0) return false;
     if (p->logprobs >= 0) return ad_logprobs(k, logits, vocab, id, p->logprobs, out);
     out->id = id;

@@ -212,7 +212,7 @@ static void report_item(ad_worker *w, const ad_step_item *it)
 {
     if (!it->has_token && it->finish == AD_FINISH_NONE) return;
     event e = {.gen = gen_of(w, it->seq), .has_token = it->has_token, .token = it->token, .finish = it->finish};
-    if (it->finish == AD_FINISH_ERROR) strcpy(e.error, "the model produced numbers that are not finite; the adapter or the prompt overflows it");
+    if (it->finish == AD_FINISH_ERROR) snprintf(e.error, sizeof e.error, "%s", it->error);
     atomic_fetch_add(&w->stats.generated_tokens, it->has_token);
     post(w, &e);
     if (it->finish == AD_FINISH_NONE) return;

@@ -35,7 +35,7 @@ static void ramp(float *l)
 static int32_t draw_one(const ad_sampling *p, const float *l, int position)
 {
     ad_token_info info = {0};
-    ck_assert(ad_sample(&k, &scratch, p, &none, l, V, V, NULL, 0, position, &info));
+    ck_assert(ad_sample(&k, &scratch, p, &none, l, V, V, NULL, position, &info));
     return info.id;
 }
 
@@ -55,9 +55,9 @@ START_TEST(a_row_with_a_nan_or_an_infinity_is_an_error)
     ad_token_info info;
     ad_sampling p = plain();
     l[3] = NAN;
-    ck_assert(!ad_sample(&k, &scratch, &p, &none, l, V, V, NULL, 0, 0, &info));
+    ck_assert(!ad_sample(&k, &scratch, &p, &none, l, V, V, NULL, 0, &info));
     l[3] = INFINITY;
-    ck_assert(!ad_sample(&k, &scratch, &p, &none, l, V, V, NULL, 0, 0, &info));
+    ck_assert(!ad_sample(&k, &scratch, &p, &none, l, V, V, NULL, 0, &info));
 }
 END_TEST
 
@@ -130,19 +130,19 @@ START_TEST(penalties_change_seen_tokens_once_each)
     ck_assert_int_eq(ad_history_init(&h, V, prompt, 3, &err), AD_OK);
     l[5] = 4, l[7] = 2.5f;
     p.repetition_penalty = 2; /* 4 / 2 = 2 < 2.5; twice in the prompt counts once */
-    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, &info));
     ck_assert_int_eq(info.id, 7);
     p.repetition_penalty = 1, p.presence_penalty = 2; /* prompt tokens are not output */
-    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, &info));
     ck_assert_int_eq(info.id, 5);
     ad_history_add(&h, 5);
-    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, &info));
     ck_assert_int_eq(info.id, 7);
     p.presence_penalty = 0, p.frequency_penalty = 1; /* 4 - 1 = 3 still wins, 4 - 2 = 2 does not */
-    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, &info));
     ck_assert_int_eq(info.id, 5);
     ad_history_add(&h, 5);
-    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &h, l, V, V, NULL, 0, &info));
     ck_assert_int_eq(info.id, 7);
     ad_history_deinit(&h);
 }
@@ -154,11 +154,11 @@ START_TEST(logprobs_are_those_of_the_raw_logits)
     double sum = 0;
     ad_token_info info;
     ad_sampling p = plain();
-    int32_t banned[] = {V - 1};
+    uint64_t all_but_the_last = ((uint64_t)1 << (V - 1)) - 1;
     ramp(l);
     p.temperature = 0, p.logprobs = 5;
     for (int i = 0; i < V; i++) sum += exp((double)l[i]);
-    ck_assert(ad_sample(&k, &scratch, &p, &none, l, V, V, banned, 1, 0, &info));
+    ck_assert(ad_sample(&k, &scratch, &p, &none, l, V, V, &all_but_the_last, 0, &info));
     ck_assert_int_eq(info.id, V - 2);
     ck_assert(fabs((double)info.logprob - ((double)l[V - 2] - log(sum))) < 1e-5);
     ck_assert_int_eq(info.n_top, 5);
@@ -175,7 +175,7 @@ START_TEST(padding_rows_of_the_head_are_never_drawn)
     ramp(l);
     p.temperature = 50;
     for (int i = 0; i < 500; i++) {
-        ck_assert(ad_sample(&k, &scratch, &p, &none, l, V, 10, NULL, 0, i, &info));
+        ck_assert(ad_sample(&k, &scratch, &p, &none, l, V, 10, NULL, i, &info));
         ck_assert_int_lt(info.id, 10);
     }
 }
