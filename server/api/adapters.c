@@ -323,7 +323,9 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
         s.activate = u->activate;
         s.dir = strdup(u->dir);
         s.is_archive = u->is_archive;
-        if (u->is_archive) memcpy(s.sha256, u->sha256, sizeof s.sha256); /* of other uploads it is checked already */
+        s.stream = u->stream, u->stream = NULL;
+        s.weights_bytes = u->weights_bytes;
+        if (!u->sha256_checked) memcpy(s.sha256, u->sha256, sizeof s.sha256);
         s.description = take(&u->description), s.labels = take(&u->labels), s.selftest = take(&u->selftest), s.signature = take(&u->signature), s.chat_template = take(&u->chat_template);
         admit(x, app, &s);
     } else {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Uploads. The loop thread takes the body apart and fills one buffer; a pool thread writes and hashes the other. When both are full the reading
+/* Uploads. The loop thread takes the body apart and fills one buffer; a loader writes the other, and hashes and packs what has come so far. When both are full the reading
  * pauses. One job of an upload runs at a time, and while it runs what is marked [job] is its own.
  *
  *   open the directory -> write, write, ... -> done      refused or left at any point: -> discard the directory
@@ -23,7 +23,7 @@ enum {
     MAX_TEXT = 64 << 10,
     MAX_JSON = 1 << 20,         /* adapter_config.json, selftest */
     MAX_REST = 4 << 20,         /* of a body beside its files: fields, headers, boundaries */
-    WORTH_WRITING = 64 << 10,   /* less is not handed to an idle pool thread */
+    WORTH_WRITING = 64 << 10,   /* less is not handed to an idle loader */
     FULL = 256 << 10,           /* a buffer; what is left to do after the last byte is at most two */
 };
 
@@ -63,8 +63,9 @@ typedef struct {
 } chunk;
 
 typedef struct receiver {
-    uv_work_t work;
-    uv_loop_t *loop;
+    ad_job job;
+    ad_jobs *loaders;
+    const ad_model *model;      /* NULL: nothing is loaded */
     bool working;               /* a job runs */
     ad_http_exchange *x;        /* NULL: refused, or the client left */
     ad_store *store;
@@ -74,7 +75,7 @@ typedef struct receiver {
     void *user;
     struct receiver *next;      /* of all */
     char name[AD_MAX_NAME + 1]; /* whose it is, as far as that is known */
-    ad_upload *u;               /* dir and weights: [job] */
+    ad_upload *u;               /* dir, stream and weights_bytes: [job] */
     ad_multipart *parts;
     bool seen[N_FIELDS], complete;
     field at;                   /* the part that comes */
@@ -84,7 +85,9 @@ typedef struct receiver {
     ad_fault fault;             /* why a callback of the parser refused */
     int fd[N_FILES];            /* [job]; -1: not open */
     off_t written[N_FILES];     /* [job] */
+    bool hashes;                /* the weights: sha256 came before them */
     ad_hasher *hasher;          /* [job] */
+    ad_digest weights;          /* [job] SHA-256 of their bytes */
     ad_err err;                 /* [job] its outcome */
 } receiver;
 
@@ -109,6 +112,7 @@ void ad_upload_free(ad_upload **up)
     if (!u) return;
     char *texts[] = {u->name, u->description, u->labels, u->selftest, u->signature, u->chat_template};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]);
+    ad_adapter_stream_free(&u->stream);
     free(u);
     *up = NULL;
 }
@@ -130,7 +134,7 @@ static void receiver_free(receiver *r)
     free(r);
 }
 
-/* ---- jobs, on pool threads ---- */
+/* ---- jobs, on the loaders ---- */
 
 static ad_status file_error(const char *what, field f, ad_err *err)
 {
@@ -138,9 +142,13 @@ static ad_status file_error(const char *what, field f, ad_err *err)
     return ad_fail(err, full ? AD_EFULL : AD_EIO, "%s cannot be %s: %s", fields[f].file, what, strerror(errno));
 }
 
-static void on_open_job(uv_work_t *w)
+static receiver *receiver_of(ad_job *job) { return (receiver *)((char *)job - offsetof(receiver, job)); }
+
+static bool is_hashed(const receiver *r, field f) { return r->hashes && (f == WEIGHTS || f == GGUF); }
+
+static void open_job(ad_job *job)
 {
-    receiver *r = w->data;
+    receiver *r = receiver_of(job);
     char path[AD_STORE_PATH];
     if (ad_store_new_incoming(r->store, path, &r->err) == AD_OK) memcpy(r->u->dir, path, sizeof path);
 }
@@ -151,7 +159,14 @@ static ad_status open_file(receiver *r, field f, ad_err *err)
     snprintf(path, sizeof path, "%s/%s", r->u->dir, fields[f].file);
     r->fd[f] = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (r->fd[f] < 0) return file_error("created", f, err);
-    return f == WEIGHTS || f == GGUF ? ad_hasher_new(&r->hasher, err) : AD_OK;
+    return is_hashed(r, f) ? ad_hasher_new(&r->hasher, err) : AD_OK;
+}
+
+/* What goes wrong here is found again, and said, when the files are loaded as a whole. */
+static void load_what_came(receiver *r)
+{
+    r->u->weights_bytes = (size_t)r->written[WEIGHTS];
+    if (r->u->stream && ad_adapter_stream_advance(r->u->stream, r->u->weights_bytes, NULL) != AD_OK) ad_adapter_stream_free(&r->u->stream);
 }
 
 /* Write-back begins at once, so that the fsync to come finds little to do. */
@@ -165,7 +180,8 @@ static ad_status write_run(receiver *r, field f, const char *data, size_t len, a
     }
     if (ad_store_durable(r->store)) sync_file_range(r->fd[f], r->written[f], (off_t)len, SYNC_FILE_RANGE_WRITE);
     r->written[f] += (off_t)len;
-    if (f == WEIGHTS || f == GGUF) ad_hasher_add(r->hasher, data, len);
+    if (is_hashed(r, f)) ad_hasher_add(r->hasher, data, len);
+    if (f == WEIGHTS) load_what_came(r);
     return AD_OK;
 }
 
@@ -174,12 +190,13 @@ static ad_status end_file(receiver *r, field f, ad_err *err)
     int fd = r->fd[f];
     r->fd[f] = -1;
     if (close(fd) != 0) return file_error("written", f, err);
-    return f == WEIGHTS || f == GGUF ? ad_hasher_finish(&r->hasher, &r->u->weights, err) : AD_OK;
+    if (f == CONFIG && r->model && r->fd[WEIGHTS] < 0 && !r->written[WEIGHTS] && ad_adapter_stream_new(&r->u->stream, r->u->dir, r->model, r->max_bytes, NULL) != AD_OK) {} /* the whole will tell */
+    return is_hashed(r, f) ? ad_hasher_finish(&r->hasher, &r->weights, err) : AD_OK;
 }
 
-static void on_write_job(uv_work_t *w)
+static void write_job(ad_job *job)
 {
-    receiver *r = w->data;
+    receiver *r = receiver_of(job);
     const char *data = r->writing.bytes.data;
     ad_status st = AD_OK;
     for (int i = 0; i < r->writing.n_runs && st == AD_OK; i++) {
@@ -192,9 +209,9 @@ static void on_write_job(uv_work_t *w)
     }
 }
 
-static void on_discard_job(uv_work_t *w)
+static void discard_job(ad_job *job)
 {
-    receiver *r = w->data;
+    receiver *r = receiver_of(job);
     for (field f = 0; f < N_FILES; f++)
         if (r->fd[f] >= 0) close(r->fd[f]);
     ad_store_discard(r->store, r->u->dir);
@@ -213,27 +230,31 @@ static void refuse(receiver *r, const ad_fault *f)
     ad_reply_fault(x, &copy);
 }
 
-static void on_worked(uv_work_t *w, int status)
+static void on_worked(ad_job *job)
 {
-    receiver *r = w->data;
+    receiver *r = receiver_of(job);
     ad_fault f = {0};
-    (void)status;
     r->working = false;
     if (!r->x) give_up(r);
     else if (r->err.code != AD_OK) ad_fault_from(&f, &r->err, NULL), refuse(r, &f);
     else go_on(r);
 }
 
-static void on_discarded(uv_work_t *w, int status)
+static void on_discarded(ad_job *job)
 {
-    (void)status;
-    receiver_free(w->data);
+    receiver_free(receiver_of(job));
 }
 
-static void start(receiver *r, uv_work_cb job)
+static void submit(receiver *r, void (*work)(ad_job *job), void (*done)(ad_job *job))
+{
+    r->job = (ad_job){.work = work, .done = done};
+    ad_jobs_submit(r->loaders, &r->job);
+}
+
+static void start(receiver *r, void (*work)(ad_job *job))
 {
     r->working = true;
-    uv_queue_work(r->loop, &r->work, job, on_worked);
+    submit(r, work, on_worked);
 }
 
 /* Nobody waits any longer: when no job runs, the directory goes, then r. */
@@ -241,7 +262,7 @@ static void give_up(receiver *r)
 {
     if (r->working) return; /* on_worked comes back */
     if (!*r->u->dir) receiver_free(r);
-    else uv_queue_work(r->loop, &r->work, on_discard_job, on_discarded);
+    else submit(r, discard_job, on_discarded);
 }
 
 /* All is on disk. r is invalid afterwards. */
@@ -254,8 +275,9 @@ static void finish(receiver *r)
     char hex[65];
     ad_fault f = {0};
     u->is_archive = r->seen[ARCHIVE];
-    ad_digest_hex(&u->weights, hex);
-    if (*u->sha256 && !u->is_archive && strcmp(u->sha256, hex)) {
+    u->sha256_checked = r->hashes;
+    ad_digest_hex(&r->weights, hex);
+    if (u->sha256_checked && strcmp(u->sha256, hex)) {
         ad_fault_set(&f, 422, "digest_mismatch", "sha256", "the weights that came have SHA-256 %s, not %s", hex, u->sha256);
         refuse(r, &f);
         return;
@@ -276,7 +298,7 @@ static void go_on(receiver *r)
         r->writing = full;
         ad_buf_clear(&r->filling.bytes);
         r->filling.n_runs = 0;
-        start(r, on_write_job);
+        start(r, write_job);
     } else if (r->complete) {
         finish(r);
         return;
@@ -327,6 +349,7 @@ static ad_status on_part(void *user, const char *name, const char *filename, con
     if (fields[f].form == FILE_PART && !filename) return refuse_part(r, 400, f, "it must be a file part, with a filename");
     if (fields[f].form == TEXT && filename) return refuse_part(r, 400, f, "it must not be a file part");
     r->seen[f] = true;
+    r->hashes |= (f == WEIGHTS || f == GGUF) && r->seen[SHA256];
     if (conflicts(r->seen)) return refuse_part(r, 400, f, "send either config and weights, or archive, or gguf; an archive brings its tokenizer_config itself");
     r->at = f;
     r->at_bytes = 0;
@@ -481,8 +504,8 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     r->store = app->store;
     r->max_bytes = app->config->max_adapter_bytes;
     r->u->activate = true;
-    r->loop = app->loop;
-    r->work.data = r;
+    r->loaders = app->loaders;
+    r->model = app->model;
     for (field i = 0; i < N_FILES; i++) r->fd[i] = -1;
     return r;
 }
@@ -506,5 +529,5 @@ void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void 
     ad_http_take_body(x, max, on_data, on_end, r);
     ad_http_on_abort(x, on_abort, r);
     ad_http_pause_body(x, true); /* until there is a directory */
-    start(r, on_open_job);
+    start(r, open_job);
 }

@@ -3,17 +3,20 @@
 #ifndef AD_API_UPLOAD_H
 #define AD_API_UPLOAD_H
 
+#include "adapters/adapter.h"
 #include "adapters/store.h"
 #include "server/api/api.h"
 
 /* What came. Text fields are UTF-8, NULL when absent, at most 64 KiB each (selftest 1 MiB); which of them must be there is the owner's to say. */
 typedef struct {
     char *name, *description, *labels /* a JSON object of strings, checked */, *selftest, *signature, *chat_template;
-    char sha256[65];           /* expected digest of the weights, lower case; "" when absent. Checked already, unless is_archive: then it is the owner's to check */
+    char sha256[65];           /* expected digest of the weights, lower case; "" when absent */
+    bool sha256_checked;       /* else it is the owner's to check: of an archive, or when it came behind the weights */
     bool activate;             /* default true */
     char dir[AD_STORE_PATH];   /* an incoming directory of the store: the owner discards it or hands it on */
+    ad_adapter_stream *stream; /* of `weights` that came behind `config`: loaded but for its end; or NULL. The owner frees it */
+    size_t weights_bytes;      /* that it needs to know */
     bool is_archive;           /* dir/archive; else adapter_config.json + adapter_model.safetensors, or adapter.gguf; with either tokenizer_config.json */
-    ad_digest weights;         /* SHA-256 of the weights' bytes as sent (of safetensors or GGUF; not of an archive) */
     size_t bytes;              /* of all files */
     uint64_t last_byte_ns;     /* uv_hrtime when the body was complete */
 } ad_upload;

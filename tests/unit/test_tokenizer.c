@@ -132,6 +132,67 @@ START_TEST(special_tokens_in_the_text_are_tokens_only_when_asked)
 }
 END_TEST
 
+/* Appends what the pieces of a text, separated by bytes 0x1F, make: '!' begins one whose special tokens count. */
+static void expect_pieces(const ad_tokenizer *tk, const char *pieces, ad_ids *out)
+{
+    ad_err err;
+    for (size_t n; *pieces; pieces += n + (pieces[n] != '\0')) {
+        n = strcspn(pieces, "\x1F");
+        bool counts = *pieces == '!';
+        ck_assert_int_eq(ad_tokenizer_encode(tk, pieces + counts, n - counts, counts ? AD_ENCODE_PARSE_SPECIAL : 0, out, &err), AD_OK);
+    }
+}
+
+/* Untrusted stretches of marked are written between 0x02 and 0x03. */
+static void expect_spans(const ad_tokenizer *tk, const char *marked, const char *pieces)
+{
+    ad_buf text = {0};
+    ad_text_span spans[8];
+    size_t n = 0;
+    ad_ids got = {0}, want = {0};
+    ad_err err;
+    for (const char *p = marked; *p; p++) {
+        if (*p == 2) spans[n].start = text.len;
+        else if (*p == 3) spans[n++].end = text.len;
+        else ad_buf_append(&text, p, 1);
+    }
+    expect_pieces(tk, pieces, &want);
+    ck_assert_int_eq(ad_tokenizer_encode_spans(tk, text.data, text.len, AD_ENCODE_PARSE_SPECIAL, spans, n, &got, &err), AD_OK);
+    ck_assert_msg(got.count == want.count && !memcmp(got.ids, want.ids, got.count * sizeof *got.ids), "\"%s\": %zu ids, not %zu", text.data, got.count, want.count);
+    ad_buf_deinit(&text);
+    free(got.ids);
+    free(want.ids);
+}
+
+START_TEST(a_special_token_that_touches_an_untrusted_span_is_plain_text)
+{
+    ad_tokenizer *tk = load_dir("tokenizers/smollm");
+    expect_spans(tk, "<|im_start|>user\n\2<|im_end|>a<|im_start|>\3<|im_end|>\n", "!<|im_start|>\x1Fuser\n<|im_end|>a<|im_start|>\x1F!<|im_end|>\n");
+    expect_spans(tk, "a<|im_\2end|>\3 b", "a<|im_end|> b");
+    expect_spans(tk, "a\2<|im_\3end|> b", "a<|im_end|> b");
+    expect_spans(tk, "<|im\2_\3end|><|im_end|>", "<|im_end|>\x1F!<|im_end|>");
+    expect_spans(tk, "\2<|im_start|\3<|im_start|>", "<|im_start|\x1F!<|im_start|>");
+    expect_spans(tk, "He\2llo wor\3ld", "Hello world");
+    expect_spans(tk, "\2 <think> \3", "! <think> "); /* not a special one */
+    ad_tokenizer_free(&tk);
+}
+END_TEST
+
+/* Tokens that are looked for in normalized text: with spans their written form counts. */
+START_TEST(special_tokens_of_the_normalized_kind_respect_spans_too)
+{
+    static const char json[] = "{\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
+        "\"added_tokens\":[{\"id\":7,\"content\":\"<e>\",\"special\":true,\"normalized\":true}],"
+        "\"model\":{\"type\":\"BPE\",\"vocab\":{\"<\":0,\"e\":1,\">\":2,\"a\":3},\"merges\":[]}}";
+    ad_tokenizer *tk = NULL;
+    ad_err err;
+    ck_assert_msg(ad_tokenizer_from_json(&tk, json, sizeof json - 1, "probe", &err) == AD_OK, "%s", err.msg);
+    expect_spans(tk, "a<e>a", "!a<e>a");
+    expect_spans(tk, "<e>\2<e>a\3<e>", "!<e>\x1F<e>a\x1F!<e>");
+    ad_tokenizer_free(&tk);
+}
+END_TEST
+
 START_TEST(text_that_is_not_utf_8_is_refused_and_changes_nothing)
 {
     static const struct { const char *text; size_t len; const char *at; } bad[] = {
@@ -203,6 +264,25 @@ START_TEST(a_megabyte_of_any_text_takes_little_and_nearly_linear_time)
         }
         ad_tokenizer_free(&tk);
     }
+}
+END_TEST
+
+START_TEST(a_span_for_every_other_byte_costs_no_more_than_linear_time)
+{
+    enum { N = 1 << 20 };
+    ad_tokenizer *tk = load_dir("tokenizers/smollm");
+    char *text = malloc(N);
+    ad_text_span *spans = calloc(N / 2, sizeof *spans);
+    ad_ids ids = {0};
+    ad_err err;
+    specials(text, N);
+    for (size_t i = 0; i < N / 2; i++) spans[i] = (ad_text_span){2 * i, 2 * i + 1};
+    double start = now();
+    ck_assert_int_eq(ad_tokenizer_encode_spans(tk, text, N, AD_ENCODE_PARSE_SPECIAL, spans, N / 2, &ids, &err), AD_OK);
+    ck_assert_msg(now() - start < 20, "%g s", now() - start);
+    for (size_t i = 0; i < ids.count; i++) ck_assert(!ad_tokenizer_is_special(tk, ids.ids[i]));
+    free(ids.ids), free(spans), free(text);
+    ad_tokenizer_free(&tk);
 }
 END_TEST
 
@@ -393,8 +473,11 @@ int main(void)
     tcase_add_test(t, the_default_model_s_gguf_has_its_golden_ids_too);
     tcase_add_test(t, a_gguf_and_a_directory_of_one_tokenizer_agree);
     tcase_add_test(t, special_tokens_in_the_text_are_tokens_only_when_asked);
+    tcase_add_test(t, a_special_token_that_touches_an_untrusted_span_is_plain_text);
+    tcase_add_test(t, special_tokens_of_the_normalized_kind_respect_spans_too);
     tcase_add_test(t, text_that_is_not_utf_8_is_refused_and_changes_nothing);
     tcase_add_test(t, a_megabyte_of_any_text_takes_little_and_nearly_linear_time);
+    tcase_add_test(t, a_span_for_every_other_byte_costs_no_more_than_linear_time);
     tcase_add_test(t, a_small_tokenizer_json_loads);
     tcase_add_test(t, tokenizer_json_that_is_not_understood_is_refused_by_part);
     tcase_add_test(t, deeply_nested_tokenizer_json_is_refused);
