@@ -70,6 +70,8 @@ void ad_handle_models(ad_http_exchange *x, void *app);
 void ad_handle_model(ad_http_exchange *x, void *app);          /* /v1/models/ID */
 void ad_handle_delete_model(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
+void ad_handle_openapi(ad_http_exchange *x, void *app);
+extern const char ad_openapi_json[]; /* the OpenAPI document of all routes, NUL-terminated */
 /* Whether a request can name it: an alias, or an adapter with a version that may answer. NULL is fine. */
 bool ad_is_model(const ad_entry *e);
 

@@ -73,6 +73,7 @@ static const ad_http_route routes[] = {
     {"GET", "/livez", livez, "/livez", false, NULL},
     {"GET", "/readyz", readyz, "/readyz", false, NULL},
     {"GET", "/metrics", metrics, "/metrics", false, NULL},
+    {"GET", "/openapi.json", ad_handle_openapi, "/openapi.json", false, NULL},
 };
 
 const ad_http_route *ad_api_routes(int *n)

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Puts the parts of the OpenAPI document together and writes it as C: bundle.py VERSION OUT.c PART.json...
+
+Every operation gets the response `default`, every response the header x-request-id. A reference that leads nowhere, a component nobody
+refers to and a key that two parts have are errors.
+"""
+import json
+import sys
+
+
+def unique(pairs):
+    """Of an object's members; a key that is there twice is a slip."""
+    d = dict(pairs)
+    assert len(d) == len(pairs), f"twice in one object: {sorted(k for k, _ in pairs)}"
+    return d
+
+
+def add(into, more, at):
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and len(at) < 2:
+            add(into[key], value, at + [key])
+        elif key in into:
+            sys.exit(f"{'/'.join(at + [key])} is in two parts")
+        else:
+            into[key] = value
+
+
+def complete(doc):
+    everywhere = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    responses = list(doc["components"]["responses"].values())
+    for path in doc["paths"].values():
+        for method, operation in path.items():
+            if method == "parameters":
+                continue
+            operation["responses"].setdefault("default", {"$ref": "#/components/responses/Error"})
+            responses += operation["responses"].values()
+    for response in responses:
+        if "$ref" not in response:
+            response["headers"] = {**everywhere, **response.get("headers", {})}
+
+
+def references(node):
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def check(doc):
+    used = set(references(doc))
+    for ref in used:
+        node = doc
+        for key in ref.removeprefix("#/").split("/"):
+            node = node.get(key)
+            if node is None:
+                sys.exit(f"{ref} leads nowhere")
+    for kind, components in doc["components"].items():
+        for name in components:
+            if not any(ref == f"#/components/{kind}/{name}" or ref.startswith(f"#/components/{kind}/{name}/") for ref in used):
+                sys.exit(f"nobody refers to components/{kind}/{name}")
+
+
+def main(version, out, *parts):
+    doc = {}
+    for part in parts:
+        with open(part, encoding="utf-8") as f:
+            try:
+                add(doc, json.load(f, object_pairs_hook=unique), [])
+            except (ValueError, AssertionError) as e:
+                sys.exit(f"{part}: {e}")
+    doc["info"]["version"] = version
+    complete(doc)
+    check(doc)
+    text = json.dumps(doc, separators=(",", ":")).encode("ascii")
+    with open(out, "w", encoding="ascii") as f:
+        f.write('#include "server/api/api.h"\n\nconst char ad_openapi_json[] = {\n')
+        for i in range(0, len(text), 32):
+            f.write(" ".join(f"{byte}," for byte in text[i:i + 32]) + "\n")
+        f.write("0};\n")
+
+
+main(*sys.argv[1:])
