@@ -158,8 +158,8 @@ static void write_llama_reply(ad_generation *g, ad_buf *out)
     ad_buf_puts(out, "]");
 }
 
-static const ad_dialect openai = {.id_prefix = "embd-", .read_target = read_target, .read = read_body, .vector = take_vector, .write = write_reply};
-static const ad_dialect llama = {.id_prefix = "embd-", .read_target = read_llama_target, .read = read_llama_body, .vector = take_vector, .write = write_llama_reply};
+const ad_dialect ad_embeddings = {.id_prefix = "embd-", .read_target = read_target, .read = read_body, .vector = take_vector, .write = write_reply};
+const ad_dialect ad_llama_embedding = {.id_prefix = "embd-", .read_target = read_llama_target, .read = read_llama_body, .vector = take_vector, .write = write_llama_reply};
 
-void ad_handle_embeddings(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &openai); }
-void ad_handle_llama_embedding(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &llama); }
+void ad_handle_embeddings(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_embeddings); }
+void ad_handle_llama_embedding(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_llama_embedding); }

@@ -69,7 +69,7 @@ struct ad_generation {
     void (*then)(ad_generation *g);
 };
 
-extern const ad_dialect ad_completions;
+extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize;
 
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);

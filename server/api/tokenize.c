@@ -140,8 +140,8 @@ static void write_reply(ad_generation *g, ad_buf *out)
     *b = (ad_buf){0};
 }
 
-static const ad_dialect tokenizing = {.id_prefix = "", .read_target = read_target, .read = read_tokenize, .write = write_reply};
-static const ad_dialect detokenizing = {.id_prefix = "", .read_target = read_target, .read = read_detokenize, .write = write_reply};
+const ad_dialect ad_tokenize = {.id_prefix = "", .read_target = read_target, .read = read_tokenize, .write = write_reply};
+const ad_dialect ad_detokenize = {.id_prefix = "", .read_target = read_target, .read = read_detokenize, .write = write_reply};
 
-void ad_handle_tokenize(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &tokenizing); }
-void ad_handle_detokenize(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &detokenizing); }
+void ad_handle_tokenize(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_tokenize); }
+void ad_handle_detokenize(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_detokenize); }

@@ -14,14 +14,14 @@ static bool read_all(ad_request *r, const ad_dialect *d, const ad_request_contex
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const ad_dialect *const dialects[] = {&ad_completions};
+    static const ad_dialect *const dialects[] = {&ad_completions, &ad_embeddings, &ad_llama_embedding, &ad_tokenize, &ad_detokenize};
     static ad_tokenizer *tk;
     ad_err err;
     ad_request r;
     ad_fault f = {0};
     if (!tk && ad_tokenizer_from_dir(&tk, fuzz_path("tokenizers/smollm"), &err) != AD_OK) abort();
     if (!size) return 0;
-    ad_request_context cx = {.tokenizer = tk, .vocab = 1024, .context = 256};
+    ad_request_context cx = {.tokenizer = tk, .vocab = 1024, .context = 256, .hidden = 64};
     if (read_all(&r, dialects[data[0] % (sizeof dialects / sizeof *dialects)], &cx, (const char *)data + 1, size - 1, &f)) {
         for (int i = 0; i < r.n_prompts; i++)
             if (ad_request_max_tokens(&r, i, 256) < 0) abort();
