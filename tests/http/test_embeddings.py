@@ -11,6 +11,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 from daemon import TINY, Daemon
+from registry_util import Registry, make_adapter
 
 POOLING = ("mean", "last", "cls")
 
@@ -37,7 +38,7 @@ def unit(v):
 class Embeddings(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--weights", "f32", "--kv-type", "f32", "--max-body", "2M", "--queue-limit", "60",
+        cls.d = Registry(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--weights", "f32", "--kv-type", "f32", "--max-body", "2M", "--queue-limit", "60",
                        "--max-running", "8", adapters=("qv", "all", "patterns", "dora"))
         with open(os.path.join(TINY, "cases.json")) as f:
             cls.cases = {c["name"]: c for c in json.load(f)["cases"]}
@@ -139,6 +140,27 @@ class Embeddings(unittest.TestCase):
         self.assertEqual(one, reply["data"][0]["embedding"])
         self.assertNotEqual(one, self.vectors(input="Hello there")[0])
         self.assertEqual(self.vectors(adapters=[{"name": "qv", "weight": 1}], input="Hello there")[0], one)
+
+    def test_merged_weights_give_nearly_the_same(self):
+        """Within the 1e-3 of the largest value by which the two modes may differ."""
+        apart, = self.vectors(model="all", input="Hello there")
+        self.assertEqual(self.d.post({"adapter": "all"}, "/v1/admin/merge")[0], 200)
+        try:
+            merged = self.embed(model="all", input="Hello there")
+        finally:
+            self.assertEqual(self.d.post({"adapter": None}, "/v1/admin/merge")[0], 200)
+        self.assertEqual(merged["adapter_mode"], "merged")
+        self.assertLess(max(abs(a - b) for a, b in zip(apart, merged["data"][0]["embedding"])), 1e-3 * max(map(abs, apart)))
+
+    def test_a_vector_that_is_not_finite_fails_alone(self):
+        status, reply = self.d.upload("huge", make_adapter(7, scale=1e19))
+        self.assertEqual(status, 201, reply)
+        with ThreadPoolExecutor(2) as pool:
+            good = pool.submit(self.embed, model="qv", input=["Hello"] * 40)
+            status, reply = self.d.post({"model": "huge", "input": "Hello there"}, "/v1/embeddings")
+            self.assertEqual(len(good.result()["data"]), 40)
+        self.assertEqual((status, reply["error"]["type"]), (500, "server_error"))
+        self.assertIn("not finite", reply["error"]["message"])
 
     def test_2048_inputs_are_one_request_and_do_not_fill_the_queue(self):
         job = threading.Thread(target=lambda: replies.append(self.embed(input=[[1 + i % 900, 5] for i in range(2048)], dimensions=4)))
