@@ -39,9 +39,9 @@ typedef struct ad_admission {
     ad_status signature;      /* AD_OK: valid, or nobody asks */
     bool trusted, held;       /* held: the blob is kept from collection until its row is there */
     uint64_t start_ns;
-    /* On the loop. */
     json_t *report;           /* what is told; without results of the self-test it is what is stored */
     char *report_text;
+    /* On the loop. */
     ad_version *version;      /* leased; pending until the rows are there */
     bool is_new;              /* the entry came with it */
     int64_t revision;
@@ -256,38 +256,6 @@ static ad_status load(admission *a)
     return ad_adapter_load_mapped(&a->adapter, name, a->dir, a->k->app->model, &a->err);
 }
 
-/* Checking and packing take 10 ms for 10 MB, an fsync often as long: they run side by side. */
-static ad_status load_and_sync(admission *a)
-{
-    sync_job s = {.a = a};
-    pthread_t thread;
-    bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, sync_files, &s) == 0;
-    ad_status st = load(a);
-    if (aside) pthread_join(thread, NULL);
-    else if (!a->spec.dry_run) sync_files(&s);
-    if (st == AD_OK && s.status != AD_OK) return ad_fail(&a->err, s.status, "%s", s.err.msg);
-    return st;
-}
-
-static ad_status check(admission *a)
-{
-    ad_status st = unpack(a);
-    if (st == AD_OK) st = take_signature_file(a);
-    if (st == AD_OK) st = take_template(a);
-    if (st == AD_OK) st = check_weights(a);
-    if (st == AD_OK) st = load_and_sync(a);
-    if (st != AD_OK) return st;
-    a->bytes_disk = bytes_in(a->dir);
-    a->digest = *ad_adapter_digest(a->adapter);
-    a->signature = ad_keeper_check_signature(a->k, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
-    if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
-    if (a->spec.dry_run) return AD_OK;
-    st = ad_store_keep(a->k->app->store, a->dir, &a->digest, &a->err);
-    a->held = st == AD_OK;
-    if (a->held) *a->dir = '\0';
-    return st;
-}
-
 /* A file that is missing is the client's mistake. */
 static void tell_for_clients(admission *a, const char *dir)
 {
@@ -295,18 +263,6 @@ static void tell_for_clients(admission *a, const char *dir)
     ad_keeper_hide_path(&a->err, ad_store_dir(a->k->app->store));
     if (a->status == AD_ENOTFOUND) a->status = a->err.code = AD_EFORMAT;
 }
-
-static void work_check(ad_job *job)
-{
-    admission *a = (admission *)job;
-    char dir[AD_STORE_PATH];
-    memcpy(dir, a->dir, sizeof dir);
-    a->status = check(a);
-    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
-    if (a->status != AD_OK || a->signature != AD_OK) tell_for_clients(a, dir);
-}
-
-/* ---- on the loop ---- */
 
 static json_t *signature_json(const admission *a)
 {
@@ -329,6 +285,60 @@ static json_t *make_report(const admission *a)
     json_object_set_new(v, "selftest", json_null());
     return v;
 }
+
+/* All that can be known before the files are durable. */
+static ad_status judge(admission *a)
+{
+    ad_status st = load(a);
+    if (st != AD_OK) return st;
+    a->bytes_disk = bytes_in(a->dir);
+    a->digest = *ad_adapter_digest(a->adapter);
+    a->signature = ad_keeper_check_signature(a->k, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
+    if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
+    if (a->signature != AD_OK) tell_for_clients(a, a->dir);
+    a->report = make_report(a);
+    a->report_text = json_dumps(a->report, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    return AD_OK;
+}
+
+/* Checking and packing take 10 ms for 10 MB, an fsync often as long: they run side by side. */
+static ad_status judge_and_sync(admission *a)
+{
+    sync_job s = {.a = a};
+    pthread_t thread;
+    bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, sync_files, &s) == 0;
+    ad_status st = judge(a);
+    if (aside) pthread_join(thread, NULL);
+    else if (!a->spec.dry_run) sync_files(&s);
+    if (st == AD_OK && s.status != AD_OK) return ad_fail(&a->err, s.status, "%s", s.err.msg);
+    return st;
+}
+
+static ad_status check(admission *a)
+{
+    ad_status st = unpack(a);
+    if (st == AD_OK) st = take_signature_file(a);
+    if (st == AD_OK) st = take_template(a);
+    if (st == AD_OK) st = check_weights(a);
+    if (st == AD_OK) st = judge_and_sync(a);
+    if (st != AD_OK || a->spec.dry_run) return st;
+    st = ad_store_keep(a->k->app->store, a->dir, &a->digest, &a->err);
+    a->held = st == AD_OK;
+    if (a->held) *a->dir = '\0';
+    return st;
+}
+
+static void work_check(ad_job *job)
+{
+    admission *a = (admission *)job;
+    char dir[AD_STORE_PATH];
+    memcpy(dir, a->dir, sizeof dir);
+    a->status = check(a);
+    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    if (a->status != AD_OK) tell_for_clients(a, dir);
+}
+
+/* ---- on the loop ---- */
 
 static void release(ad_op *op)
 {
@@ -535,10 +545,6 @@ static void checked(ad_job *job)
     if (st == AD_OK && !ad_registry_could_fit(a->k->registry, ad_adapter_packed_bytes(a->adapter)))
         st = ad_fail(&a->err, AD_ELIMIT, "the adapter takes %zu bytes of memory, which --adapter-memory does not allow", ad_adapter_packed_bytes(a->adapter));
     if (st == AD_OK && a->signature != AD_OK) ad_log(AD_LOG_WARN, "adapter %s: %s", a->spec.name, a->err.msg);
-    if (st == AD_OK) {
-        a->report = make_report(a);
-        a->report_text = json_dumps(a->report, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    }
     if (st != AD_OK) refuse(a, st, a->code, &a->err);
     else if (!a->spec.selftest || !a->spec.activate) enter(a);
     else if ((st = ad_selftest_run(a->k->app, a->adapter, a->spec.selftest, on_tested, a, &err)) != AD_OK) refuse(a, st, NULL, &err);
