@@ -107,7 +107,7 @@ static bool read_if_match(ad_http_exchange *x, int64_t *out)
 static json_t *read_object(ad_http_exchange *x)
 {
     ad_str body = ad_http_body(x);
-    json_t *v = body.len ? json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, NULL) : json_object();
+    json_t *v = body.len ? ad_read_json(body.ptr, body.len, 0, NULL) : json_object();
     if (json_is_object(v)) return v;
     json_decref(v);
     ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");

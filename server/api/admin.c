@@ -45,7 +45,7 @@ void ad_handle_merge(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     ad_str body = ad_http_body(x);
-    json_t *root = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, NULL), *name = json_object_get(root, "adapter");
+    json_t *root = ad_read_json(body.ptr, body.len, 0, NULL), *name = json_object_get(root, "adapter");
     if (!json_is_object(root)) {
         ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");
     } else if (json_is_string(name)) {

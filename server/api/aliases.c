@@ -100,7 +100,7 @@ void ad_handle_put_alias(ad_http_exchange *x, void *arg)
     ad_fault f = {0};
     const char *name = read_name(x);
     if (!name) return;
-    json_t *root = json_loadb(body.ptr ? body.ptr : "", body.len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *root = ad_read_json(body.ptr, body.len, 0, NULL);
     int n = 0;
     ad_target *targets = read_targets(json_object_get(root, "targets"), &n, &f);
     json_decref(root);

@@ -47,6 +47,9 @@ ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name); /* N
 /* The exchange, to be answered now, or NULL; free the rest with free(). */
 ad_http_exchange *ad_later_resume(ad_later *l);
 
+enum { AD_JSON_DEPTH = 64 };
+/* The JSON of a request's body, duplicates refused; what nests deeper than AD_JSON_DEPTH levels is refused before it is read. NULL: *why (may be NULL) says why. Any thread. */
+json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *why);
 /* Compact JSON of `v`, which is taken, appended to *out. */
 void ad_put_json(ad_buf *out, json_t *v);
 

@@ -277,7 +277,7 @@ bool ad_request_open(ad_request *r, const char *body, size_t len, ad_fault *f)
     json_error_t why;
     *r = (ad_request){.n = 1, .best_of = 1, .skip_special = true};
     r->sampling = (ad_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .max_tokens = INT32_MAX, .logprobs = -1, .prompt_logprobs = -1};
-    r->root = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    r->root = ad_read_json(body, len, JSON_ALLOW_NUL, &why);
     if (!r->root) return ad_fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: line %d, column %d: %s", why.line, why.column, why.text);
     if (!json_is_object(r->root)) return ad_fault_set(f, 400, "invalid_json", NULL, "The body is not a JSON object");
     r->hash = hash_of(r->root, body, len);
