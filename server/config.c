@@ -13,6 +13,7 @@
 
 #include "core/base/file.h"
 #include "core/tensor/kernels.h"
+#include "server/http/address.h"
 #include "server/observe/log.h"
 
 typedef enum { STRING, INTEGER, BYTES, ADAPTERS, MODULES, LIST, NO_LIMIT, NO_EFFECT } key_kind; /* NO_LIMIT: a number, NO_EFFECT: a flag, that mean nothing here */
@@ -38,6 +39,7 @@ static const key keys[] = {
     {"max-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: any number of adapters share a batch"},
     {"max-cpu-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: --adapter-memory counts bytes"},
     {"max-lora-rank", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: every adapter costs its own rank"},
+    {"listen", "ADDRESS", LIST, FIELD(listen), NULL, 0, 0, NULL, "127.0.0.1:8000, [::1]:8000 or unix:/PATH,mode=0660,group=NAME, in place of --host and --port; repeatable"},
     {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
     {"weights", "TYPE", STRING, FIELD(weights), "auto", 0, 0, "auto|f32|bf16|int8|int4", "resident weights; auto: int4 or int8 for quantised files, else bf16"},
@@ -65,7 +67,14 @@ static const key keys[] = {
     {"max-body", "BYTES", BYTES, FIELD(max_body_bytes), "8M", 0, 0, NULL, "largest request body; 512k, 8M, 1G"},
     {"max-adapter-bytes", "BYTES", BYTES, FIELD(max_adapter_bytes), "1G", 0, 0, NULL, "largest adapter that is taken: all its files, unpacked"},
     {"kv-memory", "BYTES", BYTES, FIELD(kv_memory_bytes), "0", 0, 0, NULL, "memory of the KV cache; 0: a quarter of what is free, at most what is useful"},
-    {"max-connections", "N", INTEGER, FIELD(max_connections), "1024", 1, 1 << 20, NULL, "open client connections"},
+    {"max-connections", "N", INTEGER, FIELD(max_connections), "1024", 1, 1 << 20, NULL, "open client connections; 16 more may ask for /health, /livez, /readyz and /metrics"},
+    {"max-connections-per-ip", "N", INTEGER, FIELD(max_connections_per_ip), "0", 0, 1 << 20, NULL, "of one IPv4 address or IPv6 /64; 0: half of all, and no limit on loopback"},
+    {"header-timeout", "SECONDS", INTEGER, FIELD(header_timeout_s), "10", 1, 3600, NULL, "how long a request's head may take"},
+    {"body-timeout", "SECONDS", INTEGER, FIELD(body_timeout_s), "10", 1, 3600, NULL, "in each such time a request's body ends or brings 4 KiB a second"},
+    {"idle-timeout", "SECONDS", INTEGER, FIELD(idle_timeout_s), "75", 1, 86400, NULL, "how long a connection waits for the next request"},
+    {"write-timeout", "SECONDS", INTEGER, FIELD(write_timeout_s), "30", 1, 3600, NULL, "in each such time a client takes all of a reply that waits for it, or 16 KiB"},
+    {"slow-reader", "POLICY", STRING, FIELD(slow_reader), "cut", 0, 0, "cut|pause", "a stream whose client is behind by output-buffer: cut, or kept for it up to 16 times as much"},
+    {"output-buffer", "BYTES", BYTES, FIELD(output_buffer_bytes), "1M", 0, 0, NULL, "what a stream's client may leave unread, beside what the system buffers"},
     {"shutdown-timeout", "SECONDS", INTEGER, FIELD(shutdown_timeout_s), "30", 0, 86400, NULL, "how long SIGTERM lets running requests finish"},
     {"log-level", "LEVEL", STRING, FIELD(log_level), "info", 0, 0, "error|warn|info|debug", "what is logged to stderr"},
     {"cpu-features", "LIST", STRING, FIELD(cpu_features), "auto", 0, 0, NULL, "auto, none, or a list such as avx2,avx512: kernels to use"},
@@ -371,6 +380,16 @@ static ad_status set_presets(ad_config *c, ad_err *err)
     return st;
 }
 
+static ad_status check_listen(const ad_config *c, ad_err *err)
+{
+    ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
+    ad_err why;
+    int n = 0;
+    for (int i = 0; i < c->listen.n; i++)
+        if (ad_http_address_read(addresses, &n, c->listen.items[i], &why) != AD_OK) return ad_fail(err, why.code, "listen: %s", why.msg);
+    return AD_OK;
+}
+
 static ad_status check(const ad_config *c, ad_err *err)
 {
     unsigned mask, here = ad_cpu_detect();
@@ -378,8 +397,9 @@ static ad_status check(const ad_config *c, ad_err *err)
     if (!ad_cpu_parse(c->cpu_features, &mask)) return ad_fail(err, AD_EINVAL, "cpu-features: \"%.100s\" is not auto, none or a list of avx2, avx512, avx512_vnni, avx512_bf16, avx_vnni", c->cpu_features);
     if (mask & ~here) return ad_fail(err, AD_EINVAL, "cpu-features: this CPU does not have all of \"%.100s\"", c->cpu_features);
     if (c->max_body_bytes < 1024) return ad_fail(err, AD_EINVAL, "max-body: must be at least 1k");
+    if (c->output_buffer_bytes < 1024 || c->output_buffer_bytes > 1u << 30) return ad_fail(err, AD_EINVAL, "output-buffer: must be from 1k to 1G");
     if (c->max_adapter_bytes < 1024) return ad_fail(err, AD_EINVAL, "max-adapter-bytes: must be at least 1k");
-    return AD_OK;
+    return check_listen(c, err);
 }
 
 static const char *env_value(char **env, const char *prefix)

@@ -27,6 +27,7 @@ typedef struct {
     ad_config_adapter *adapters; /* --adapter NAME=DIR, repeatable */
     int n_adapters;
     ad_config_list adapter_dirs; /* --adapter-dir DIR, repeatable */
+    ad_config_list listen;      /* --listen ADDRESS, repeatable: in place of host and port; checked */
     char *host;                 /* 127.0.0.1 */
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
@@ -55,6 +56,10 @@ typedef struct {
     size_t max_adapter_bytes;   /* 1 GiB; of one adapter's files */
     size_t kv_memory_bytes;     /* 0 = a share of memory */
     int max_connections;        /* 1024 */
+    int max_connections_per_ip; /* 0: half of them, on loopback all */
+    int header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
+    char *slow_reader;          /* "cut", "pause" */
+    size_t output_buffer_bytes; /* 1 MiB; of one stream */
     int shutdown_timeout_s;     /* how long SIGTERM lets running requests finish */
     char *log_level;            /* error, warn, info, debug */
     char *cpu_features;         /* "auto", or a comma list of avx2, avx512, ...; "none" = plain C */

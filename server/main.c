@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/base/team.h"
@@ -92,19 +93,51 @@ static void on_finish(void *arg, const ad_http_exchange *x, int status, uint64_t
     ad_log_request(ad_http_request_id(x), ad_http_peer(x), ad_http_method(x), route, status, (double)duration_ns / 1e6, bytes_out, has ? version : NULL);
 }
 
+static ad_status read_addresses(const ad_config *c, ad_http_address *list, int *n, ad_err *err)
+{
+    for (int i = 0; i < c->listen.n; i++) {
+        ad_status st = ad_http_address_read(list, n, c->listen.items[i], err);
+        if (st != AD_OK) return st;
+    }
+    if (*n) return AD_OK;
+    *n = 1;
+    *list = (ad_http_address){.port = c->port};
+    snprintf(list->host, sizeof list->host, "%s", c->host);
+    return AD_OK;
+}
+
+/* As many files as we may have; what is beside connections: models, adapters, uploads, the store. */
+static int raise_file_limit(int connections)
+{
+    enum { OTHER_FILES = 200 };
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return connections;
+    r.rlim_cur = r.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &r);
+    if (r.rlim_max == RLIM_INFINITY || r.rlim_max >= (rlim_t)connections + OTHER_FILES) return connections;
+    int most = r.rlim_max > 2 * OTHER_FILES ? (int)r.rlim_max - OTHER_FILES : OTHER_FILES;
+    ad_log(AD_LOG_WARN, "max-connections: %d is more than the limit of %llu open files allows; using %d", connections, (unsigned long long)r.rlim_max, most);
+    return most;
+}
+
 static ad_status listen_http(ad_app *app, ad_err *err)
 {
+    static const char *const reserved[] = {"/health", "/livez", "/readyz", "/metrics", NULL};
+    enum { PAUSED_BUFFERS = 16 };
     const ad_config *c = app->config;
+    ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
     ad_http_options opt = {
-        .host = c->host, .port = c->port, .max_body_bytes = c->max_body_bytes, .max_connections = c->max_connections,
-        .header_timeout_ms = 10000, .body_timeout_ms = 60000, .idle_timeout_ms = 75000, .max_output_bytes = 16u << 20,
+        .addresses = addresses, .max_body_bytes = c->max_body_bytes, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
+        .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
+        .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
+        .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),
         .app = app, .on_finish = on_finish, .error_body = ad_error_body,
     };
     opt.routes = ad_api_routes(&opt.n_routes);
-    ad_status st = ad_http_listen(&app->http, app->loop, &opt, err);
+    ad_status st = read_addresses(c, addresses, &opt.n_addresses, err);
+    if (st == AD_OK) st = ad_http_listen(&app->http, app->loop, &opt, err);
     if (st != AD_OK) return st;
-    bool v6 = strchr(c->host, ':') != NULL;
-    printf("adapterd: listening on http://%s%s%s:%d\n", v6 ? "[" : "", c->host, v6 ? "]" : "", ad_http_port(app->http));
+    for (int i = 0; ad_http_url(app->http, i); i++) printf("adapterd: listening on %s\n", ad_http_url(app->http, i));
     fflush(stdout);
     return AD_OK;
 }

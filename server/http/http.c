@@ -3,27 +3,34 @@
  *
  * A connection is in one phase at a time: it waits for a head, reads a body, feeds a handler with one, is busy with an exchange, or
  * lingers (everything was said; what still comes in is thrown away until the peer closes, so that it gets to read our
- * last words). The head is checked byte by byte before llhttp sees it: proxies disagree on what is lenient, so
- * nothing is. A connection that must end inside a call ends in the next loop turn, so that no caller loses the
+ * last words). Heads and the framing of chunks are checked byte by byte before llhttp sees them: proxies disagree on what
+ * is lenient, so nothing is. A connection that must end inside a call ends in the next loop turn, so that no caller loses the
  * ground under its feet. */
 #include "server/http/http.h"
 
+#include <linux/sockios.h>
 #include <llhttp.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <time.h>
 
+#include "server/http/chunks.h"
+#include "server/http/head.h"
+
 enum {
-    MAX_HEAD = 32 * 1024,      /* request line and headers */
-    MAX_LINE = 8 * 1024,       /* the request line */
-    MAX_HEADERS = 100,
     MAX_AHEAD = 64 * 1024,     /* bytes read ahead while an exchange runs */
+    MAX_BEHIND = 64 * 1024,    /* bytes of earlier replies that still wait when the next request is begun */
     READ_BYTES = 64 * 1024,
-    MIN_BODY_RATE = 4096,      /* bytes a second of a streamed body */
-    RATE_WINDOW_MS = 10000,
+    MIN_BODY_RATE = 4096,      /* bytes a second of a body */
+    MIN_TAKEN = 16 * 1024,     /* bytes of a reply that a client takes within the write timeout, if it does not take all */
+    RESERVED = 16,             /* connections beyond the cap, for what is reserved */
+    RESERVED_MS = 2000,        /* that such a connection has for its request */
+    PEER_BUCKETS = 1024,
     LINGER_MS = 2000,          /* without a byte */
     LINGER_TOTAL_MS = 30000,
     LINGER_BYTES = 1 << 30,    /* thrown away while lingering */
@@ -34,31 +41,23 @@ typedef struct conn conn;
 
 typedef enum { PHASE_HEAD, PHASE_BODY, PHASE_FEED, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
 
-typedef struct {
-    const char *name, *value; /* in the exchange's head */
-} header;
-
 struct ad_http_exchange {
     conn *conn;
     const ad_http_route *route;
-    char *head;               /* the request's head, cut into strings */
-    header headers[MAX_HEADERS];
-    int n_headers;
-    const char *method, *query;
-    char *path;
+    ad_http_head head;
     ad_buf body;
-    size_t length;            /* Content-Length; 0 when absent */
+    ad_http_chunks chunks;    /* how far its framing is checked */
     struct {                  /* of a body that is fed to the handler */
         void (*data)(ad_http_exchange *x, const char *data, size_t len, void *user);
         void (*end)(ad_http_exchange *x, void *user);
         void *user;
         size_t max_bytes, received;
-        size_t window_bytes;  /* received in this window of the minimum rate */
-        uint64_t window_ms;   /* left of it, while paused */
+        uint64_t window_ms;   /* left of the rate's window, while paused */
         bool taken, paused, say_continue;
     } feed;
-    int minor;                /* HTTP/1.minor */
-    bool keep_alive, is_head, chunked, streaming;
+    size_t window_bytes;      /* of the body, received in this window of the minimum rate */
+    bool keep_alive, streaming;
+    bool chunked;             /* the reply */
     char id[132];
     uint64_t start_ns;
     ad_buf extra;             /* reply headers of the handler */
@@ -69,32 +68,56 @@ struct ad_http_exchange {
 };
 
 struct conn {
-    uv_tcp_t tcp;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } sock;
     uv_timer_t timer;
-    int open_handles;         /* tcp and timer: the memory goes with the last */
+    uv_timer_t write_timer;   /* runs while output waits for the client */
+    int open_handles;         /* sock and timers: the memory goes with the last */
     ad_http_server *server;
     conn *prev, *next;
+    uint64_t peer_key;        /* of the client's address or network; 0: none */
+    conn *same_next;          /* in the bucket of peer_key */
+    bool reserved;            /* beyond the cap: it gets what is reserved, and nothing else */
     phase phase;
     bool processing, reading, closing;
     llhttp_t parser;
     ad_http_exchange *x;      /* the request that is read or answered */
     bool complete;            /* llhttp saw the end of the message */
     ad_buf in;                /* bytes not consumed yet begin at in_at */
-    size_t in_at, scanned;    /* scanned: of these, how many were checked for the end of the head */
+    size_t in_at, scanned;    /* scanned: of these, how many were checked, for the end of the head or as chunks */
     uint64_t first_byte_ns;
     size_t lingered;
     uint64_t linger_end;      /* of the loop's clock, ms */
+    size_t written, taken;    /* bytes of output in all, and how many of these the client had taken when the write timer last looked */
     char peer[64];
 };
+
+typedef struct {
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } sock;
+    ad_http_server *server;
+    char url[300];
+    int port;                 /* 0: a Unix socket */
+} listener;
 
 struct ad_http_server {
     ad_http_options opt;
     uv_loop_t *loop;
-    uv_tcp_t listener;
-    bool listening;           /* the listener handle is open */
+    listener listeners[AD_HTTP_MAX_ADDRESSES];
+    int n_listeners, n_listening; /* listening: open handles */
     bool draining, closing;
-    int port, n_conns;
-    conn *conns;
+    int n_conns, n_reserved;  /* reserved are among n_conns */
+    conn *conns;              /* the newest first */
+    conn *peers[PEER_BUCKETS]; /* by the hash of their keys */
+    ad_http_counts counts;
     llhttp_settings_t settings;
     uint64_t id_base, id_next;
     void (*drained)(void *user);
@@ -106,6 +129,7 @@ struct ad_http_server {
 
 static void process(conn *c);
 static void refuse(conn *c, int status, const char *message);
+static bool begin_exchange(conn *c);
 static void check_rate(conn *c);
 static void adjust_reading(conn *c);
 
@@ -113,7 +137,7 @@ static void adjust_reading(conn *c);
 
 static void maybe_finish(ad_http_server *s)
 {
-    if (s->listening || s->n_conns) return;
+    if (s->n_listening || s->n_conns) return;
     if (s->drained) {
         void (*drained)(void *) = s->drained;
         s->drained = NULL;
@@ -131,8 +155,7 @@ static void exchange_free(ad_http_exchange *x)
 {
     ad_buf_deinit(&x->body);
     ad_buf_deinit(&x->extra);
-    free(x->path);
-    free(x->head);
+    ad_http_head_deinit(&x->head);
     free(x);
 }
 
@@ -144,15 +167,29 @@ static void exchange_finish(ad_http_exchange *x)
     exchange_free(x);
 }
 
+static conn **peer_bucket(ad_http_server *s, uint64_t key)
+{
+    return &s->peers[(key * 0x9E3779B97F4A7C15u) >> 32 & (PEER_BUCKETS - 1)];
+}
+
+static void forget_peer(conn *c)
+{
+    conn **link = peer_bucket(c->server, c->peer_key);
+    while (*link && *link != c) link = &(*link)->same_next;
+    if (*link) *link = c->same_next;
+}
+
 static void on_handle_closed(uv_handle_t *h)
 {
     conn *c = h->data;
     if (--c->open_handles > 0) return;
     ad_http_server *s = c->server;
+    forget_peer(c);
     if (c->prev) c->prev->next = c->next;
     else s->conns = c->next;
     if (c->next) c->next->prev = c->prev;
     s->n_conns--;
+    s->n_reserved -= c->reserved;
     ad_buf_deinit(&c->in);
     free(c);
     maybe_finish(s);
@@ -175,22 +212,32 @@ static void conn_close(conn *c)
         }
     }
     c->phase = PHASE_DOOMED;
-    uv_close((uv_handle_t *)&c->tcp, on_handle_closed);
+    uv_close(&c->sock.handle, on_handle_closed);
     uv_close((uv_handle_t *)&c->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&c->write_timer, on_handle_closed);
 }
 
-static void on_timer(uv_timer_t *t)
+static size_t unread(const conn *c)
 {
-    conn *c = t->data;
-    if (c->phase == PHASE_BODY) refuse(c, 408, "the request's body did not arrive in time"); /* say so before leaving */
-    else if (c->phase == PHASE_FEED) check_rate(c);
-    else conn_close(c);
+    return uv_stream_get_write_queue_size(&c->sock.stream);
 }
+
+static void on_timer(uv_timer_t *t);
 
 static void set_timer(conn *c, int ms)
 {
     uv_timer_start(&c->timer, on_timer, (uint64_t)ms, 0);
 }
+
+static void on_timer(uv_timer_t *t)
+{
+    conn *c = t->data;
+    if (c->phase == PHASE_BODY || c->phase == PHASE_FEED) check_rate(c);
+    else if (c->phase == PHASE_HEAD && !c->first_byte_ns && unread(c)) set_timer(c, c->server->opt.idle_timeout_ms); /* it still reads */
+    else if (c->phase == PHASE_HEAD && c->first_byte_ns && begin_exchange(c)) refuse(c, 408, "the request's head did not arrive in time"); /* say so before leaving */
+    else conn_close(c);
+}
+
 
 /* Ends the connection in the next loop turn. */
 static void doom(conn *c)
@@ -211,13 +258,49 @@ static void on_written(uv_write_t *req, int status)
 {
     conn *c = req->handle->data;
     free(req); /* data and all */
-    if (status < 0 && !c->closing && c->phase != PHASE_LINGER) doom(c);
+    if (c->closing) return;
+    if (status < 0 && c->phase != PHASE_LINGER) {
+        doom(c);
+        return;
+    }
+    if (!unread(c)) uv_timer_stop(&c->write_timer);
+    if (c->phase == PHASE_HEAD) process(c); /* a request may have waited for this */
 }
 
-static void conn_write(conn *c, const char *data, size_t len)
+/* What has left the system's buffers, too: these take and give in lumps, which would look like a client that stands still. */
+static size_t bytes_taken(const conn *c)
 {
-    uv_stream_t *stream = (uv_stream_t *)&c->tcp;
+    uv_os_fd_t fd;
+    int in_system = 0;
+    if (uv_fileno(&c->sock.handle, &fd) != 0 || ioctl(fd, SIOCOUTQ, &in_system) != 0) in_system = 0;
+    return c->written - unread(c) - (size_t)in_system;
+}
+
+static void on_write_timer(uv_timer_t *t)
+{
+    conn *c = t->data;
+    size_t taken = bytes_taken(c), since = taken - c->taken;
+    c->taken = taken;
+    if (since >= MIN_TAKEN) return;
+    c->server->counts.slow_readers++;
+    conn_close(c);
+}
+
+/* From the first byte that waits on. */
+static void watch_output(conn *c)
+{
+    uint64_t ms = (uint64_t)c->server->opt.write_timeout_ms;
+    if (uv_is_active((uv_handle_t *)&c->write_timer)) return;
+    c->taken = bytes_taken(c);
+    uv_timer_start(&c->write_timer, on_write_timer, ms, ms);
+}
+
+/* most: output that may wait for the client; a connection with more is cut. */
+static void conn_write(conn *c, const char *data, size_t len, size_t most)
+{
+    uv_stream_t *stream = &c->sock.stream;
     if (c->closing || c->phase == PHASE_DOOMED) return;
+    c->written += len;
     if (stream->write_queue_size == 0) {
         uv_buf_t now = uv_buf_init((char *)data, (unsigned)len);
         int n = uv_try_write(stream, &now, 1);
@@ -228,37 +311,49 @@ static void conn_write(conn *c, const char *data, size_t len)
         if (n > 0) data += n, len -= (size_t)n;
     }
     if (!len) return;
-    write_req *w = malloc(sizeof *w + len);
-    if (!w || stream->write_queue_size + len > c->server->opt.max_output_bytes) {
-        free(w);
+    bool slow = unread(c) + len > most;
+    c->server->counts.slow_readers += slow;
+    write_req *w = slow ? NULL : malloc(sizeof *w + len);
+    if (!w) {
         doom(c);
         return;
     }
     memcpy(w->data, data, len);
     uv_buf_t buf = uv_buf_init(w->data, (unsigned)len);
+    watch_output(c);
     if (uv_write(&w->req, stream, &buf, 1, on_written) == 0) return;
     free(w);
     doom(c);
 }
 
+/* The client has taken all of it, as far as we can know. */
 static void on_shutdown(uv_shutdown_t *req, int status)
 {
-    (void)status;
+    conn *c = req->handle->data;
     free(req);
+    if (c->closing) return;
+    c->linger_end = uv_now(c->server->loop) + LINGER_TOTAL_MS;
+    set_timer(c, LINGER_MS);
 }
 
-/* Everything was said. */
+/* Everything was said. While the client still reads it the write timer runs, afterwards ours. */
 static void linger(conn *c)
 {
     uv_shutdown_t *req = malloc(sizeof *req);
     c->phase = PHASE_LINGER;
-    c->linger_end = uv_now(c->server->loop) + LINGER_TOTAL_MS;
-    set_timer(c, LINGER_MS);
+    uv_timer_stop(&c->timer);
     adjust_reading(c); /* it may have stopped */
-    if (!req || uv_shutdown(req, (uv_stream_t *)&c->tcp, on_shutdown) != 0) {
+    if (!req || uv_shutdown(req, &c->sock.stream, on_shutdown) != 0) {
         free(req);
         doom(c);
     }
+}
+
+/* Nothing is asked. */
+static void leave(conn *c)
+{
+    if (unread(c)) linger(c);
+    else conn_close(c);
 }
 
 static const char *reason(int status)
@@ -291,14 +386,14 @@ static void put_head(ad_http_exchange *x, ad_buf *b, const char *content_type)
     if (content_type) ad_buf_printf(b, "Content-Type: %s\r\n", content_type);
     ad_buf_append(b, x->extra.data, x->extra.len);
     if (!x->keep_alive) ad_buf_puts(b, "Connection: close\r\n");
-    else if (x->minor == 0) ad_buf_puts(b, "Connection: keep-alive\r\n");
+    else if (x->head.minor == 0) ad_buf_puts(b, "Connection: keep-alive\r\n");
 }
 
 static void send_buf(ad_http_exchange *x, ad_buf *b)
 {
     x->bytes_out += b->len;
     if (b->failed) doom(x->conn);
-    else conn_write(x->conn, b->data, b->len);
+    else conn_write(x->conn, b->data, b->len, x->streaming ? x->conn->server->opt.max_output_bytes : SIZE_MAX);
     ad_buf_deinit(b);
 }
 
@@ -345,7 +440,7 @@ void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, co
     put_head(x, &b, bodyless ? NULL : content_type);
     if (!bodyless) ad_buf_printf(&b, "Content-Length: %zu\r\n", len);
     ad_buf_puts(&b, "\r\n");
-    if (!bodyless && !x->is_head && len) ad_buf_append(&b, body, len);
+    if (!bodyless && !x->head.is_head && len) ad_buf_append(&b, body, len);
     send_buf(x, &b);
     end_exchange(x);
 }
@@ -355,7 +450,7 @@ void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_t
     ad_buf b = {0};
     x->status = status;
     x->streaming = true;
-    x->chunked = x->minor > 0;
+    x->chunked = x->head.minor > 0;
     if (!x->chunked) x->keep_alive = false;
     put_head(x, &b, content_type);
     ad_buf_puts(&b, x->chunked ? "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n" : "Cache-Control: no-cache\r\n\r\n");
@@ -365,7 +460,7 @@ void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_t
 void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len)
 {
     ad_buf b = {0};
-    if (!len || x->is_head) return;
+    if (!len || x->head.is_head) return;
     if (x->chunked) ad_buf_printf(&b, "%zx\r\n", len);
     ad_buf_append(&b, data, len);
     if (x->chunked) ad_buf_puts(&b, "\r\n");
@@ -374,7 +469,7 @@ void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len)
 
 void ad_http_stream_end(ad_http_exchange *x)
 {
-    if (x->chunked && !x->is_head) conn_write(x->conn, "0\r\n\r\n", 5);
+    if (x->chunked && !x->head.is_head) conn_write(x->conn, "0\r\n\r\n", 5, SIZE_MAX);
     end_exchange(x);
 }
 
@@ -393,9 +488,10 @@ void ad_http_on_abort(ad_http_exchange *x, void (*fn)(ad_http_exchange *, void *
 
 /* ---- the request ---- */
 
-const char *ad_http_method(const ad_http_exchange *x) { return x->method; }
-const char *ad_http_path(const ad_http_exchange *x) { return x->path; }
-const char *ad_http_query(const ad_http_exchange *x) { return x->query; }
+const char *ad_http_method(const ad_http_exchange *x) { return x->head.method; }
+const char *ad_http_path(const ad_http_exchange *x) { return x->head.path; }
+const char *ad_http_query(const ad_http_exchange *x) { return x->head.query; }
+const char *ad_http_header(const ad_http_exchange *x, const char *name) { return ad_http_head_find(&x->head, name); }
 ad_str ad_http_body(const ad_http_exchange *x) { return (ad_str){x->body.data ? x->body.data : "", x->body.len}; }
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x) { return x->route; }
 const ad_http_server *ad_http_server_of(const ad_http_exchange *x) { return x->conn->server; }
@@ -403,26 +499,13 @@ const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
 uint64_t ad_http_start_ns(const ad_http_exchange *x) { return x->start_ns; }
 
-const char *ad_http_header(const ad_http_exchange *x, const char *name)
-{
-    for (int i = 0; i < x->n_headers; i++)
-        if (!strcasecmp(x->headers[i].name, name)) return x->headers[i].value;
-    return NULL;
-}
-
-static int count_header(const ad_http_exchange *x, const char *name)
-{
-    int n = 0;
-    for (int i = 0; i < x->n_headers; i++) n += !strcasecmp(x->headers[i].name, name);
-    return n;
-}
-
 /* Answers a request the layer itself refuses; the connection ends with it. */
 static void refuse(conn *c, int status, const char *message)
 {
     ad_buf b = {0};
     c->phase = PHASE_BUSY;
     c->x->keep_alive = false;
+    if (status == 503) ad_http_set_header(c->x, "Retry-After", "1");
     c->server->opt.error_body(c->server->opt.app, c->x->route, &b, status, message);
     ad_http_reply(c->x, status, "application/json", b.data, b.len);
     ad_buf_deinit(&b);
@@ -430,77 +513,12 @@ static void refuse(conn *c, int status, const char *message)
 
 static const char too_large[] = "the request's body is larger than this server accepts";
 
-static bool is_token_char(unsigned char ch)
-{
-    return (ch >= '0' && ch <= '9') || ((ch | 32) >= 'a' && (ch | 32) <= 'z') || (ch && strchr("!#$%&'*+-.^_`|~", ch));
-}
-
-static bool all_digits(const char *s)
-{
-    size_t n = strspn(s, "0123456789");
-    return n > 0 && !s[n];
-}
-
-/* Cuts head[len], which ends in CRLF CRLF, into lines, and lines into strings. NULL, or why it is refused. */
-static const char *cut_head(ad_http_exchange *x, char *head, size_t len)
-{
-    char *line = head, *end = head + len - 2; /* without the empty line */
-    for (size_t i = 0; i < len; i++) {
-        unsigned char ch = (unsigned char)head[i];
-        if (ch == '\r' && head[i + 1] == '\n') i++;
-        else if (ch != '\t' && (ch < 0x20 || ch == 0x7F)) return "the request's head holds a control byte or a bare line end";
-    }
-    for (int n = 0; line < end; n++) {
-        char *stop = strstr(line, "\r\n");
-        *stop = '\0';
-        if (n == 0) {
-            line = stop + 2;
-            continue; /* the request line: llhttp's */
-        }
-        char *colon = line;
-        while (is_token_char((unsigned char)*colon)) colon++;
-        if (colon == line || *colon != ':') return "a header is not \"name: value\"";
-        if (x->n_headers == MAX_HEADERS) return "there are too many headers";
-        *colon = '\0';
-        char *value = colon + 1 + strspn(colon + 1, " \t"), *tail = stop;
-        while (tail > value && (tail[-1] == ' ' || tail[-1] == '\t')) *--tail = '\0';
-        x->headers[x->n_headers++] = (header){line, value};
-        line = stop + 2;
-    }
-    return NULL;
-}
-
-static int hex(char ch)
-{
-    if (ch >= '0' && ch <= '9') return ch - '0';
-    ch |= 32;
-    return ch >= 'a' && ch <= 'f' ? ch - 'a' + 10 : -1;
-}
-
-/* In place; false for a bad escape or an escaped NUL. */
-static bool percent_decode(char *s)
-{
-    char *to = s;
-    for (; *s; s++) {
-        if (*s != '%') {
-            *to++ = *s;
-            continue;
-        }
-        int hi = hex(s[1]), lo = hi < 0 ? -1 : hex(s[2]);
-        if (lo < 0 || (!hi && !lo)) return false;
-        *to++ = (char)(hi * 16 + lo);
-        s += 2;
-    }
-    *to = '\0';
-    return true;
-}
-
 /* from[len] of a query into out[size]. False, with out "": a bad escape, an escaped NUL, or more than fits. */
 static bool decode_query(const char *from, size_t len, char *out, size_t size)
 {
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
-        int hi = from[i] == '%' && len - i > 2 ? hex(from[i + 1]) : -1, lo = hi < 0 ? -1 : hex(from[i + 2]);
+        int hi = from[i] == '%' && len - i > 2 ? ad_http_hex(from[i + 1]) : -1, lo = hi < 0 ? -1 : ad_http_hex(from[i + 2]);
         if ((from[i] == '%' && (lo < 0 || (!hi && !lo))) || n + 1 >= size) return *out = '\0', false;
         out[n++] = (char)(lo >= 0 ? hi * 16 + lo : from[i] == '+' ? ' ' : from[i]);
         if (lo >= 0) i += 2;
@@ -512,7 +530,7 @@ static bool decode_query(const char *from, size_t len, char *out, size_t size)
 int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size)
 {
     *out = '\0';
-    for (const char *pair = x->query, *next; *pair; pair = next) {
+    for (const char *pair = x->head.query, *next; *pair; pair = next) {
         char key[64];
         size_t len = strcspn(pair, "&"), n = strcspn(pair, "=&");
         next = pair + len + (pair[len] == '&');
@@ -522,66 +540,13 @@ int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, 
     return 0;
 }
 
-/* METHOD SP target SP HTTP/1.x; absolute targets lose scheme and host. */
-static int read_request_line(ad_http_exchange *x, char *line, const char **why)
-{
-    char *target = strchr(line, ' '), *version = target ? strchr(target + 1, ' ') : NULL;
-    *why = "the request line is not \"METHOD target HTTP/1.1\"";
-    if (!version || target == line || version == target + 1) return 400;
-    *target++ = *version++ = '\0';
-    for (const char *m = line; *m; m++)
-        if (!is_token_char((unsigned char)*m)) return 400;
-    if (strncmp(version, "HTTP/", 5) || version[5] < '0' || version[5] > '9' || version[6] != '.' || version[7] < '0' || version[7] > '9' || version[8]) return 400;
-    *why = "only HTTP/1.0 and HTTP/1.1 are spoken here";
-    if (version[5] != '1' || version[7] > '1') return 505;
-    x->minor = version[7] - '0';
-    x->method = line;
-    x->is_head = !strcmp(line, "HEAD");
-    *why = "the request's target is malformed";
-    char *scheme = !strncasecmp(target, "http://", 7) ? target + 7 : NULL;
-    if (scheme) target = strchr(scheme, '/') ? strchr(scheme, '/') : (char *)"/";
-    if (*target != '/' && strcmp(target, "*")) return 400;
-    char *query = strchr(target, '?');
-    x->query = query ? query + 1 : "";
-    x->path = strndup(target, query ? (size_t)(query - target) : strlen(target));
-    if (!x->path) return *why = "out of memory", 503;
-    return percent_decode(x->path) ? 0 : 400;
-}
-
-/* What both ends must agree on: where the body ends. A route that streams has a limit of its own. */
-static int check_framing(ad_http_exchange *x, const ad_http_server *s, const char **why)
-{
-    const char *length = ad_http_header(x, "content-length"), *coding = ad_http_header(x, "transfer-encoding"), *expect = ad_http_header(x, "expect");
-    const char *encoding = ad_http_header(x, "content-encoding");
-    int hosts = count_header(x, "host");
-    *why = "a request must have exactly one Host header";
-    if (hosts > 1 || (hosts == 0 && x->minor == 1)) return 400;
-    *why = "a request must not have more than one Content-Length or Transfer-Encoding";
-    if (count_header(x, "content-length") + count_header(x, "transfer-encoding") > 1) return 400;
-    *why = "Content-Length is not a number";
-    if (length && !all_digits(length)) return 400;
-    *why = "Transfer-Encoding is not allowed in HTTP/1.0";
-    if (coding && x->minor == 0) return 400;
-    *why = "the only Transfer-Encoding is chunked";
-    if (coding && strcasecmp(coding, "chunked")) return 501;
-    *why = too_large;
-    if (length && strlen(length) > 18) return 413;
-    x->length = length ? strtoull(length, NULL, 10) : 0;
-    if (x->length > s->opt.max_body_bytes && !(x->route && x->route->streams)) return 413;
-    *why = "the request's body must come without a Content-Encoding";
-    if (encoding && strcasecmp(encoding, "identity")) return ad_http_set_header(x, "Accept-Encoding", "identity"), 415;
-    *why = "the only Expect is 100-continue";
-    if (expect && strcasecmp(expect, "100-continue")) return 417;
-    return 0;
-}
-
-static void choose_id(ad_http_exchange *x, ad_http_server *s)
+/* The client's, if it is harmless, in place of ours. */
+static void adopt_id(ad_http_exchange *x)
 {
     static const char harmless[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     const char *theirs = ad_http_header(x, "x-request-id");
     size_t n = theirs ? strlen(theirs) : 0;
     if (n >= 1 && n <= 128 && strspn(theirs, harmless) == n) memcpy(x->id, theirs, n + 1);
-    else snprintf(x->id, sizeof x->id, "req-%08llx%08llx", (unsigned long long)(s->id_base & 0xffffffff), (unsigned long long)++s->id_next);
 }
 
 static bool matches(const ad_http_route *r, const char *path)
@@ -595,9 +560,9 @@ static bool matches(const ad_http_route *r, const char *path)
 static const ad_http_route *find_route(const ad_http_exchange *x)
 {
     const ad_http_options *opt = &x->conn->server->opt;
-    const char *method = x->is_head ? "GET" : x->method;
+    const char *method = x->head.is_head ? "GET" : x->head.method;
     for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++)
-        if (!strcmp(r->method, method) && matches(r, x->path)) return r;
+        if (!strcmp(r->method, method) && matches(r, x->head.path)) return r;
     return NULL;
 }
 
@@ -613,9 +578,10 @@ const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path
 {
     const ad_http_options *opt = &s->opt;
     const ad_http_route *first = NULL;
+    bool whole_server = !strcmp(path, "*");
     if (allowed) *allowed = '\0';
     for (const ad_http_route *r = opt->routes; r < opt->routes + opt->n_routes; r++) {
-        if (!matches(r, path)) continue;
+        if (!whole_server && !matches(r, path)) continue;
         if (!first) first = r;
         if (!allowed) continue;
         add_method(allowed, size, r->method);
@@ -625,32 +591,43 @@ const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path
     return first;
 }
 
-/* llhttp reads the same head; what it refuses is refused, whatever we think. */
-static int parse_head(conn *c, size_t len, const char **why)
+static bool is_reserved(const ad_http_server *s, const ad_http_route *r)
+{
+    for (const char *const *path = s->opt.reserved; r && path && *path; path++)
+        if (!strcmp(*path, r->path)) return true;
+    return false;
+}
+
+/* What depends on us and on the route. A route that streams has a limit of its own. */
+static int check_request(conn *c, const char **why)
 {
     ad_http_exchange *x = c->x;
-    ad_http_server *s = c->server;
+    *why = "there are too many connections; try again later";
+    if (c->reserved && !is_reserved(c->server, x->route)) return c->server->counts.refused_full++, 503;
+    *why = too_large;
+    if (x->head.length > c->server->opt.max_body_bytes && !(x->route && x->route->streams && x->head.length < SIZE_MAX)) return 413;
+    *why = "the request's body must come without a Content-Encoding";
+    if (x->head.has_encoding) return ad_http_set_header(x, "Accept-Encoding", "identity"), 415;
+    return 0;
+}
+
+/* llhttp reads the same head; what it refuses is refused, whatever we think. */
+static int read_request(conn *c, size_t len, const char **why)
+{
+    ad_http_exchange *x = c->x;
     const char *raw = c->in.data + c->in_at;
-    *why = "out of memory";
-    x->head = strndup(raw, len);
-    if (!x->head) return 503;
-    *why = "the request's head holds a NUL byte";
-    if (strlen(x->head) != len) return 400;
-    if ((size_t)(strstr(raw, "\r\n") - raw) > MAX_LINE) return *why = "the request line is too long", 414;
-    *why = cut_head(x, x->head, len);
-    if (*why) return 400;
-    int status = read_request_line(x, x->head, why);
-    choose_id(x, s);
+    int status = ad_http_head_read(&x->head, raw, len, why);
+    adopt_id(x);
     if (!status) x->route = find_route(x);
-    if (!status) status = check_framing(x, s, why);
+    if (!status) status = check_request(c, why);
     if (status) return status;
-    llhttp_init(&c->parser, HTTP_REQUEST, &s->settings);
+    llhttp_init(&c->parser, HTTP_REQUEST, &c->server->settings);
     c->parser.data = c;
     c->complete = false;
     llhttp_errno_t rc = llhttp_execute(&c->parser, raw, len);
     *why = "the request is malformed";
     if (rc != HPE_OK && rc != HPE_PAUSED) return 400;
-    x->keep_alive = llhttp_should_keep_alive(&c->parser) && !s->draining;
+    x->keep_alive = llhttp_should_keep_alive(&c->parser) && !c->server->draining && !c->reserved;
     return 0;
 }
 
@@ -667,7 +644,7 @@ static int feed_piece(conn *c, const char *at, size_t len)
     if (!len) return 0; /* what llhttp says when it goes on after a pause and has nothing yet */
     if (len > x->feed.max_bytes - x->feed.received) return HPE_USER;
     x->feed.received += len;
-    x->feed.window_bytes += len;
+    x->window_bytes += len;
     if (x->feed.data) x->feed.data(x, at, len, x->feed.user);
     else if (x->feed.taken) ad_buf_append(&x->body, at, len);
     if (c->phase != PHASE_FEED) return HPE_USER; /* answered in the callback, which ended x */
@@ -680,6 +657,7 @@ static int on_body(llhttp_t *p, const char *at, size_t len)
     conn *c = p->data;
     if (c->phase == PHASE_FEED) return feed_piece(c, at, len);
     ad_buf *body = &c->x->body;
+    c->x->window_bytes += len;
     if (body->len + len > c->server->opt.max_body_bytes) return HPE_USER;
     ad_buf_append(body, at, len);
     return body->failed ? HPE_USER : 0;
@@ -696,7 +674,7 @@ static int on_message_complete(llhttp_t *p)
 static void consume(conn *c, size_t n)
 {
     c->in_at += n;
-    c->scanned = 0;
+    c->scanned = c->scanned > n ? c->scanned - n : 0;
     if (c->in_at < c->in.len) return;
     ad_buf_clear(&c->in);
     c->in_at = 0;
@@ -721,27 +699,22 @@ static void dispatch(conn *c)
         x->route->handler(x, c->server->opt.app);
         return;
     }
-    const ad_http_route *other = ad_http_routes_of(c->server, x->path, allowed, sizeof allowed);
+    const ad_http_route *other = ad_http_routes_of(c->server, x->head.path, allowed, sizeof allowed);
     if (!other) {
-        snprintf(message, sizeof message, "there is nothing at %.120s", x->path);
+        snprintf(message, sizeof message, "there is nothing at %.120s", x->head.path);
         reply_error(x, NULL, 404, message);
         return;
     }
     ad_http_set_header(x, "Allow", allowed);
-    if (!strcmp(x->method, "OPTIONS")) {
+    if (!strcmp(x->head.method, "OPTIONS")) {
         ad_http_reply(x, 204, NULL, "", 0);
         return;
     }
-    snprintf(message, sizeof message, "%.80s takes %s only", x->path, allowed);
+    snprintf(message, sizeof message, "%.80s takes %s only", x->head.path, allowed);
     reply_error(x, other, 405, message);
 }
 
 /* ---- bodies that are fed to a handler ---- */
-
-static uint64_t rate_window_ms(const conn *c)
-{
-    return c->server->opt.rate_window_ms ? (uint64_t)c->server->opt.rate_window_ms : RATE_WINDOW_MS;
-}
 
 void ad_http_take_body(ad_http_exchange *x, size_t max_bytes, void (*data)(ad_http_exchange *, const char *, size_t, void *), void (*end)(ad_http_exchange *, void *), void *user)
 {
@@ -780,13 +753,16 @@ static void fail_feed(conn *c, int status, const char *message)
 
 static void check_rate(conn *c)
 {
-    uint64_t wanted = rate_window_ms(c) * MIN_BODY_RATE / 1000;
-    if (c->x->feed.window_bytes < wanted) {
-        fail_feed(c, 408, "the request's body comes too slowly");
-        return;
+    static const char slow[] = "the request's body comes too slowly";
+    int window_ms = c->server->opt.body_timeout_ms;
+    if (c->x->window_bytes * 1000 >= (size_t)window_ms * MIN_BODY_RATE) {
+        c->x->window_bytes = 0;
+        set_timer(c, window_ms);
+    } else if (c->phase == PHASE_FEED) {
+        fail_feed(c, 408, slow);
+    } else {
+        refuse(c, 408, slow);
     }
-    c->x->feed.window_bytes = 0;
-    uv_timer_start(&c->timer, on_timer, rate_window_ms(c), 0);
 }
 
 /* The head is complete, and the handler wants the body as it comes. */
@@ -796,12 +772,12 @@ static void begin_feed(conn *c)
     c->phase = PHASE_FEED;
     uv_timer_stop(&c->timer);
     x->feed.max_bytes = c->server->opt.max_body_bytes; /* of what nobody takes */
-    x->feed.window_ms = rate_window_ms(c);
-    x->feed.say_continue = ad_http_header(x, "expect") && x->minor == 1;
+    x->feed.window_ms = (uint64_t)c->server->opt.body_timeout_ms;
+    x->feed.say_continue = x->head.expects_continue;
     x->route->handler(x, c->server->opt.app);
     if (c->phase != PHASE_FEED) return;
     x->feed.say_continue = x->feed.say_continue && x->feed.taken && !x->streaming;
-    if (x->length > x->feed.max_bytes) fail_feed(c, 413, too_large);
+    if (x->head.length > x->feed.max_bytes) fail_feed(c, 413, too_large);
     else if (!x->feed.paused) uv_timer_start(&c->timer, on_timer, x->feed.window_ms, 0);
 }
 
@@ -813,15 +789,34 @@ static void end_feed(conn *c)
     if (x->feed.end) x->feed.end(x, x->feed.user);
 }
 
+/* The bytes at hand that belong to the body, as far as we can tell: SIZE_MAX when its chunks are malformed, which *why explains. */
+static size_t body_bytes(conn *c, const char **why)
+{
+    ad_http_exchange *x = c->x;
+    size_t len = c->in.len - c->in_at;
+    if (!x->head.chunked) return len;
+    size_t more = ad_http_chunks_check(&x->chunks, c->in.data + c->in_at + c->scanned, len - c->scanned, why);
+    if (more == SIZE_MAX) return SIZE_MAX;
+    return c->scanned += more;
+}
+
+/* Our count of a chunked body's bytes and llhttp's are the same: what was consumed ends the body in both, or in none. */
+static bool framing_agrees(const conn *c)
+{
+    const ad_http_exchange *x = c->x;
+    return !x->head.chunked || c->complete == (x->chunks.done && !c->scanned);
+}
+
 /* True when there may be more to do with the bytes at hand. */
 static bool read_feed(conn *c)
 {
     ad_http_exchange *x = c->x;
-    const char *data = c->in.data + c->in_at;
-    size_t len = c->in.len - c->in_at;
+    const char *data = c->in.data + c->in_at, *why = "the request's body is malformed";
     if (x->feed.paused) return false;
     if (c->complete) return end_feed(c), true;
-    if (x->feed.say_continue && !len) conn_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    size_t len = body_bytes(c, &why);
+    if (len == SIZE_MAX) return fail_feed(c, 400, why), false;
+    if (x->feed.say_continue && !len) conn_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25, SIZE_MAX);
     x->feed.say_continue = false;
     if (c->phase != PHASE_FEED) return false; /* it could not be written */
     bool stopped = llhttp_get_errno(&c->parser) == HPE_PAUSED; /* the end may be due without another byte */
@@ -831,10 +826,11 @@ static bool read_feed(conn *c)
     if (c->phase != PHASE_FEED) return false;
     if (rc == HPE_OK || rc == HPE_PAUSED) {
         consume(c, rc == HPE_OK || !len ? len : (size_t)(llhttp_get_error_pos(&c->parser) - data));
+        if (!framing_agrees(c)) return fail_feed(c, 400, why), false;
         return true;
     }
     bool user = rc == HPE_USER;
-    fail_feed(c, !user ? 400 : x->body.failed ? 503 : 413, !user ? "the request's body is malformed" : x->body.failed ? "out of memory" : too_large);
+    fail_feed(c, !user ? 400 : x->body.failed ? 503 : 413, !user ? why : x->body.failed ? "out of memory" : too_large);
     return false;
 }
 
@@ -842,16 +838,17 @@ static bool read_feed(conn *c)
 
 static bool begin_exchange(conn *c)
 {
+    ad_http_server *s = c->server;
     c->x = ad_calloc(1, sizeof *c->x);
     if (!c->x) {
         doom(c);
         return false;
     }
     c->x->conn = c;
-    c->x->method = c->x->query = "";
-    c->x->minor = 1;
+    c->x->head = (ad_http_head){.method = "", .query = "", .minor = 1};
     c->x->start_ns = c->first_byte_ns;
-    snprintf(c->x->id, sizeof c->x->id, "none");
+    c->first_byte_ns = 0;
+    snprintf(c->x->id, sizeof c->x->id, "req-%08llx%08llx", (unsigned long long)(s->id_base & 0xffffffff), (unsigned long long)++s->id_next);
     return true;
 }
 
@@ -870,24 +867,34 @@ static size_t find_head_end(conn *c, bool *bare)
     return 0;
 }
 
+/* No end of the head yet: is what there is too much already? The status, or 0. */
+static int check_unfinished(const conn *c, const char **why)
+{
+    size_t n = c->in.len - c->in_at;
+    *why = "the request line is too long";
+    if (n > AD_HTTP_MAX_LINE + 1 && !memchr(c->in.data + c->in_at, '\n', AD_HTTP_MAX_LINE + 2)) return 414;
+    *why = "the request's headers are too large";
+    return n > AD_HTTP_MAX_HEAD ? 431 : 0;
+}
+
 /* True when there may be more to do with the bytes at hand. */
 static bool read_head(conn *c)
 {
+    if (unread(c) > MAX_BEHIND) return false; /* earlier replies first */
     if (c->in.len - c->in_at >= 2 && !memcmp(c->in.data + c->in_at, "\r\n", 2) && !c->scanned) consume(c, 2); /* one too many after the last body */
     if (c->in_at == c->in.len) return false;
     if (!c->first_byte_ns) {
         c->first_byte_ns = uv_hrtime();
-        set_timer(c, c->server->opt.header_timeout_ms);
+        set_timer(c, c->reserved ? RESERVED_MS : c->server->opt.header_timeout_ms);
     }
     bool bare = false;
+    const char *why = "a line of the request's head does not end in CR LF";
     size_t len = find_head_end(c, &bare);
-    if (!len && c->in.len - c->in_at < MAX_HEAD) return false;
+    int status = bare ? 400 : 0;
+    if (!status && (!len || len > AD_HTTP_MAX_HEAD)) status = check_unfinished(c, &why);
+    if (!status && !len) return false;
     if (!begin_exchange(c)) return false;
-    c->first_byte_ns = 0;
-    const char *why = "the request's headers are too large";
-    int status = 431;
-    if (bare) status = 400, why = "a line of the request's head does not end in CR LF";
-    else if (len && len <= MAX_HEAD) status = parse_head(c, len, &why);
+    if (!status) status = read_request(c, len, &why);
     if (status) {
         refuse(c, status, why);
         return false;
@@ -903,27 +910,25 @@ static bool read_head(conn *c)
     }
     c->phase = PHASE_BODY;
     set_timer(c, c->server->opt.body_timeout_ms);
-    if (ad_http_header(c->x, "expect") && c->in_at == c->in.len && c->x->minor == 1) conn_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    if (c->x->head.expects_continue && c->in_at == c->in.len) conn_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25, SIZE_MAX);
     return true;
 }
 
 static bool read_body(conn *c)
 {
-    const char *data = c->in.data + c->in_at;
-    size_t len = c->in.len - c->in_at;
+    const char *data = c->in.data + c->in_at, *why = "the request's body is malformed";
+    size_t len = body_bytes(c, &why);
+    if (len == SIZE_MAX) return refuse(c, 400, why), false;
     if (!len) return false;
     llhttp_errno_t rc = llhttp_execute(&c->parser, data, len);
-    if (c->complete) {
-        consume(c, (size_t)(llhttp_get_error_pos(&c->parser) - data));
-        dispatch(c);
-        return true;
-    }
-    if (rc == HPE_OK) {
-        consume(c, len);
-        return false;
+    if (rc == HPE_OK || c->complete) {
+        consume(c, c->complete ? (size_t)(llhttp_get_error_pos(&c->parser) - data) : len);
+        if (!framing_agrees(c)) return refuse(c, 400, why), false;
+        if (c->complete) dispatch(c);
+        return c->complete;
     }
     bool over = rc == HPE_USER && !c->x->body.failed;
-    refuse(c, over ? 413 : rc == HPE_USER ? 503 : 400, over ? too_large : rc == HPE_USER ? "out of memory" : "the request's body is malformed");
+    refuse(c, over ? 413 : rc == HPE_USER ? 503 : 400, over ? too_large : rc == HPE_USER ? "out of memory" : why);
     return false;
 }
 
@@ -936,14 +941,15 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(c->server->scratch, READ_BYTES);
 }
 
-/* Reading goes on while an exchange runs, to see the client leave; only so much is read ahead. */
+/* Reading goes on while an exchange runs, or replies wait to be read, to see the client leave; only so much is read ahead. */
 static void adjust_reading(conn *c)
 {
-    bool want = c->phase == PHASE_FEED ? !c->x->feed.paused : c->phase != PHASE_BUSY || c->in.len - c->in_at < MAX_AHEAD;
+    bool ahead = c->phase == PHASE_BUSY || (c->phase == PHASE_HEAD && unread(c) > MAX_BEHIND);
+    bool want = c->phase == PHASE_FEED ? !c->x->feed.paused : !ahead || c->in.len - c->in_at < MAX_AHEAD;
     if (c->closing || want == c->reading) return;
     c->reading = want;
-    if (want) uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
-    else uv_read_stop((uv_stream_t *)&c->tcp);
+    if (want) uv_read_start(&c->sock.stream, on_alloc, on_read);
+    else uv_read_stop(&c->sock.stream);
 }
 
 static void process(conn *c)
@@ -963,7 +969,7 @@ static void process(conn *c)
         c->in.len -= c->in_at;
         c->in_at = 0;
     }
-    if (c->phase == PHASE_HEAD && c->server->draining && !c->in.len) conn_close(c);
+    if (c->phase == PHASE_HEAD && c->server->draining && !c->in.len && !c->closing) leave(c);
     adjust_reading(c);
 }
 
@@ -978,8 +984,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     if (c->phase == PHASE_LINGER) {
         uint64_t now = uv_now(c->server->loop);
         c->lingered += (size_t)n;
-        if (c->lingered > LINGER_BYTES || now >= c->linger_end) conn_close(c);
-        else if (!c->server->draining) uv_timer_start(&c->timer, on_timer, c->linger_end - now < LINGER_MS ? c->linger_end - now : LINGER_MS, 0);
+        if (c->lingered > LINGER_BYTES || (c->linger_end && now >= c->linger_end)) conn_close(c);
+        else if (c->linger_end && !c->server->draining) uv_timer_start(&c->timer, on_timer, c->linger_end - now < LINGER_MS ? c->linger_end - now : LINGER_MS, 0);
         return;
     }
     ad_buf_append(&c->in, buf->base, (size_t)n);
@@ -989,76 +995,196 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 
 /* ---- connections ---- */
 
-static void read_peer(conn *c)
+/* IPv4 by address, IPv6 by network of 64 bits: whoever has one address there has them all. *loopback: of this machine. */
+static uint64_t key_of(const struct sockaddr *addr, bool *loopback)
 {
+    uint64_t key = 0;
+    if (addr->sa_family == AF_INET6) {
+        const struct in6_addr *a = &((const struct sockaddr_in6 *)addr)->sin6_addr;
+        uint32_t v4 = 0;
+        memcpy(&v4, a->s6_addr + 12, 4);
+        if (IN6_IS_ADDR_V4MAPPED(a)) return *loopback = ntohl(v4) >> 24 == 127, 1ull << 63 | v4;
+        memcpy(&key, a->s6_addr, 8);
+        *loopback = IN6_IS_ADDR_LOOPBACK(a);
+        return key ? key : 1;
+    }
+    if (addr->sa_family != AF_INET) return 0;
+    uint32_t v4 = ((const struct sockaddr_in *)addr)->sin_addr.s_addr;
+    return *loopback = ntohl(v4) >> 24 == 127, 1ull << 63 | v4;
+}
+
+/* Who it is, and how many connections it may have; 0: as many as there are. */
+static int read_peer(conn *c)
+{
+    const ad_http_options *opt = &c->server->opt;
     struct sockaddr_storage addr;
     int len = sizeof addr;
     char service[16];
-    snprintf(c->peer, sizeof c->peer, "?");
-    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&addr, &len) == 0)
-        getnameinfo((struct sockaddr *)&addr, (socklen_t)len, c->peer, sizeof c->peer, service, sizeof service, NI_NUMERICHOST | NI_NUMERICSERV);
+    bool loopback = false;
+    snprintf(c->peer, sizeof c->peer, c->sock.handle.type == UV_TCP ? "?" : "unix");
+    if (c->sock.handle.type != UV_TCP || uv_tcp_getpeername(&c->sock.tcp, (struct sockaddr *)&addr, &len) != 0) return 0;
+    getnameinfo((struct sockaddr *)&addr, (socklen_t)len, c->peer, sizeof c->peer, service, sizeof service, NI_NUMERICHOST | NI_NUMERICSERV);
+    c->peer_key = key_of((struct sockaddr *)&addr, &loopback);
+    conn **bucket = peer_bucket(c->server, c->peer_key);
+    c->same_next = *bucket;
+    *bucket = c;
+    return opt->max_per_peer ? opt->max_per_peer : loopback ? 0 : (opt->max_connections + 1) / 2;
 }
 
-static void turn_away(conn *c)
+static int count_same(conn *c)
 {
-    static const char text[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    uv_buf_t buf = uv_buf_init((char *)text, sizeof text - 1);
-    uv_try_write((uv_stream_t *)&c->tcp, &buf, 1);
+    int n = 0;
+    for (const conn *o = *peer_bucket(c->server, c->peer_key); o; o = o->same_next) n += o->peer_key == c->peer_key && !o->closing;
+    return n;
+}
+
+/* Too many to talk with it at all. What it has sent is read, as far as it is here: else it would get a reset in place of our words. */
+static void turn_away(conn *c, const char *status)
+{
+    char text[120];
+    uv_os_fd_t fd;
+    int n = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status);
+    uv_buf_t buf = uv_buf_init(text, (unsigned)n);
+    if (uv_fileno(&c->sock.handle, &fd) == 0) (void)!recv(fd, c->server->scratch, READ_BYTES, MSG_DONTWAIT);
+    uv_try_write(&c->sock.stream, &buf, 1);
     conn_close(c);
 }
 
-static void on_connection(uv_stream_t *listener, int status)
+static const char full[] = "503 Service Unavailable";
+
+/* The oldest that asks for nothing makes room for `newer`. */
+static void shed_reserved(const conn *newer)
 {
-    ad_http_server *s = listener->data;
-    if (status < 0) return;
+    conn *oldest = NULL;
+    for (conn *c = newer->next; c; c = c->next)
+        if (c->reserved && (c->phase == PHASE_HEAD || c->phase == PHASE_LINGER) && !c->closing) oldest = c;
+    if (!oldest) return;
+    newer->server->counts.refused_full++;
+    turn_away(oldest, full);
+}
+
+/* No waiting for more to send; and what is not on its way yet waits here, where it is counted, not in megabytes of the system's. */
+static void tune(conn *c)
+{
+    uv_os_fd_t fd;
+    int unsent = 128 * 1024;
+    uv_tcp_nodelay(&c->sock.tcp, 1);
+    if (uv_fileno(&c->sock.handle, &fd) == 0) (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+}
+
+/* A connection that is open. */
+static void welcome(conn *c)
+{
+    ad_http_server *s = c->server;
+    int most = read_peer(c);
+    if (most && count_same(c) > most) {
+        s->counts.refused_peer++;
+        turn_away(c, "429 Too Many Requests");
+        return;
+    }
+    c->reserved = s->n_conns - s->n_reserved > s->opt.max_connections;
+    s->n_reserved += c->reserved;
+    if (s->n_reserved > RESERVED) shed_reserved(c);
+    if (s->n_reserved > 2 * RESERVED || s->draining) { /* those that are being closed are among them */
+        s->counts.refused_full++;
+        turn_away(c, full);
+        return;
+    }
+    if (c->sock.handle.type == UV_TCP) tune(c);
+    set_timer(c, c->reserved ? RESERVED_MS : s->opt.idle_timeout_ms);
+    adjust_reading(c);
+}
+
+/* Counted, with handles that are to be closed; NULL: out of memory. */
+static conn *conn_new(ad_http_server *s, bool tcp)
+{
     conn *c = ad_calloc(1, sizeof *c);
-    if (!c) return; /* it stays in the backlog */
+    if (!c) return NULL;
     c->server = s;
-    c->open_handles = 2;
-    uv_tcp_init(s->loop, &c->tcp);
+    c->open_handles = 3;
+    if (tcp) uv_tcp_init(s->loop, &c->sock.tcp);
+    else uv_pipe_init(s->loop, &c->sock.pipe, 0);
     uv_timer_init(s->loop, &c->timer);
-    c->tcp.data = c->timer.data = c;
+    uv_timer_init(s->loop, &c->write_timer);
+    c->sock.handle.data = c->timer.data = c->write_timer.data = c;
     c->next = s->conns;
     if (s->conns) s->conns->prev = c;
     s->conns = c;
     s->n_conns++;
-    if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0) {
-        conn_close(c);
-        return;
-    }
-    if (s->n_conns > s->opt.max_connections || s->draining) {
-        turn_away(c);
-        return;
-    }
-    uv_tcp_nodelay(&c->tcp, 1);
-    read_peer(c);
-    set_timer(c, s->opt.idle_timeout_ms);
-    adjust_reading(c);
+    return c;
+}
+
+static void on_connection(uv_stream_t *stream, int status)
+{
+    listener *l = stream->data;
+    conn *c = status < 0 ? NULL : conn_new(l->server, l->port > 0);
+    if (!c) return; /* it stays in the backlog */
+    if (uv_accept(stream, &c->sock.stream) == 0) welcome(c);
+    else conn_close(c);
+}
+
+ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err)
+{
+    conn *c = conn_new(s, false);
+    if (!c) return ad_fail(err, AD_ENOMEM, "out of memory");
+    int rc = uv_pipe_open(&c->sock.pipe, fd);
+    if (rc == 0) welcome(c);
+    else conn_close(c);
+    return rc == 0 ? AD_OK : ad_fail(err, AD_EIO, "socket %d: %s", fd, uv_strerror(rc));
 }
 
 static void on_listener_closed(uv_handle_t *h)
 {
-    ad_http_server *s = h->data;
-    s->listening = false;
-    maybe_finish(s);
+    listener *l = h->data;
+    l->server->n_listening--;
+    maybe_finish(l->server);
 }
 
-static ad_status bind_to(ad_http_server *s, ad_err *err)
+static ad_status bind_tcp(listener *l, const ad_http_address *a, ad_err *err)
 {
     char port[16];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
-    snprintf(port, sizeof port, "%d", s->opt.port);
-    int rc = getaddrinfo(s->opt.host, port, &hints, &list);
-    if (rc) return ad_fail(err, AD_EINVAL, "host \"%.100s\": %s", s->opt.host, gai_strerror(rc));
-    rc = uv_tcp_bind(&s->listener, list->ai_addr, 0);
+    uv_tcp_init(l->server->loop, &l->sock.tcp);
+    l->server->n_listening++;
+    snprintf(port, sizeof port, "%d", a->port);
+    int rc = getaddrinfo(a->host, port, &hints, &list);
+    if (rc) return ad_fail(err, AD_EINVAL, "host \"%.100s\": %s", a->host, gai_strerror(rc));
+    rc = uv_tcp_bind(&l->sock.tcp, list->ai_addr, list->ai_family == AF_INET6 ? UV_TCP_IPV6ONLY : 0);
     freeaddrinfo(list);
-    if (!rc) rc = uv_listen((uv_stream_t *)&s->listener, BACKLOG, on_connection);
+    if (!rc) rc = uv_listen(&l->sock.stream, BACKLOG, on_connection);
     struct sockaddr_storage addr;
     int len = sizeof addr;
-    if (!rc) rc = uv_tcp_getsockname(&s->listener, (struct sockaddr *)&addr, &len);
-    if (rc) return ad_fail(err, AD_EIO, "cannot listen on %.100s port %d: %s", s->opt.host, s->opt.port, uv_strerror(rc));
-    s->port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port : ((struct sockaddr_in *)&addr)->sin_port);
+    if (!rc) rc = uv_tcp_getsockname(&l->sock.tcp, (struct sockaddr *)&addr, &len);
+    if (rc) return ad_fail(err, AD_EIO, "cannot listen on %.100s port %d: %s", a->host, a->port, uv_strerror(rc));
+    l->port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port : ((struct sockaddr_in *)&addr)->sin_port);
+    bool v6 = strchr(a->host, ':') != NULL;
+    snprintf(l->url, sizeof l->url, "http://%s%s%s:%d", v6 ? "[" : "", a->host, v6 ? "]" : "", l->port);
     return AD_OK;
+}
+
+/* Its mode and group are set before anybody can connect. libuv removes the file when the handle is closed. */
+static ad_status bind_unix(listener *l, const ad_http_address *a, ad_err *err)
+{
+    ad_status st = ad_http_unlink_stale(a, err);
+    uv_pipe_init(l->server->loop, &l->sock.pipe, 0);
+    l->server->n_listening++;
+    if (st != AD_OK) return st;
+    int rc = uv_pipe_bind(&l->sock.pipe, a->path);
+    if (!rc) st = ad_http_set_owner(a, err);
+    if (st != AD_OK) return st;
+    if (!rc) rc = uv_listen(&l->sock.stream, BACKLOG, on_connection);
+    if (rc) return ad_fail(err, AD_EIO, "cannot listen on %s: %s", a->path, uv_strerror(rc));
+    snprintf(l->url, sizeof l->url, "unix:%s", a->path);
+    return AD_OK;
+}
+
+static ad_status add_listener(ad_http_server *s, const ad_http_address *a, ad_err *err)
+{
+    listener *l = &s->listeners[s->n_listeners++];
+    l->server = s;
+    ad_status st = a->host[0] ? bind_tcp(l, a, err) : bind_unix(l, a, err);
+    l->sock.handle.data = l;
+    return st;
 }
 
 ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err)
@@ -1072,25 +1198,27 @@ ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_op
     s->settings.on_body = on_body;
     s->settings.on_message_complete = on_message_complete;
     if (getrandom(&s->id_base, sizeof s->id_base, 0) != sizeof s->id_base) s->id_base = uv_hrtime();
-    uv_tcp_init(loop, &s->listener);
-    s->listener.data = s;
-    s->listening = true;
-    ad_status st = bind_to(s, err);
-    if (st == AD_OK) {
-        *out = s;
-        return AD_OK;
-    }
-    s->closing = true;
-    uv_close((uv_handle_t *)&s->listener, on_listener_closed); /* frees s */
+    ad_status st = AD_OK;
+    for (int i = 0; i < opt->n_addresses && st == AD_OK; i++) st = add_listener(s, &opt->addresses[i], err);
+    s->opt.addresses = NULL;
+    if (st == AD_OK) *out = s;
+    else ad_http_close(&s, NULL, NULL);
     return st;
 }
 
-int ad_http_port(const ad_http_server *s) { return s->port; }
+int ad_http_port(const ad_http_server *s) { return s->n_listeners ? s->listeners[0].port : 0; }
 int ad_http_connections(const ad_http_server *s) { return s->n_conns; }
+ad_http_counts ad_http_get_counts(const ad_http_server *s) { return s->counts; }
+
+const char *ad_http_url(const ad_http_server *s, int i)
+{
+    return i < s->n_listeners ? s->listeners[i].url : NULL;
+}
 
 static void stop_listening(ad_http_server *s)
 {
-    if (s->listening && !uv_is_closing((uv_handle_t *)&s->listener)) uv_close((uv_handle_t *)&s->listener, on_listener_closed);
+    for (listener *l = s->listeners; l < s->listeners + s->n_listeners; l++)
+        if (!uv_is_closing(&l->sock.handle)) uv_close(&l->sock.handle, on_listener_closed);
 }
 
 void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user)
@@ -1101,7 +1229,7 @@ void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user)
     stop_listening(s);
     for (conn *c = s->conns, *next; c; c = next) {
         next = c->next;
-        if (c->phase == PHASE_HEAD && c->in.len == c->in_at) conn_close(c);
+        if (c->phase == PHASE_HEAD && c->in.len == c->in_at && !c->closing) leave(c);
     }
 }
 

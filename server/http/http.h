@@ -7,7 +7,7 @@
 
 #include <uv.h>
 
-#include "core/base/mem.h"
+#include "server/http/address.h"
 
 typedef struct ad_http_server ad_http_server;
 typedef struct ad_http_exchange ad_http_exchange;
@@ -24,15 +24,17 @@ typedef struct {
 } ad_http_route;
 
 typedef struct {
-    const char *host;         /* address to bind */
-    int port;                 /* 0 = any */
+    const ad_http_address *addresses; /* n_addresses to listen on, at most AD_HTTP_MAX_ADDRESSES; read once */
+    int n_addresses;
     size_t max_body_bytes;
     int max_connections;
+    const char *const *reserved; /* the paths of routes that a few connections beyond max_connections may still ask for; ends in NULL. May be NULL */
+    int max_per_peer;         /* connections of one IPv4 address or IPv6 /64; 0: half of max_connections, and no limit on loopback. Unix sockets have none */
     int header_timeout_ms;    /* from the first byte of a request to the end of its headers */
-    int body_timeout_ms;      /* to the end of its body, where the route does not stream */
+    int body_timeout_ms;      /* in each of these windows a body ends or brings 4 KiB a second on the average */
     int idle_timeout_ms;      /* keep-alive */
-    int rate_window_ms;       /* a streamed body must bring 4 KiB a second on the average of each window; 0: 10 s */
-    size_t max_output_bytes;  /* a stream whose client reads slower than this much is cut */
+    int write_timeout_ms;     /* in each of these windows a client takes all output that waits for it, or 16 KiB */
+    size_t max_output_bytes;  /* a stream whose client is further behind is cut */
     const ad_http_route *routes; /* n_routes, borrowed */
     int n_routes;
     void *app;                /* second argument of every handler */
@@ -43,9 +45,20 @@ typedef struct {
     void (*error_body)(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message);
 } ad_http_options;
 
+/* What was refused or cut since the start. */
+typedef struct {
+    uint64_t refused_full;    /* connections and requests, for too many connections */
+    uint64_t refused_peer;    /* connections, for too many of one client */
+    uint64_t slow_readers;    /* connections cut because their clients did not read */
+} ad_http_counts;
+
 AD_MUSTUSE ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err);
-int ad_http_port(const ad_http_server *s); /* the bound port */
+/* Serves a connected socket (of any kind that streams) as if it had been accepted; takes fd on success. */
+AD_MUSTUSE ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err);
+int ad_http_port(const ad_http_server *s); /* the bound port of the first address; 0: a Unix socket, or none */
+const char *ad_http_url(const ad_http_server *s, int i); /* of address i: "http://127.0.0.1:8080", "unix:/path"; NULL when there are no more */
 int ad_http_connections(const ad_http_server *s);
+ad_http_counts ad_http_get_counts(const ad_http_server *s);
 /* Stops accepting; idle connections close, busy ones after their reply. done(user) when the last is gone. */
 void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user);
 /* Closes everything now (exchanges in flight see on_abort), then done. The server is freed. */
@@ -84,7 +97,8 @@ void ad_http_set_header(ad_http_exchange *x, const char *name, const char *value
 bool ad_http_get_set_header(const ad_http_exchange *x, const char *name, char *value, size_t size);
 /* The whole reply at once; body is copied. 204 and 304 go without body and content type. Ends the exchange: x is invalid afterwards. */
 void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, const void *body, size_t len);
-/* A chunked reply (close-delimited on HTTP/1.0). Nothing is buffered longer than one loop turn, and no timer runs against it however long it lives. */
+/* A chunked reply (close-delimited on HTTP/1.0). Nothing is held back, and it may live and be silent for as long as it likes; but a client that does not read what is there is cut:
+ * max_output_bytes, write_timeout_ms. */
 void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_type);
 void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len);
 void ad_http_stream_end(ad_http_exchange *x); /* x is invalid afterwards */

@@ -185,7 +185,11 @@ static void put_process(const ad_app *app, ad_buf *out)
     put_registry(app, out);
     put_number(out, "adapterd_merged_adapters", "gauge", "Adapters with merged weights: 0 or 1.", ad_merger_current(app->merger) != NULL);
     put_number(out, "adapterd_merge_switches_total", "counter", "Times that merged weights were published or given up.", ad_merger_switches(app->merger));
+    ad_http_counts h = ad_http_get_counts(app->http);
     put_number(out, "adapterd_connections", "gauge", "Open client connections.", (unsigned long long)ad_http_connections(app->http));
+    put_number(out, "adapterd_connections_refused_total", "counter", "Connections and requests refused because there were too many connections.", h.refused_full);
+    put_number(out, "adapterd_connections_refused_per_ip_total", "counter", "Connections refused because one client had too many.", h.refused_peer);
+    put_number(out, "adapterd_slow_readers_total", "counter", "Connections cut because their clients did not read.", h.slow_readers);
 }
 
 static void put_engine(const ad_worker_stats *s, ad_buf *out)

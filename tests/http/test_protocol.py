@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""HTTP/1.1 on the wire: framing, pipelining, limits, what is refused."""
+"""HTTP/1.1 on the wire: framing, pipelining, streamed bodies. What is refused: test_http_hardening."""
 import json
 import os
 import re
@@ -20,7 +20,7 @@ def post(body, extra=b""):
 class Protocol(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--max-body", "100k", "--max-connections", "40")
+        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--max-body", "100k")
 
     @classmethod
     def tearDownClass(cls):
@@ -93,68 +93,6 @@ class Protocol(unittest.TestCase):
         self.assertEqual(self.status(b"GET http://x/livez HTTP/1.1\r\n" + HOST + b"\r\n"), 200)
         self.assertEqual(self.status(b"GET /livez?a=b HTTP/1.1\r\n" + HOST + b"\r\n"), 200)
 
-    def test_what_proxies_disagree_on_is_refused(self):
-        get = b"GET /livez HTTP/1.1\r\n"
-        bad = {
-            "length and chunked": post(b"{}", b"Transfer-Encoding: chunked\r\n"),
-            "two lengths": post(b"{}", b"Content-Length: 2\r\n"),
-            "signed length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +2\r\n\r\n{}",
-            "negative length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -2\r\n\r\n{}",
-            "empty length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length:\r\n\r\n",
-            "length list": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2, 2\r\n\r\n{}",
-            "length with underscore": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1_0\r\n\r\n",
-            "space before colon": get + b"Host : x\r\n\r\n",
-            "bare line ends": b"GET /livez HTTP/1.1\nHost: x\n\n",
-            "one bare line end": get + b"Host: x\nA: b\r\n\r\n",
-            "folded header": get + HOST + b"A: b\r\n c\r\n\r\n",
-            "no host": get + b"\r\n",
-            "two hosts": get + HOST + HOST + b"\r\n",
-            "NUL in a value": get + HOST + b"A: b\0c\r\n\r\n",
-            "CR in a value": get + HOST + b"A: b\rc\r\n\r\n",
-            "control byte in a value": get + HOST + b"A: b\x01c\r\n\r\n",
-            "strange coding": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-            "coding list": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-            "leading comma coding": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
-            "two codings": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "odd space around coding": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: \xa0chunked\r\n\r\n0\r\n\r\n",
-            "coding in 1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "hex prefix": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
-            "signed chunk size": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n",
-            "huge chunk size": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
-            "bare line ends between chunks": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n",
-            "missing line end after chunk": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}0\r\n\r\n",
-            "CR in chunk extension": b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2;a\rb\r\n{}\r\n0\r\n\r\n",
-            "odd version": b"GET /livez HTTP/1.32\r\n" + HOST + b"\r\n",
-            "version 1.2": b"GET /livez HTTP/1.2\r\n" + HOST + b"\r\n",
-            "version 2": b"GET /livez HTTP/2.0\r\n" + HOST + b"\r\n",
-            "no version": b"GET /livez\r\n\r\n",
-            "empty header name": get + HOST + b": b\r\n\r\n",
-            "header without colon": get + HOST + b"Abc\r\n\r\n",
-            "leading space in first header": get + b" Host: x\r\n\r\n",
-            "high byte in name": get + HOST + b"A\xe9: b\r\n\r\n",
-            "two spaces": b"GET  /livez HTTP/1.1\r\n" + HOST + b"\r\n",
-            "tab": b"GET\t/livez HTTP/1.1\r\n" + HOST + b"\r\n",
-            "relative target": b"GET livez HTTP/1.1\r\n" + HOST + b"\r\n",
-            "bad escape": b"GET /livez%zz HTTP/1.1\r\n" + HOST + b"\r\n",
-            "escaped NUL": b"GET /livez%00 HTTP/1.1\r\n" + HOST + b"\r\n",
-            "unknown method": b"FOO /livez HTTP/1.1\r\n" + HOST + b"\r\n",
-            "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-            "unknown expectation": post(b"{}", b"Expect: wonders\r\n"),
-        }
-        for name, data in bad.items():
-            with self.subTest(name):
-                status = self.status(data + b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
-                self.assertIn(status, (400, 405, 417, 501, 505))
-                if status != 405:
-                    self.assertEqual(len(self.statuses(data + b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")), 1, "the connection went on")
-        self.assertEqual(self.status(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n"), 200)
-
-    def test_heads_have_limits(self):
-        self.assertEqual(self.status(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"), 414)
-        self.assertEqual(self.status(b"GET /livez HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 40000 + b"\r\n\r\n"), 431)
-        self.assertEqual(self.status(b"GET /livez HTTP/1.1\r\n" + HOST + b"".join(b"a%d: b\r\n" % i for i in range(120)) + b"\r\n"), 400)
-        self.assertEqual(self.status(b"POST /v1/completions HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999999999\r\n\r\n"), 413)
-
     def test_a_large_body_sent_in_full_still_reads_the_413(self):
         body = b"x" * 3_000_000
         self.assertEqual(self.status(post(body)), 413)
@@ -178,46 +116,6 @@ class Protocol(unittest.TestCase):
         for s in open_ones:
             s.close()
         self.assertEqual(self.d.get("/health")[0], 200)
-
-    def test_connections_beyond_the_limit_are_turned_away(self):
-        conns = [socket.create_connection((self.d.host, self.d.port)) for _ in range(60)]
-        time.sleep(0.3)
-        turned_away = 0
-        for s in conns:
-            s.settimeout(0.05)
-            try:
-                turned_away += s.recv(200).startswith(b"HTTP/1.1 503")
-            except (TimeoutError, ConnectionResetError):
-                pass
-        for s in conns:
-            s.close()
-        self.assertGreaterEqual(turned_away, 15)
-        time.sleep(0.3)
-        self.assertEqual(self.d.get("/health")[0], 200)
-
-
-class SlowClients(unittest.TestCase):
-    def test_a_head_that_trickles_is_cut_off(self):
-        d = Daemon(os.path.join(TINY, "models", "llama-gqa"))
-        try:
-            s = socket.create_connection((d.host, d.port))
-            start = time.monotonic()
-            s.sendall(b"GET /livez HTTP/1.1\r\n")
-            s.settimeout(1)
-            closed = False
-            while time.monotonic() - start < 20 and not closed:
-                try:
-                    s.sendall(b"a: b\r\n")
-                    closed = s.recv(100) == b""
-                except TimeoutError:
-                    pass
-                except OSError:
-                    closed = True
-            self.assertTrue(closed)
-            self.assertLess(time.monotonic() - start, 15)
-            s.close()
-        finally:
-            d.stop()
 
 
 def weigh(data):

@@ -169,6 +169,27 @@ static void handle_silent(ad_http_exchange *x, void *arg)
     ad_http_stream_write(x, "before\n", 7);
 }
 
+/* ---- GET /flood and /big: so many bytes, as a stream or as one reply ---- */
+
+static void handle_flood(ad_http_exchange *x, void *arg)
+{
+    (void)arg;
+    static char piece[10000];
+    ad_http_stream_begin(x, 200, "text/plain");
+    for (int left = number(x, "bytes", 0); left > 0; left -= (int)sizeof piece) ad_http_stream_write(x, piece, sizeof piece);
+    ad_http_stream_end(x);
+}
+
+static void handle_big(ad_http_exchange *x, void *arg)
+{
+    (void)arg;
+    size_t n = (size_t)number(x, "bytes", 0);
+    char *body = calloc(1, n + 1);
+    if (!body) abort();
+    ad_http_reply(x, 200, "text/plain", body, n);
+    free(body);
+}
+
 /* ---- POST /upload: what came, and what lies in the directory, which is thrown away ---- */
 
 static json_t *list_files(const char *dir)
@@ -248,7 +269,10 @@ static void handle_query(ad_http_exchange *x, void *arg)
 static void handle_counts(ad_http_exchange *x, void *arg)
 {
     (void)arg;
-    ad_reply_json(x, 200, json_pack("{s:i, s:i, s:i}", "ended", n_ended, "aborted", n_aborted, "pending", ad_uploads_pending()));
+    size_t rss = 0;
+    uv_resident_set_memory(&rss);
+    ad_reply_json(x, 200, json_pack("{s:i, s:i, s:i, s:I, s:I}", "ended", n_ended, "aborted", n_aborted, "pending", ad_uploads_pending(), "slow_readers",
+                                    (json_int_t)ad_http_get_counts(app.http).slow_readers, "rss", (json_int_t)rss));
 }
 
 static const ad_http_route routes[] = {
@@ -256,6 +280,8 @@ static const ad_http_route routes[] = {
     {"POST", "/upload", handle_upload, "upload", true, NULL},
     {"POST", "/collect", handle_collect, "collect", true, NULL},
     {"POST", "/ignore", handle_ignore, "ignore", true, NULL},
+    {"GET", "/flood", handle_flood, "flood", false, NULL},
+    {"GET", "/big", handle_big, "big", false, NULL},
     {"GET", "/silent", handle_silent, "silent", false, NULL},
     {"GET", "/status/*", handle_status, "status", false, NULL},
     {"PUT", "/status/*", handle_status, "status", false, NULL},
@@ -293,8 +319,9 @@ int main(int argc, char **argv)
 {
     ad_err err;
     config.max_adapter_bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1u << 30;
-    ad_http_options opt = {.host = "127.0.0.1", .max_body_bytes = 1000, .max_connections = 100, .header_timeout_ms = 200, .body_timeout_ms = 200, .idle_timeout_ms = 200,
-                           .rate_window_ms = argc > 1 ? atoi(argv[1]) : 1000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
+    ad_http_address address = {.host = "127.0.0.1"};
+    ad_http_options opt = {.addresses = &address, .n_addresses = 1, .max_body_bytes = 1000, .max_connections = 100, .header_timeout_ms = 200, .idle_timeout_ms = 200,
+                           .body_timeout_ms = argc > 1 ? atoi(argv[1]) : 1000, .write_timeout_ms = 1000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
                            .app = &app, .error_body = ad_error_body};
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);

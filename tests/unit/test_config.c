@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "server/config.h"
+#include "server/http/address.h"
 #include "tests/unit/suite.h"
 
 static char file_path[] = "/tmp/ad-config-XXXXXX";
@@ -115,6 +116,25 @@ START_TEST(vllm_s_spellings_name_adapters_and_set_no_limits)
 }
 END_TEST
 
+START_TEST(addresses_and_their_options_may_be_items_of_one_list)
+{
+    ad_http_address list[AD_HTTP_MAX_ADDRESSES];
+    ad_err err;
+    int n = 0;
+    ad_config c = good(ARGS("--model", "m", "--listen", "[::1]:0"), ARGS("ADAPTERD_LISTEN=127.0.0.1:80,unix:/s,mode=0600,group=web,unix:/t"));
+    for (int i = 0; i < c.listen.n; i++) ck_assert_int_eq(ad_http_address_read(list, &n, c.listen.items[i], &err), AD_OK);
+    ck_assert_int_eq(n, 4);
+    ck_assert_str_eq(list[0].host, "127.0.0.1");
+    ck_assert_int_eq(list[0].port, 80);
+    ck_assert_str_eq(list[1].path, "/s");
+    ck_assert_uint_eq(list[1].mode, 0600);
+    ck_assert_str_eq(list[1].group, "web");
+    ck_assert_uint_eq(list[2].mode, 0660);
+    ck_assert_str_eq(list[3].host, "::1");
+    ad_config_deinit(&c);
+}
+END_TEST
+
 START_TEST(unknown_keys_are_refused_with_their_place)
 {
     refuse(ARGS("--model", "m", "--prot", "1"), NULL, "--prot");
@@ -138,6 +158,9 @@ START_TEST(bad_values_are_refused_with_what_would_do)
         {"--adapter", "x=", "NAME=DIR"}, {"--host", "", "empty"}, {"--adapter-dir", "", "empty"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) refuse(ARGS("--model", "m", bad[i][0], bad[i][1]), NULL, bad[i][2]);
     refuse(ARGS("--model", "m", "--max-adapter-bytes", "100"), NULL, "at least 1k");
+    refuse(ARGS("--model", "m", "--output-buffer", "100"), NULL, "1k to 1G");
+    refuse(ARGS("--model", "m", "--listen", "localhost"), NULL, "unix:/PATH");
+    refuse(ARGS("--model", "m"), ARGS("ADAPTERD_LISTEN=mode=0600,unix:/s"), "does not follow");
     refuse(ARGS("--model"), NULL, "needs a value");
     refuse(ARGS("--port", "1"), NULL, "--model");
     refuse(ARGS("--model", "m", "--config", "/nowhere"), NULL, "/nowhere");
@@ -198,6 +221,7 @@ int main(void)
     tcase_add_test(t, defaults_are_those_of_the_table);
     tcase_add_test(t, options_win_over_the_environment_and_that_over_the_file);
     tcase_add_test(t, lists_add_up);
+    tcase_add_test(t, addresses_and_their_options_may_be_items_of_one_list);
     tcase_add_test(t, vllm_s_spellings_name_adapters_and_set_no_limits);
     tcase_add_test(t, unknown_keys_are_refused_with_their_place);
     tcase_add_test(t, bad_values_are_refused_with_what_would_do);
