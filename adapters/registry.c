@@ -16,7 +16,10 @@ struct ad_registry {
     void (*gone)(void *user, ad_version *v);
     void *user;
     ad_entry **sorted;   /* [n] by name */
-    size_t n, cap, n_aliases;
+    size_t n, cap;
+    ad_entry **by_id;    /* [n_by_id] the adapters, ids ascending */
+    size_t n_by_id, cap_by_id;
+    int next_id;
     ad_entry **buckets;  /* [n_buckets] chains; a power of two */
     size_t n_buckets;
     ad_version *freshest, *stalest;
@@ -89,7 +92,39 @@ ad_entry *ad_registry_find(const ad_registry *reg, const char *name)
 
 size_t ad_registry_count(const ad_registry *reg) { return reg->n; }
 ad_entry *ad_registry_at(const ad_registry *reg, size_t i) { return reg->sorted[i]; }
-size_t ad_registry_adapters(const ad_registry *reg) { return reg->n - reg->n_aliases; }
+size_t ad_registry_adapters(const ad_registry *reg) { return reg->n_by_id; }
+ad_entry *ad_registry_at_id(const ad_registry *reg, size_t i) { return reg->by_id[i]; }
+
+/* Of the first adapter whose id is not below `id`. */
+static size_t id_position(const ad_registry *reg, int id)
+{
+    size_t low = 0, high = reg->n_by_id;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (reg->by_id[mid]->id < id) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+ad_entry *ad_registry_by_id(const ad_registry *reg, int id)
+{
+    size_t at = id_position(reg, id);
+    return at < reg->n_by_id && reg->by_id[at]->id == id ? reg->by_id[at] : NULL;
+}
+
+static int compare_age(const void *a, const void *b)
+{
+    const ad_entry *x = *(ad_entry *const *)a, *y = *(ad_entry *const *)b;
+    return x->created != y->created ? (x->created > y->created) - (x->created < y->created) : strcmp(x->name, y->name);
+}
+
+void ad_registry_number_by_age(ad_registry *reg)
+{
+    if (reg->n_by_id) qsort(reg->by_id, reg->n_by_id, sizeof *reg->by_id, compare_age);
+    for (size_t i = 0; i < reg->n_by_id; i++) reg->by_id[i]->id = (int)i;
+    reg->next_id = (int)reg->n_by_id;
+}
 
 size_t ad_registry_position(const ad_registry *reg, const char *name)
 {
@@ -118,7 +153,7 @@ static void entry_free(ad_entry *e)
     free(e);
 }
 
-ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err)
+static ad_status add_name(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err)
 {
     ad_status st = ad_registry_check_name(name, err);
     if (st != AD_OK) return st;
@@ -137,8 +172,26 @@ ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, 
     ad_entry **head = bucket_of(reg, name);
     e->chain = *head;
     *head = e;
+    *out = e;
+    return AD_OK;
+}
+
+ad_status ad_registry_add(ad_registry *reg, const char *name, ad_origin origin, ad_entry **out, ad_err *err)
+{
+    ad_entry *e = NULL;
+    if (ad_grow(&reg->by_id, &reg->cap_by_id, reg->n_by_id + 1, sizeof *reg->by_id) != AD_OK) return ad_fail(err, AD_ENOMEM, "out of memory for adapter \"%.140s\"", name);
+    ad_status st = add_name(reg, name, origin, &e, err);
+    if (st != AD_OK) return st;
+    e->id = reg->next_id++;
+    reg->by_id[reg->n_by_id++] = e;
     if (out) *out = e;
     return AD_OK;
+}
+
+static void remove_id(ad_registry *reg, const ad_entry *e)
+{
+    size_t at = id_position(reg, e->id);
+    memmove(reg->by_id + at, reg->by_id + at + 1, (--reg->n_by_id - at) * sizeof *reg->by_id);
 }
 
 void ad_registry_remove(ad_registry *reg, ad_entry *e)
@@ -146,7 +199,7 @@ void ad_registry_remove(ad_registry *reg, ad_entry *e)
     while (e->n_versions) ad_registry_retire(e->versions[e->n_versions - 1]);
     size_t at = ad_registry_position(reg, e->name);
     memmove(reg->sorted + at, reg->sorted + at + 1, (--reg->n - at) * sizeof *reg->sorted);
-    reg->n_aliases -= e->n_targets > 0;
+    if (e->id >= 0) remove_id(reg, e);
     ad_entry **link = bucket_of(reg, e->name);
     while (*link != e) link = &(*link)->chain;
     *link = e->chain;
@@ -158,9 +211,9 @@ ad_status ad_registry_set_alias(ad_registry *reg, const char *name, ad_target *t
     ad_entry *e = ad_registry_find(reg, name);
     if (e && !e->n_targets) return ad_fail(err, AD_EEXIST, "\"%s\" is the name of an adapter", name);
     if (!e) {
-        ad_status st = ad_registry_add(reg, name, AD_ORIGIN_STORE, &e, err);
+        ad_status st = add_name(reg, name, AD_ORIGIN_STORE, &e, err);
         if (st != AD_OK) return st;
-        reg->n_aliases++;
+        e->id = -1;
     }
     ad_targets_free(e->targets, e->n_targets);
     e->targets = targets;
@@ -286,6 +339,7 @@ void ad_registry_free(ad_registry **rp)
     reg->gone = NULL;
     while (reg->n) ad_registry_remove(reg, reg->sorted[reg->n - 1]);
     free(reg->sorted);
+    free(reg->by_id);
     free(reg->buckets);
     free(reg);
 }
@@ -361,7 +415,7 @@ void ad_registry_retire(ad_version *v)
 static bool is_target(const ad_registry *reg, const ad_version *v)
 {
     size_t len = strlen(v->entry->name);
-    for (size_t i = 0; reg->n_aliases && i < reg->n; i++)
+    for (size_t i = 0; reg->n > reg->n_by_id && i < reg->n; i++)
         for (int t = 0; t < reg->sorted[i]->n_targets; t++) {
             const char *model = reg->sorted[i]->targets[t].model;
             if (!strncmp(model, v->entry->name, len) && model[len] == '@' && ad_entry_select(v->entry, model + len + 1) == v) return true;

@@ -56,6 +56,7 @@ typedef struct {
 
 struct ad_entry {
     char *name;
+    int id;                   /* of an adapter: counts up in the order of registration, never used again; -1 for an alias */
     ad_origin origin;
     int64_t revision, created;
     bool pinned, draining;
@@ -83,6 +84,11 @@ AD_MUSTUSE ad_status ad_registry_check_name(const char *name, ad_err *err);
 ad_entry *ad_registry_find(const ad_registry *reg, const char *name); /* adapter or alias; borrowed; NULL when absent; O(1) */
 size_t ad_registry_count(const ad_registry *reg);                      /* names, aliases too */
 ad_entry *ad_registry_at(const ad_registry *reg, size_t i);            /* in order of name; borrowed */
+/* The adapter with that id, O(log n); NULL when absent. */
+ad_entry *ad_registry_by_id(const ad_registry *reg, int id);
+ad_entry *ad_registry_at_id(const ad_registry *reg, size_t i);         /* the i-th of ad_registry_adapters in order of id */
+/* Gives ids anew, from 0 on, by age and name: once, when what was stored has been read. */
+void ad_registry_number_by_age(ad_registry *reg);
 size_t ad_registry_position(const ad_registry *reg, const char *name); /* of the first name that is not before `name` */
 size_t ad_registry_adapters(const ad_registry *reg);                   /* names that are no aliases */
 

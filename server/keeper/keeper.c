@@ -83,6 +83,7 @@ static ad_status read_store(ad_keeper *k, ad_err *err)
     ad_store_reader reader = {on_adapter, on_version, on_alias, k};
     ad_status st = ad_store_last_revision(k->app->store, &k->revision, err);
     if (st == AD_OK) st = ad_store_read(k->app->store, &reader, err);
+    ad_registry_number_by_age(k->registry); /* the command line's follow */
     return st;
 }
 

@@ -130,6 +130,33 @@ START_TEST(names_are_listed_in_order_and_taken_once)
 }
 END_TEST
 
+START_TEST(an_id_is_one_adapter_s_for_ever)
+{
+    add("z")->created = 5, add("a")->created = 9, add("m")->created = 5;
+    ad_registry_number_by_age(reg);
+    static const char *const by_age[] = {"m", "z", "a"};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_str_eq(ad_registry_by_id(reg, i)->name, by_age[i]);
+        ck_assert_ptr_eq(ad_registry_by_id(reg, i), ad_registry_at_id(reg, (size_t)i));
+    }
+    set_alias("alias", "a", 1, "m", 1);
+    ck_assert_int_eq(ad_registry_find(reg, "alias")->id, -1);
+    ad_registry_remove(reg, ad_registry_find(reg, "z"));
+    ad_registry_remove(reg, ad_registry_find(reg, "a"));
+    ck_assert_int_eq(add("b")->id, 3);
+    static const char *const left[] = {"m", NULL, NULL, "b", NULL};
+    for (int i = 0; i < 5; i++) {
+        const ad_entry *e = ad_registry_by_id(reg, i);
+        if (left[i]) ck_assert_str_eq(e->name, left[i]);
+        else ck_assert_ptr_null(e);
+    }
+    ck_assert_ptr_null(ad_registry_by_id(reg, -1));
+    ad_registry_remove(reg, ad_registry_find(reg, "alias"));
+    ck_assert_uint_eq(ad_registry_adapters(reg), 2);
+    ck_assert_str_eq(ad_registry_at_id(reg, 1)->name, "b");
+}
+END_TEST
+
 START_TEST(ten_thousand_names_are_found_and_removed)
 {
     char name[32];
@@ -337,6 +364,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, names_are_parts_of_safe_characters);
     tcase_add_test(t, names_are_listed_in_order_and_taken_once);
+    tcase_add_test(t, an_id_is_one_adapter_s_for_ever);
     tcase_add_test(t, ten_thousand_names_are_found_and_removed);
     tcase_add_test(t, a_model_names_the_active_version_or_one_by_number_or_digest);
     tcase_add_test(t, a_leased_version_outlives_its_replacement_and_its_name);
