@@ -111,7 +111,7 @@ typedef struct {
 struct ad_detok {
     const ad_tokenizer *tk;
     stop *stops;
-    int n_stops;
+    int n_stops, ended; /* ended: by which of them; -1: none yet */
     bool skip_special, stopped, first;
     int lead;     /* spaces that may still be stripped from the start */
     int unsearched; /* tokens left whose text no stop string looks at; below 0 once they are through */
@@ -152,6 +152,7 @@ ad_status ad_detok_new(ad_detok **out, const ad_tokenizer *tk, const ad_str *sto
     if (!d) return ad_fail(err, AD_ENOMEM, "out of memory for a decoder");
     d->tk = tk;
     d->skip_special = skip_special;
+    d->ended = -1;
     d->first = n_prompt == 0;
     d->lead = n_prompt == 0 ? tk->strip_start : 0;
     d->stops = ad_calloc((size_t)n_stops, sizeof *d->stops);
@@ -168,6 +169,11 @@ ad_status ad_detok_new(ad_detok **out, const ad_tokenizer *tk, const ad_str *sto
 void ad_detok_hold_stops(ad_detok *d, int n)
 {
     d->unsearched = n;
+}
+
+int ad_detok_stop(const ad_detok *d)
+{
+    return d->ended;
 }
 
 void ad_detok_free(ad_detok **dp)
@@ -192,7 +198,7 @@ static bool take_byte(ad_detok *d, char byte)
     size_t cut = 0;
     ad_buf_append(&d->held, &byte, 1);
     for (int i = 0; i < d->n_stops && d->unsearched < 0; i++)
-        if (advance(&d->stops[i], byte) && d->stops[i].len > cut) cut = d->stops[i].len;
+        if (advance(&d->stops[i], byte) && d->stops[i].len > cut) cut = d->stops[i].len, d->ended = i;
     if (!cut || d->held.failed) return false;
     d->held.len -= cut;
     return true;

@@ -76,6 +76,8 @@ AD_MUSTUSE ad_status ad_detok_push(ad_detok *d, int32_t id, ad_buf *out, bool *s
 AD_MUSTUSE ad_status ad_detok_finish(ad_detok *d, ad_buf *out);
 /* The text of the first n tokens is not searched for stop strings. Before the first push. */
 void ad_detok_hold_stops(ad_detok *d, int n);
+/* Which of the stop strings ended the text; -1: none did. */
+int ad_detok_stop(const ad_detok *d);
 void ad_detok_free(ad_detok **d); /* NULL is fine */
 
 #endif

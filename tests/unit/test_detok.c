@@ -147,6 +147,25 @@ START_TEST(text_that_cannot_begin_a_stop_string_is_given_out_at_once)
 }
 END_TEST
 
+START_TEST(the_stop_string_that_ended_the_text_is_told)
+{
+    static const char *const stops[] = {"zzz", "two", "ne two", "three"};
+    ad_buf out = {0};
+    bool stopped = false;
+    load("smollm");
+    ad_ids ids = encode("one two three");
+    ad_detok *d = new_detok(stops, 4, 1);
+    ck_assert_int_eq(ad_detok_stop(d), -1);
+    for (size_t i = 0; i < ids.count && !stopped; i++) ck_assert_int_eq(ad_detok_push(d, ids.ids[i], &out, &stopped), AD_OK);
+    ck_assert(stopped);
+    ck_assert_int_eq(ad_detok_stop(d), 2); /* of two that end here the one that began first */
+    ad_detok_free(&d);
+    ad_buf_deinit(&out);
+    free(ids.ids);
+    ad_tokenizer_free(&tk);
+}
+END_TEST
+
 START_TEST(held_stops_look_only_at_text_behind_the_first_tokens)
 {
     static const char *const stops[] = {"ab"};
@@ -202,6 +221,7 @@ int main(void)
     tcase_add_test(t, half_a_character_waits_for_its_other_half);
     tcase_add_test(t, stop_strings_never_show_and_the_earliest_match_ends_the_text);
     tcase_add_test(t, text_that_cannot_begin_a_stop_string_is_given_out_at_once);
+    tcase_add_test(t, the_stop_string_that_ended_the_text_is_told);
     tcase_add_test(t, held_stops_look_only_at_text_behind_the_first_tokens);
     tcase_add_test(t, a_sentencepiece_space_is_dropped_only_at_the_start_of_a_text);
     tcase_add_test(t, an_empty_stop_string_is_refused);
