@@ -17,6 +17,11 @@
 #include "server/observe/metrics.h"
 #include "server/sched/worker.h"
 
+typedef struct {
+    int id;                  /* of an adapter; one that is gone is passed over */
+    float scale;
+} ad_default_adapter;
+
 typedef struct ad_app {
     uv_loop_t *loop;
     const ad_config *config;
@@ -32,6 +37,8 @@ typedef struct ad_app {
     const char *served_name; /* the base model's id in the API */
     char fingerprint[20];    /* system_fingerprint of replies: of this build and the base model */
     time_t started;
+    ad_default_adapter defaults[AD_MAX_MIX]; /* [n_defaults] answer requests of llama-server's routes that name nothing */
+    int n_defaults;
     bool draining;           /* SIGTERM came: /readyz is 503, new work is refused */
 } ad_app;
 

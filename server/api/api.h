@@ -85,4 +85,11 @@ void ad_handle_version(ad_http_exchange *x, void *app);
 void ad_handle_ping(ad_http_exchange *x, void *app);
 void ad_handle_load(ad_http_exchange *x, void *app);
 
+/* llama-server's */
+void ad_handle_llama_completion(ad_http_exchange *x, void *app);
+void ad_handle_lora_adapters(ad_http_exchange *x, void *app);
+void ad_handle_set_lora_adapters(ad_http_exchange *x, void *app);
+void ad_handle_props(ad_http_exchange *x, void *app);
+void ad_handle_slots(ad_http_exchange *x, void *app);
+
 #endif

@@ -282,6 +282,7 @@ static void observe(ad_choice *ch)
     const ad_generation *g = ch->owner;
     if (ch->n_generated == 1) ad_metrics_ttft(g->app->metrics, now - ad_http_start_ns(g->x));
     else ad_metrics_inter_token(g->app->metrics, now - ch->last_token_ns);
+    if (!ch->first_token_ns) ch->first_token_ns = now;
     ch->last_token_ns = now;
 }
 
@@ -304,6 +305,7 @@ static void take_token(ad_choice *ch, const ad_token_info *t)
     keep_token(ch, t);
     if (!t->ends && (ad_detok_push(ch->detok, t->id, &ch->text, &stopped) != AD_OK || ch->text.failed)) ad_generation_fail(g, 503, NULL, "out of memory");
     if (stopped) {
+        ch->stop = ad_detok_stop(ch->detok);
         ad_worker_cancel(ch->gen); /* its end is ours: later tokens are not taken */
         end_choice(ch, AD_END_STOP_STRING);
     } else if (g->rq.stream && !g->failed && !t->ends && (ch->text.len || ch->n_tokens)) {

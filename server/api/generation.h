@@ -22,12 +22,13 @@ struct ad_choice {
     size_t n_echoed;          /* the first of them are the prompt's; the very first has no log-probability */
     int n_generated, n_cached;
     ad_end end;
+    int stop;                 /* with AD_END_STOP_STRING: which of the request's */
     bool started;             /* an event of it was sent */
+    uint64_t first_token_ns, last_token_ns; /* uv_hrtime; 0: there was none */
     void *state;              /* the dialect's own */
     /* generation.c's: */
     ad_gen *gen;              /* NULL: not submitted, or ended */
     ad_detok *detok;
-    uint64_t last_token_ns;
     double logprob;           /* sum over its tokens */
 };
 
@@ -69,7 +70,7 @@ struct ad_generation {
     void (*then)(ad_generation *g);
 };
 
-extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize;
+extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion;
 
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);

@@ -21,6 +21,36 @@ static bool add(ad_lease *l, const ad_request *r, const char *name, float weight
     return true;
 }
 
+/* By ids, which are 400 when unknown: they are no names of models. */
+static bool add_id(ad_lease *l, const ad_request *r, int id, float scale, ad_fault *f)
+{
+    const ad_entry *e = ad_registry_by_id(l->app->registry, id);
+    if (!e) return ad_fault_set(f, 400, "invalid_value", "lora", "There is no adapter with id %d: GET /lora-adapters lists them", id);
+    if (scale == 0) return true;
+    for (int i = 0; i < l->n; i++)
+        if (l->versions[i]->entry == e) return ad_fault_set(f, 400, "invalid_value", "lora", "The adapter with id %d is named twice", id);
+    if (l->n == AD_MAX_MIX) return ad_fault_set(f, 400, "invalid_value", "lora", "More than %d adapters together", AD_MAX_MIX);
+    return add(l, r, e->name, scale, "lora", f);
+}
+
+static bool add_ids(ad_lease *l, const ad_request *r, ad_fault *f)
+{
+    for (size_t i = 0; i < json_array_size(r->lora); i++) {
+        const json_t *v = json_array_get(r->lora, i);
+        if (!add_id(l, r, (int)json_integer_value(json_object_get(v, "id")), (float)json_number_value(json_object_get(v, "scale")), f)) return false;
+    }
+    return true;
+}
+
+static bool add_defaults(ad_lease *l, const ad_request *r, ad_fault *f)
+{
+    for (int i = 0; i < l->app->n_defaults; i++) {
+        const ad_default_adapter *d = &l->app->defaults[i];
+        if (ad_registry_by_id(l->app->registry, d->id) && !add_id(l, r, d->id, d->scale, f)) return false;
+    }
+    return true;
+}
+
 static bool find_root(ad_lease *l, ad_str salt, ad_fault *f)
 {
     ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .salt = salt};
@@ -46,10 +76,14 @@ bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_request *r, ad_fault *f)
 {
     bool is_base = !r->model || !strcmp(r->model, app->served_name), good = true;
     l->app = app;
-    if (!is_base && r->n_adapters)
-        return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` goes with the base model's name in `model`, which is \"%.150s\"", app->served_name);
+    if (!is_base && (r->n_adapters || r->lora)) {
+        const char *field = r->lora ? "lora" : "adapters";
+        return ad_fault_set(f, 400, "invalid_value", field, "`%s` goes with the base model's name in `model`, which is \"%.150s\"", field, app->served_name);
+    }
     if (!is_base) good = add(l, r, r->model, 1, "model", f);
     for (int i = 0; good && i < r->n_adapters; i++) good = add(l, r, r->adapters[i].name, r->adapters[i].weight, "adapters", f);
+    if (good && r->lora) good = add_ids(l, r, f);
+    else if (good && is_base && r->use_defaults) good = add_defaults(l, r, f);
     if (!good) return false;
     ad_merge *merge = l->mix.n == 1 && l->mix.weights[0] == 1 ? ad_merger_find(app->merger, &l->versions[0]->digest) : NULL;
     if (merge) l->merge = ad_merge_retain(merge);

@@ -102,12 +102,25 @@ static bool add_adapter(const ad_reader *rd, const json_t *v)
     return true;
 }
 
+bool ad_read_lora(const json_t *v, const char *param, ad_fault *f)
+{
+    static const char shape[] = "must be an array of objects with 'id' and 'scale' fields";
+    bool good = json_is_array(v);
+    for (size_t i = 0; good && i < json_array_size(v); i++) {
+        const json_t *id = json_object_get(json_array_get(v, i), "id"), *scale = json_object_get(json_array_get(v, i), "scale");
+        good = json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX && json_is_number(scale) && isfinite((float)json_number_value(scale));
+    }
+    return good || ad_fault_set(f, 400, "invalid_value", param, "'%s' %s", param, shape);
+}
+
 bool ad_read_adapters(const ad_reader *rd)
 {
     const json_t *v = ad_read_field(rd, "adapters");
     if (v && !json_is_array(v)) return ad_read_wrong(rd, "adapters", "must be an array of objects with a \"name\"");
     for (size_t i = 0; i < json_array_size(v); i++)
         if (!add_adapter(rd, json_array_get(v, i))) return false;
+    rd->r->lora = ad_read_field(rd, "lora");
+    if (rd->r->lora && !ad_read_lora(rd->r->lora, "lora", rd->f)) return false;
     return ad_read_string(rd, "cache_salt", 256, &rd->r->cache_salt);
 }
 

@@ -25,6 +25,8 @@ typedef struct {
     const char *model;                     /* NULL: the base model */
     ad_weighted_name adapters[AD_MAX_MIX]; /* beside the base model's name */
     int n_adapters;
+    const json_t *lora; /* [{"id", "scale"}], well-formed; NULL: not given. An empty one is the base */
+    bool use_defaults;  /* nothing was named: what POST /lora-adapters set answers */
     ad_str cache_salt;
     uint64_t hash;    /* of `user`, or of the whole body: which target of an alias answers */
     /* What is asked. */
@@ -78,7 +80,9 @@ bool ad_read_unserved(const ad_reader *rd, const char *const *names, size_t n);
 /* ---- groups of fields ---- */
 
 bool ad_read_model(const ad_reader *rd, bool required);
-bool ad_read_adapters(const ad_reader *rd);   /* `adapters` and `cache_salt` */
+bool ad_read_adapters(const ad_reader *rd);   /* `adapters`, `lora` and `cache_salt` */
+/* An array of {"id", "scale"}, as llama-server names adapters; param: of the fault. */
+bool ad_read_lora(const json_t *v, const char *param, ad_fault *f);
 bool ad_read_seed(const ad_reader *rd);       /* drawn when absent */
 bool ad_read_sampling(const ad_reader *rd);   /* temperature ... frequency_penalty, min_tokens, ignore_eos, seed: by OpenAI's and vLLM's names */
 bool ad_read_stops(const ad_reader *rd, const char *name, int max);

@@ -8,7 +8,7 @@
 
 #include "server/app.h"
 
-enum { MAX_SERIES = 128, MAX_BOUNDS = 22 };
+enum { MAX_SERIES = 512, MAX_BOUNDS = 22 };
 
 typedef struct {
     int n;
@@ -207,6 +207,16 @@ static void put_engine(const ad_worker_stats *s, ad_buf *out)
     put_number(out, "adapterd_kv_pages_used", "gauge", "Pages of the KV cache that sequences hold.", atomic_load(&s->kv_pages_used));
 }
 
+/* What llama-server counts, under its names, for dashboards made for it. Its times of prompts and answers apart are not known here: a step has both. */
+static void put_llamacpp(const ad_worker_stats *s, ad_buf *out)
+{
+    put_number(out, "llamacpp:prompt_tokens_total", "counter", "Number of prompt tokens processed.", atomic_load(&s->prompt_tokens));
+    put_number(out, "llamacpp:tokens_predicted_total", "counter", "Number of generation tokens processed.", atomic_load(&s->generated_tokens));
+    put_number(out, "llamacpp:n_decode_total", "counter", "Batched forward steps.", atomic_load(&s->steps));
+    put_number(out, "llamacpp:requests_processing", "gauge", "Number of requests processing.", (unsigned long long)atomic_load(&s->running));
+    put_number(out, "llamacpp:requests_deferred", "gauge", "Number of requests deferred.", (unsigned long long)atomic_load(&s->waiting));
+}
+
 void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out)
 {
     put_process(app, out);
@@ -218,4 +228,5 @@ void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out
     put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft);
     put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token);
     put_engine(ad_worker_get_stats(app->worker), out);
+    put_llamacpp(ad_worker_get_stats(app->worker), out);
 }
