@@ -55,7 +55,7 @@ void ad_handle_set_lora_adapters(ad_http_exchange *x, void *arg)
     ad_fault f = {0};
     int n = 0;
     if (!ad_require_json(x)) return;
-    json_t *body = json_loadb(text.ptr, text.len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *body = ad_read_json(text.ptr, text.len, 0, NULL);
     if (read_defaults(app, body, defaults, &n, &f)) {
         memcpy(app->defaults, defaults, (size_t)n * sizeof *defaults);
         app->n_defaults = n;

@@ -19,7 +19,7 @@ static json_t *read_object(ad_http_exchange *x)
         ad_reply_refusal(x, 400, NULL, NULL, "Unsupported Media Type: Only 'application/json' is allowed");
         return NULL;
     }
-    json_t *v = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *v = ad_read_json(body.ptr, body.len, 0, NULL);
     if (json_is_object(v)) return v;
     json_decref(v);
     ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");
