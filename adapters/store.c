@@ -396,24 +396,36 @@ static void fan_path(const char *blob, char fan[AD_STORE_PATH])
     *strrchr(fan, '/') = '\0';
 }
 
-/* *moved is false when the blob is there already: a directory is not renamed onto one that has something in it. */
-static ad_status move_in(ad_store *s, const char *path, const char *blob, bool *moved, ad_err *err)
+/* How an upload came to be the blob. */
+typedef enum { NOT_PLACED, MOVED, EXCHANGED, THERE_ALREADY } placing;
+
+/* A directory is not renamed onto one that has something in it. Whoever has opened the old one's files goes on with them: they say the same. */
+static placing place(ad_store *s, const char *path, const char *blob)
+{
+    if (s->files->rename(path, blob) == 0) return MOVED;
+    if (errno != ENOTEMPTY && errno != EEXIST) return NOT_PLACED;
+    if (s->files->exchange(path, blob) == 0) return EXCHANGED;
+    return errno == EINVAL || errno == ENOSYS ? THERE_ALREADY : NOT_PLACED;
+}
+
+static ad_status move_in(ad_store *s, const char *path, const char *blob, placing *how, ad_err *err)
 {
     char fan[AD_STORE_PATH];
     fan_path(blob, fan);
     pthread_mutex_lock(&s->moving);
     ad_status st = ensure_dir(s, fan, err);
-    *moved = st == AD_OK && s->files->rename(path, blob) == 0;
-    if (st == AD_OK && !*moved && errno != ENOTEMPTY && errno != EEXIST) st = fail_path(err, path, "move the upload among the blobs");
+    *how = st == AD_OK ? place(s, path, blob) : NOT_PLACED;
+    if (st == AD_OK && *how == NOT_PLACED) st = fail_path(err, path, "move the upload among the blobs");
     pthread_mutex_unlock(&s->moving);
     return st;
 }
 
 /* The blob cannot be made durable: where it was before, unless somebody else has come to count on it. */
-static void move_back(ad_store *s, const char *path, const char *blob, const ad_digest *d)
+static void move_back(ad_store *s, const char *path, const char *blob, placing how, const ad_digest *d)
 {
     pthread_mutex_lock(&s->moving);
-    if (count_holds(s, d) == 1) (void)s->files->rename(blob, path);
+    if (how == EXCHANGED) (void)s->files->exchange(path, blob);
+    else if (how == MOVED && count_holds(s, d) == 1) (void)s->files->rename(blob, path);
     pthread_mutex_unlock(&s->moving);
 }
 
@@ -448,16 +460,16 @@ static ad_status sync_blob_name(ad_store *s, const char *blob, const ad_digest *
 ad_status ad_store_keep(ad_store *s, const char *path, const ad_digest *d, ad_err *err)
 {
     char blob[AD_STORE_PATH];
-    bool moved = false;
+    placing how = NOT_PLACED;
     ad_store_blob_path(s, d, blob);
     if (add_hold(s, d) != AD_OK) return ad_fail(err, AD_ENOMEM, "%s: out of memory", path);
-    ad_status st = move_in(s, path, blob, &moved, err);
+    ad_status st = move_in(s, path, blob, &how, err);
     if (st == AD_OK) st = sync_blob_name(s, blob, d, err);
     if (st == AD_OK) {
-        if (!moved) ad_store_discard(s, path);
+        if (how != MOVED) ad_store_discard(s, path); /* not before the new one's name is durable: until then a power loss may bring the old one back */
         return AD_OK;
     }
-    if (moved) move_back(s, path, blob, d);
+    move_back(s, path, blob, how, d);
     ad_store_unhold(s, d);
     return st;
 }

@@ -122,7 +122,7 @@ void ad_store_discard(ad_store *s, const char *path);
 /* fsync of the files in an incoming directory and of the directory; may run beside their parsing. No-op when not durable. */
 AD_MUSTUSE ad_status ad_store_sync_incoming(ad_store *s, const char *path, ad_err *err);
 /* After ad_store_sync_incoming: moves the directory to its place among the blobs and makes the name durable. When that blob is there already,
- * the incoming one is discarded. Either way the blob is held until ad_store_unhold: no collection takes it while its row is not committed. */
+ * the new one takes its place, in case the old one was damaged, and that is discarded. Either way the blob is held until ad_store_unhold: no collection takes it while its row is not committed. */
 AD_MUSTUSE ad_status ad_store_keep(ad_store *s, const char *path, const ad_digest *digest, ad_err *err);
 AD_MUSTUSE ad_status ad_store_hold(ad_store *s, const ad_digest *digest, ad_err *err); /* of a blob that somebody is going to read; AD_ENOMEM */
 void ad_store_unhold(ad_store *s, const ad_digest *digest);

@@ -17,6 +17,11 @@ static int create(const char *path)
     return fd < 0 ? -1 : close(fd);
 }
 
+static int exchange(const char *a, const char *b)
+{
+    return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+}
+
 static int sync_path(const char *path, int flags)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | flags);
@@ -31,8 +36,8 @@ static int sync_file(const char *path) { return sync_path(path, O_NONBLOCK); }
 static int sync_dir(const char *path) { return sync_path(path, O_DIRECTORY); }
 static int sync_nothing(const char *path) { return 0; }
 
-const ad_store_files ad_store_disk = {make_dir, create, rename, unlink, rmdir, sync_file, sync_dir};
-const ad_store_files ad_store_quick = {make_dir, create, rename, unlink, rmdir, sync_nothing, sync_nothing};
+const ad_store_files ad_store_disk = {make_dir, create, rename, exchange, unlink, rmdir, sync_file, sync_dir};
+const ad_store_files ad_store_quick = {make_dir, create, rename, exchange, unlink, rmdir, sync_nothing, sync_nothing};
 
 ad_status ad_store_errno_status(int error)
 {

@@ -10,6 +10,7 @@ typedef struct {
     int (*make_dir)(const char *path); /* mode 0700 */
     int (*create)(const char *path);   /* an empty file, mode 0600; fine when it is there */
     int (*rename)(const char *from, const char *to);
+    int (*exchange)(const char *a, const char *b); /* each gets the other's name, at once; EINVAL where the file system cannot */
     int (*remove_file)(const char *path);
     int (*remove_dir)(const char *path);
     int (*sync_file)(const char *path); /* its bytes are durable */

@@ -115,6 +115,8 @@ static void admit_some(const char *dir)
     }
     must(admit("adapter-0", 2, 5));
     acknowledge("blob adapter-0@2");
+    must(admit("adapter-5", 1, 2)); /* a blob that is there */
+    acknowledge("blob adapter-5@1");
     drop("adapter-1", 1);
     acknowledge("drop adapter-1");
     ad_store_close(&store);

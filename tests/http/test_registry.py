@@ -428,7 +428,11 @@ class Restarts(Stored):
         self.assertIn("digest", e["error"]["message"])
         self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], False)
         self.assertEqual(self.d.show("a")[1]["digest"], digest)
-
+        self.assertEqual(self.d.upload("a", make_adapter(1))[0], 200)  # the same content heals it
+        self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], True)
+        self.assertEqual(self.d.answer("a")[1], digest)
+        self.restart()
+        self.assertEqual(self.d.answer("a")[1], digest)
 
     def test_a_verification_answers_whatever_the_damaged_files_say(self):
         digest = self.d.upload("a", make_adapter(1))[1]["digest"]

@@ -247,6 +247,18 @@ static int rename_path(const char *from, const char *to)
     return 0;
 }
 
+static int exchange(const char *a, const char *b)
+{
+    int go = ask(DD_EXCHANGE, b);
+    if (go) return go < 0 ? -1 : 0;
+    node *x = meet(disk, a, true), *y = meet(disk, b, true);
+    int rc = ad_store_disk.exchange(a, b);
+    if (rc != 0) return rc;
+    set_name(&parent_of(disk, a)->live, base_name(a), y);
+    set_name(&parent_of(disk, b)->live, base_name(b), x);
+    return 0;
+}
+
 static int remove_path(const char *path, int (*real)(const char *))
 {
     int go = ask(DD_REMOVE, path);
@@ -278,7 +290,7 @@ static int sync_dir(const char *path)
     return 0;
 }
 
-const ad_store_files dd_files = {make_dir, create, rename_path, remove_file, remove_dir, sync_file, sync_dir};
+const ad_store_files dd_files = {make_dir, create, rename_path, exchange, remove_file, remove_dir, sync_file, sync_dir};
 
 /* ---- SQLite's operations ---- */
 

@@ -9,7 +9,7 @@
 
 typedef struct dd_disk dd_disk;
 
-typedef enum { DD_MAKE_DIR, DD_CREATE, DD_RENAME, DD_REMOVE, DD_WRITE, DD_TRUNCATE, DD_SYNC_FILE, DD_SYNC_DIR } dd_kind;
+typedef enum { DD_MAKE_DIR, DD_CREATE, DD_RENAME, DD_EXCHANGE, DD_REMOVE, DD_WRITE, DD_TRUNCATE, DD_SYNC_FILE, DD_SYNC_DIR } dd_kind;
 
 typedef struct {
     dd_kind kind;

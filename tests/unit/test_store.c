@@ -3,6 +3,7 @@
 #include "tests/unit/store_util.h"
 #include "tests/unit/suite.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -227,6 +228,17 @@ END_TEST
 
 /* ---- blobs ---- */
 
+static int count_incoming(void)
+{
+    char path[3 * AD_STORE_PATH];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/incoming", dir);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) n += e->d_name[0] != '.';
+    if (d) closedir(d);
+    return n;
+}
+
 START_TEST(an_upload_becomes_a_blob_under_its_digest)
 {
     char path[AD_STORE_PATH], incoming[3 * AD_STORE_PATH];
@@ -241,10 +253,35 @@ START_TEST(an_upload_becomes_a_blob_under_its_digest)
 }
 END_TEST
 
-START_TEST(a_blob_that_is_there_already_is_kept_and_the_upload_goes)
+START_TEST(a_blob_that_was_damaged_is_healed_by_the_same_upload)
 {
     char path[AD_STORE_PATH];
     ad_digest d = tu_digest(1);
+    admit("a", 1);
+    ad_store_blob_path(store, &d, path);
+    tu_write_file(path, "adapter_model.safetensors", "damaged");
+    ck_assert(!tu_blob_is_whole(store, 1));
+    ck_assert_int_eq(tu_keep(store, 1, &err), AD_OK);
+    ad_store_unhold(store, &d);
+    ck_assert(tu_blob_is_whole(store, 1));
+    ck_assert_int_eq(count_incoming(), 0);
+}
+END_TEST
+
+static int cannot_exchange(const char *a, const char *b)
+{
+    errno = EINVAL;
+    return -1;
+}
+
+START_TEST(where_names_cannot_be_exchanged_the_blob_that_is_there_stays)
+{
+    ad_store_files files = ad_store_disk;
+    char path[AD_STORE_PATH];
+    ad_digest d = tu_digest(1);
+    files.exchange = cannot_exchange;
+    ad_store_close(&store);
+    ck_assert_int_eq(ad_store_open_on(&store, dir, &files, NULL, &err), AD_OK);
     admit("a", 1);
     ck_assert_int_eq(ad_store_new_incoming(store, path, &err), AD_OK);
     tu_write_file(path, "adapter.gguf", "the same by another name");
@@ -252,6 +289,8 @@ START_TEST(a_blob_that_is_there_already_is_kept_and_the_upload_goes)
     ck_assert_int_eq(ad_store_keep(store, path, &d, &err), AD_OK);
     ad_store_unhold(store, &d);
     ck_assert(!tu_exists(path) && tu_blob_is_whole(store, 1));
+    ad_store_close(&store);
+    open_store();
 }
 END_TEST
 
@@ -633,7 +672,8 @@ int main(void)
     tcase_add_test(tc, a_reader_may_stop_and_its_reason_is_returned);
     tcase_add_test(tc, ten_thousand_adapters_are_opened_and_read_at_once);
     tcase_add_test(tc, an_upload_becomes_a_blob_under_its_digest);
-    tcase_add_test(tc, a_blob_that_is_there_already_is_kept_and_the_upload_goes);
+    tcase_add_test(tc, a_blob_that_was_damaged_is_healed_by_the_same_upload);
+    tcase_add_test(tc, where_names_cannot_be_exchanged_the_blob_that_is_there_stays);
     tcase_add_test(tc, a_blob_is_collected_when_no_row_names_it_and_nobody_holds_it);
     tcase_add_test(tc, a_start_removes_orphans_and_uploads_and_leaves_what_is_not_ours);
     tcase_add_test(tc, a_directory_inside_of_an_upload_is_discarded_with_it);
