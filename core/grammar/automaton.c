@@ -41,7 +41,7 @@ static bool first_visit(ad_gr_automaton *a, ad_gr_visit v)
     size_t at = hash;
     for (int64_t i; (i = ad_gr_index_next(&a->visited_index, hash, &at)) >= 0;)
         if (!memcmp(&a->visited[i], &v, sizeof v)) return false;
-    if (a->n_visited == AD_GR_MAX_PLACES || ad_grow(&a->visited, &a->visited_cap, a->n_visited + 1, sizeof v) != AD_OK ||
+    if (a->n_visited == AD_GR_MAX_PLACES || a->work++ >= AD_GR_MAX_WORK || ad_grow(&a->visited, &a->visited_cap, a->n_visited + 1, sizeof v) != AD_OK ||
         !ad_gr_index_add(&a->visited_index, hash, (uint32_t)a->n_visited)) {
         a->failed = true;
         return false;

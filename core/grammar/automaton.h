@@ -9,7 +9,8 @@
 
 enum {
     AD_GR_MAX_STACK = 1024,      /* frames: what nests deeper is not part of the language */
-    AD_GR_MAX_PLACES = 1 << 14,  /* places looked at in one step */
+    AD_GR_MAX_PLACES = 4096,     /* places looked at in one step */
+    AD_GR_MAX_WORK = 2000000,    /* and in all steps of one mask: tenths of a second */
 };
 
 /* A frame of a stack: where RET or END goes on. */
@@ -54,6 +55,7 @@ typedef struct {
     size_t n_visited, visited_cap;
     ad_gr_index visited_index;
     size_t max_bytes;
+    size_t work;       /* places looked at since the caller set it to 0 */
     bool failed;       /* in this step: a bound or memory */
 } ad_gr_automaton;
 

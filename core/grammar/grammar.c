@@ -111,6 +111,7 @@ bool ad_grammar_worn(ad_grammar *g)
 int32_t ad_grammar_next_text(ad_grammar *g, int32_t state, ad_str text)
 {
     pthread_mutex_lock(&g->mutex);
+    g->automaton.work = 0;
     for (size_t i = 0; i < text.len && state >= 0; i++) state = ad_gr_next(&g->automaton, state, (uint8_t)text.ptr[i]);
     pthread_mutex_unlock(&g->mutex);
     return state;
@@ -145,6 +146,7 @@ static bool walk_vocab(ad_grammar *g, int32_t state, uint64_t *mask)
     const ad_grammar_vocab *v = g->vocab;
     int32_t *path = g->path;
     path[0] = state;
+    g->automaton.work = 0;
     for (size_t i = 0; i < v->n_nodes;) {
         const ad_grammar_node *node = &v->nodes[i];
         int32_t to = ad_gr_next(&g->automaton, path[node->depth], node->byte);

@@ -26,8 +26,8 @@ static ad_gx rule(ad_gr_builder *b, int which, ad_gx (*body)(ad_gr_builder *b))
 {
     if (!b->json[which]) {
         b->json[which] = ad_gr_rule_new(b, NULL, 0); /* known before its body, which may use it */
-        uint32_t id = b->json[which];
-        ad_gr_rule_set(b, id, body(b));
+        ad_gx x = b->json[which] ? body(b) : AD_GX_EMPTY;
+        ad_gr_rule_set(b, b->json[which], x);
     }
     return ad_gr_ref(b, b->json[which]);
 }

@@ -260,6 +260,198 @@ START_TEST(a_seed_and_a_choice_decide_every_draw)
 }
 END_TEST
 
+/* ---- grammars, biases, stop ids ---- */
+
+static ad_grammar_vocab *vocab;
+
+static void setup_grammars(void)
+{
+    ad_err err;
+    setup();
+    ck_assert_msg(ad_grammar_vocab_new(&vocab, ad_model_tokenizer(base), &err) == AD_OK, "%s", err.msg);
+}
+
+static void teardown_grammars(void)
+{
+    ad_grammar_vocab_free(&vocab);
+    teardown();
+}
+
+static ad_grammar *new_grammar(ad_grammar_kind kind, const char *text)
+{
+    ad_err err;
+    ad_grammar *g = NULL;
+    ck_assert_msg(ad_grammar_new(&g, vocab, kind, (ad_str){text, strlen(text)}, &err) == AD_OK, "%s", err.msg);
+    return g;
+}
+
+static const char SCHEMA[] = "{\"type\":\"object\",\"properties\":{\"n\":{\"type\":\"integer\",\"minimum\":0},\"s\":{\"type\":\"string\",\"maxLength\":9},\"b\":{\"type\":\"boolean\"}},\"required\":[\"n\",\"s\"]}";
+
+/* Random draws of 40 tokens that may end before. */
+static ad_sampling drawn(ad_grammar *g, uint64_t seed)
+{
+    ad_sampling s = greedy;
+    s.temperature = 1, s.seed = seed, s.max_tokens = 40, s.prompt_logprobs = -1, s.ignore_eos = false, s.grammar = g;
+    return s;
+}
+
+/* The state after what was drawn; every token but the last must have been text. */
+static int32_t state_of(ad_grammar *g, const result *r)
+{
+    int32_t state = AD_GRAMMAR_START;
+    for (int i = 0; i < r->n && !r->tokens[i].ends; i++) {
+        ck_assert(!ad_tokenizer_is_special(ad_model_tokenizer(base), r->tokens[i].id));
+        state = ad_grammar_next(g, state, r->tokens[i].id);
+        ck_assert_int_ge(state, 0);
+    }
+    return state;
+}
+
+START_TEST(rows_keep_their_bits_beside_rows_with_grammars)
+{
+    ad_grammar *grammars[2] = {new_grammar(AD_GRAMMAR_JSON_SCHEMA, SCHEMA), new_grammar(AD_GRAMMAR_REGEX, "[a-z ]{30,}")};
+    result alone[8], together[8];
+    ad_seq *seqs[8];
+    for (int i = 0; i < 8; i++) {
+        ad_sampling s = drawn(i % 2 ? grammars[i / 2 % 2] : NULL, (uint64_t)i);
+        ad_engine *e = new_engine(64, 1, 100);
+        ad_seq *q = new_seq(17 * i, 5 + 4 * i, &s);
+        run(e, &q, 1, 64, &alone[i]);
+        ad_seq_free(&q);
+        ad_engine_free(&e);
+        seqs[i] = new_seq(17 * i, 5 + 4 * i, &s);
+    }
+    ad_engine *e = new_engine(200, 2, 100);
+    run(e, seqs, 8, 9, together);
+    for (int i = 0; i < 8; i++) {
+        ck_assert_msg(!memcmp(&alone[i], &together[i], sizeof alone[i]), "sequence %d", i);
+        ad_seq_free(&seqs[i]);
+    }
+    ad_engine_free(&e);
+    ad_grammar_release(&grammars[0]), ad_grammar_release(&grammars[1]);
+}
+END_TEST
+
+START_TEST(a_text_follows_its_grammar_and_ends_by_itself_when_that_is_done)
+{
+    ad_grammar *g = new_grammar(AD_GRAMMAR_JSON_SCHEMA, SCHEMA), *list = new_grammar(AD_GRAMMAR_REGEX, "(?:[ab]{3},?)+");
+    ad_engine *e = new_engine(64, 2, 100);
+    int done = 0;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        ad_sampling s = drawn(seed % 2 ? list : g, seed);
+        s.min_tokens = seed % 2 ? 0 : 39; /* a grammar that is done ends the text whatever is asked for */
+        ad_seq *q = new_seq((int)seed, 9, &s);
+        result r;
+        run(e, &q, 1, 64, &r);
+        ad_grammar_end end = ad_grammar_ends(s.grammar, state_of(s.grammar, &r));
+        if (r.finish == AD_FINISH_STOP) ck_assert_int_eq(end, r.tokens[r.n - 1].ends ? AD_GRAMMAR_MAY_END : AD_GRAMMAR_DONE);
+        else ck_assert_int_eq(r.finish, AD_FINISH_LENGTH);
+        done += end == AD_GRAMMAR_DONE;
+        ad_seq_free(&q);
+    }
+    ck_assert_int_gt(done, 0);
+    ad_engine_free(&e);
+    ad_grammar_release(&g), ad_grammar_release(&list);
+}
+END_TEST
+
+START_TEST(an_end_is_drawn_only_where_the_grammar_min_tokens_and_ignore_eos_allow_it)
+{
+    ad_grammar *g = new_grammar(AD_GRAMMAR_REGEX, "(?:a{8})*");
+    ad_engine *e = new_engine(64, 1, 100);
+    int n;
+    int32_t eog = ad_tokenizer_eogs(ad_model_tokenizer(base), &n)[0];
+    ad_logit_bias bias = {eog, 100};
+    ad_sampling s = drawn(g, 1);
+    s.logit_bias = &bias, s.n_logit_bias = 1; /* as soon as it may */
+    for (int way = 0; way < 3; way++) {
+        s.min_tokens = way == 1 ? 2 : 0;
+        s.ignore_eos = way == 2;
+        ad_seq *q = new_seq(3, 9, &s);
+        result r;
+        run(e, &q, 1, 64, &r);
+        if (way == 0) ck_assert(r.n == 1 && r.tokens[0].id == eog && r.tokens[0].ends && r.finish == AD_FINISH_STOP);
+        if (way == 1) ck_assert(r.n > 2 && r.tokens[r.n - 1].ends);
+        if (way == 2) ck_assert(r.n == 40 && r.finish == AD_FINISH_LENGTH);
+        state_of(g, &r);
+        ad_seq_free(&q);
+    }
+    ad_engine_free(&e);
+    ad_grammar_release(&g);
+}
+END_TEST
+
+START_TEST(a_constrained_sequence_that_is_thrown_out_goes_on_in_its_grammar)
+{
+    ad_err err;
+    ad_grammar *g = new_grammar(AD_GRAMMAR_JSON_SCHEMA, SCHEMA);
+    ad_sampling s = drawn(g, 5);
+    result want, got = {0};
+    ad_engine *e = new_engine(200, 1, 20), *f = new_engine(200, 1, 20);
+    ad_seq *a = new_seq(5, 50, &s), *b = new_seq(5, 50, &s);
+    run(e, &a, 1, 200, &want);
+    while (got.finish == AD_FINISH_NONE) {
+        ck_assert_int_eq(ad_engine_admit(f, b, &err), AD_OK);
+        ad_step_item it = {.seq = b, .rows = ad_seq_pending_rows(b)};
+        ck_assert(ad_engine_reserve(f, b, it.rows));
+        ad_engine_step(f, &it, 1);
+        if (it.has_token) got.tokens[got.n++] = it.token;
+        got.finish = it.finish;
+        ad_engine_remove(f, b);
+    }
+    ck_assert(!memcmp(&want, &got, sizeof want));
+    ad_seq_free(&a), ad_seq_free(&b);
+    ad_engine_free(&e), ad_engine_free(&f);
+    ad_grammar_release(&g);
+}
+END_TEST
+
+START_TEST(stop_ids_end_a_text_and_biases_and_allowed_ids_choose_tokens)
+{
+    ad_sampling s = greedy;
+    result plain, r;
+    ad_engine *e = new_engine(64, 1, 100);
+    ad_seq *q = new_seq(5, 20, &s);
+    run(e, &q, 1, 64, &plain), ad_seq_free(&q);
+    int32_t third = plain.tokens[2].id, allowed[] = {77, 5, 900000};
+    int first_at = 0;
+    while (plain.tokens[first_at].id != third) first_at++;
+    s.stop_token_ids = &third, s.n_stop_token_ids = 1; /* ignore_eos does not concern it */
+    q = new_seq(5, 20, &s), run(e, &q, 1, 64, &r), ad_seq_free(&q);
+    ck_assert(r.n == first_at + 1 && r.finish == AD_FINISH_STOP && r.tokens[r.n - 1].ends && r.tokens[r.n - 1].id == third);
+    s.min_tokens = 6;
+    q = new_seq(5, 20, &s), run(e, &q, 1, 64, &r), ad_seq_free(&q);
+    for (int i = 0; i < r.n && i < 6; i++) ck_assert_int_ne(r.tokens[i].id, third);
+    s = greedy;
+    ad_logit_bias biases[] = {{42, 100}, {900000, 100}};
+    s.logit_bias = biases, s.n_logit_bias = 2;
+    q = new_seq(5, 20, &s), run(e, &q, 1, 64, &r), ad_seq_free(&q);
+    for (int i = 0; i < r.n; i++) ck_assert_int_eq(r.tokens[i].id, 42);
+    ck_assert(!memcmp(r.tokens[0].top_logprob, plain.tokens[0].top_logprob, sizeof plain.tokens[0].top_logprob)); /* raw */
+    s.n_logit_bias = 0, s.allowed_token_ids = allowed, s.n_allowed_token_ids = 3, s.temperature = 5;
+    q = new_seq(5, 20, &s), run(e, &q, 1, 64, &r), ad_seq_free(&q);
+    for (int i = 0; i < r.n; i++) ck_assert(r.tokens[i].id == 77 || r.tokens[i].id == 5);
+    ad_engine_free(&e);
+}
+END_TEST
+
+START_TEST(constraints_that_leave_nothing_end_only_their_own_sequence)
+{
+    int32_t none[] = {900000};
+    ad_sampling bad = greedy, good = greedy;
+    bad.allowed_token_ids = none, bad.n_allowed_token_ids = 1;
+    good.prompt_logprobs = bad.prompt_logprobs = -1;
+    ad_engine *e = new_engine(64, 2, 100);
+    ad_seq *seqs[2] = {new_seq(5, 20, &bad), new_seq(6, 20, &good)};
+    result r[2];
+    run(e, seqs, 2, 30, r);
+    ck_assert(r[0].n == 0 && r[0].finish == AD_FINISH_ERROR);
+    ck_assert(r[1].n == 12 && r[1].finish == AD_FINISH_LENGTH);
+    ad_seq_free(&seqs[0]), ad_seq_free(&seqs[1]);
+    ad_engine_free(&e);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("engine");
@@ -274,6 +466,16 @@ int main(void)
     tcase_add_test(t, nothing_is_generated_for_max_tokens_0);
     tcase_add_test(t, end_tokens_end_a_text_unless_ignored_or_too_early);
     tcase_add_test(t, a_seed_and_a_choice_decide_every_draw);
+    suite_add_tcase(suite, t);
+    t = tcase_create("constraints");
+    tcase_add_checked_fixture(t, setup_grammars, teardown_grammars);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, rows_keep_their_bits_beside_rows_with_grammars);
+    tcase_add_test(t, a_text_follows_its_grammar_and_ends_by_itself_when_that_is_done);
+    tcase_add_test(t, an_end_is_drawn_only_where_the_grammar_min_tokens_and_ignore_eos_allow_it);
+    tcase_add_test(t, a_constrained_sequence_that_is_thrown_out_goes_on_in_its_grammar);
+    tcase_add_test(t, stop_ids_end_a_text_and_biases_and_allowed_ids_choose_tokens);
+    tcase_add_test(t, constraints_that_leave_nothing_end_only_their_own_sequence);
     suite_add_tcase(suite, t);
     return tu_run(suite);
 }
