@@ -117,10 +117,18 @@ static json_t *read_object(ad_http_exchange *x)
 /* ---- GET ---- */
 
 typedef struct {
-    char after[AD_MAX_NAME + 2], prefix[AD_MAX_NAME + 2], state[16], label[1200];
+    char after[AD_MAX_NAME + 1], prefix[AD_MAX_NAME + 1], state[16], label[128 + 1 + 1024 + 1];
     const char *label_value;  /* behind the colon of `label`; NULL: any */
     int limit;
 } list_query;
+
+static bool is_listed_state(const char *name)
+{
+    static const char *const names[] = {"", "uploading", "verifying", "staged", "ready", "draining", "incompatible"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i])) return true;
+    return false;
+}
 
 static bool read_list_query(ad_http_exchange *x, list_query *q)
 {
@@ -129,6 +137,7 @@ static bool read_list_query(ad_http_exchange *x, list_query *q)
     bool good = ad_http_query_value(x, "after", q->after, sizeof q->after) >= 0 && ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix) >= 0 &&
                 ad_http_query_value(x, "state", q->state, sizeof q->state) >= 0 && ad_http_query_value(x, "label", q->label, sizeof q->label) >= 0;
     if (!good) return ad_reply_refusal(x, 400, "invalid_value", NULL, "`after`, `prefix`, `state` or `label` is malformed or too long");
+    if (!is_listed_state(q->state)) return ad_reply_refusal(x, 400, "invalid_value", "state", "`state` must be uploading, verifying, staged, ready, draining or incompatible");
     char *colon = strchr(q->label, ':');
     if (colon) *colon = '\0', q->label_value = colon + 1;
     if (!ad_http_query_value(x, "limit", limit, sizeof limit)) return true;

@@ -190,14 +190,17 @@ class Api(unittest.TestCase):
 
     def test_wrong_types_are_400_and_name_the_field(self):
         wrong = {"prompt": [1, {}, True, [], [[]], ["a", 1], [1, "a"], [1.5], [-1], [10**6], [[1], "a"], [True]], "model": [1, [], {}, True], "max_tokens": ["5", 1.5, -1, True, 2**40],
-                 "temperature": ["1", -0.1, 2.1, [], True], "top_p": [0, 1.1, "x"], "top_k": [1.5, -2, "x"], "min_p": [-0.1, 1.1], "seed": [1.5, "x"],
+                 "temperature": ["1", -0.1, 2.1, [], True], "top_p": [0, 1.1, "x", 5e-324], "top_k": [1.5, -2, "x"], "min_p": [-0.1, 1.1], "seed": [1.5, "x"],
                  "n": [0, 129, 1.5, "2"], "stop": [1, [1], "", [""], ["a"] * 5, {}], "stream": [1, "true"], "logprobs": [-1, 6, True, 1.5], "echo": [1, "x"],
-                 "presence_penalty": [-2.1, 2.1, "x"], "frequency_penalty": [-2.1, 2.1], "repetition_penalty": [0, -1, "x"], "ignore_eos": [1], "min_tokens": [-1, 1.5],
+                 "presence_penalty": [-2.1, 2.1, "x"], "frequency_penalty": [-2.1, 2.1], "repetition_penalty": [0, -1, "x", 0.009, 5e-324], "ignore_eos": [1], "min_tokens": [-1, 1.5],
                  "return_token_ids": [1], "return_tokens_as_token_ids": ["x"], "stream_options": [1, [], {}]}
         for field, values in wrong.items():
             for value in values:
                 with self.subTest(field=field, value=value):
                     self.assertIn(field, self.refused(400, field, **{field: value})["message"])
+
+    def test_the_least_repetition_penalty_leaves_numbers_finite(self):
+        self.d.complete(model="all", prompt="Hello Hello", max_tokens=8, repetition_penalty=0.01, ignore_eos=True)
 
     def test_what_is_not_served_is_refused_by_name(self):
         for field, value in {"suffix": "x", "logit_bias": {"5": 1}, "use_beam_search": True, "stop_token_ids": [1], "guided_json": {"a": 1}}.items():

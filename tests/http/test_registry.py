@@ -234,6 +234,11 @@ class Versions(Stored):
         for bad in ({"labels": []}, {"labels": {"x": 1}}, {"pinned": 1}, {"name": "c"}, {"description": 5}):
             self.assertEqual(self.d.call("PATCH", "/v1/adapters/a", bad)[0], 400, bad)
 
+    def test_a_state_that_does_not_exist_is_no_empty_list(self):
+        for query, param in (("state=redy", "state"), ("state=null", "state"), ("prefix=" + 129 * "x", None), ("after=" + 129 * "x", None)):
+            status, reply = self.d.call("GET", "/v1/adapters?" + query)
+            self.assertEqual((status, reply["error"]["code"], reply["error"]["param"]), (400, "invalid_value", param), query)
+
     def test_pages_follow_one_another(self):
         for i in range(25):
             self.d.upload(f"p/{i:02d}", make_adapter(1))
