@@ -81,6 +81,7 @@ void ad_generation_send_text(ad_generation *g, const char *text)
     if (!g->streaming) {
         g->streaming = true; /* first: begin sends events of its own */
         write_processing_time(g);
+        if (g->dialect->headers) g->dialect->headers(g);
         ad_http_stream_begin(g->x, 200, "text/event-stream; charset=utf-8");
         if (g->dialect->begin && !g->failed) g->dialect->begin(g);
     }
@@ -231,6 +232,7 @@ static void reply(ad_generation *g)
     if (g->dialect->write) g->dialect->write(g, &body);
     else ad_put_json(&body, g->dialect->reply(g));
     write_processing_time(g);
+    if (g->dialect->headers) g->dialect->headers(g);
     ad_reply_json_text(take_exchange(g), 200, &body);
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     const char *id_prefix;                          /* "cmpl-" */
     bool (*read_target)(const ad_reader *rd);       /* model, adapters */
     bool (*read)(const ad_reader *rd);              /* everything else; when it adds no prompt the reply follows at once */
+    void (*headers)(ad_generation *g);              /* before the reply or the stream begins: more of them; or NULL */
     json_t *(*reply)(ad_generation *g);             /* not streamed: the body */
     void (*write)(ad_generation *g, ad_buf *out);   /* instead of reply: the body's text; or NULL */
     void (*vector)(ad_choice *ch, const float *v, int n); /* requests with `pooling`: what the prompt became, not normalised; v is borrowed */
@@ -70,7 +71,8 @@ struct ad_generation {
     void (*then)(ad_generation *g);
 };
 
-extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion;
+extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion, ad_generate,
+    ad_generate_stream, ad_generate_compat;
 
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);

@@ -84,10 +84,11 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.d.completion(stop=stop)["stopping_word"], stop)
 
     def test_an_end_of_text_token_is_told(self):
-        reply = next((r for r in (self.d.completion(prompt=p, n_predict=-1) for p in ([5], [9], [100], "a", "the", "one two")) if r["stop_type"] == "eos"), None)
-        if reply is None:
-            self.skipTest("the tiny model ends no text by itself")
-        self.assertFalse(reply["truncated"])
+        reply = self.d.completion(prompt="Once upon", n_predict=-1, return_tokens=True)
+        self.assertEqual((reply["stop_type"], reply["truncated"], reply["tokens_predicted"]), ("eos", False, len(reply["tokens"])))
+        self.assertNotIn("<|endoftext|>", reply["content"])
+        events = self.d.events(prompt="Once upon", n_predict=-1)
+        self.assertEqual((events[-1]["stop_type"], [t for e in events for t in e["tokens"]]), ("eos", reply["tokens"]))
 
     def test_n_probs_gives_candidates_with_their_bytes(self):
         reply = self.d.completion(n_probs=3)
