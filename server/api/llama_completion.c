@@ -137,7 +137,7 @@ static bool read_sampling(const ad_reader *rd)
     bool good = ad_read_integer(rd, "max_tokens", -1, INT32_MAX, &n_predict) && ad_read_integer(rd, "n_predict", -1, INT32_MAX, &n_predict) &&
                 ad_read_number(rd, "temperature", -1e6, 1e6, false, &s->temperature) && ad_read_integer(rd, "top_k", INT32_MIN, INT32_MAX, &s->top_k) &&
                 ad_read_number(rd, "top_p", 0, 1e6, false, &s->top_p) && ad_read_number(rd, "min_p", 0, 1, false, &s->min_p) &&
-                ad_read_number(rd, "repeat_penalty", 0, 10, true, &s->repetition_penalty) && ad_read_number(rd, "presence_penalty", -100, 100, false, &s->presence_penalty) &&
+                ad_read_number(rd, "repeat_penalty", AD_MIN_REPETITION_PENALTY, 10, false, &s->repetition_penalty) && ad_read_number(rd, "presence_penalty", -100, 100, false, &s->presence_penalty) &&
                 ad_read_number(rd, "frequency_penalty", -100, 100, false, &s->frequency_penalty) && ad_read_flag(rd, "ignore_eos", &s->ignore_eos) && read_window(rd) && read_seed(rd);
     s->max_tokens = n_predict < 0 ? INT32_MAX : n_predict; /* as far as the context goes, also when more is asked for */
     s->temperature = fmaxf(s->temperature, 0);

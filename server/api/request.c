@@ -8,8 +8,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define MIN_REPETITION_PENALTY 0.01 /* logits are divided by it: far less would make them infinite */
-
 const json_t *ad_read_field(const ad_reader *rd, const char *name)
 {
     const json_t *v = json_object_get(rd->object, name);
@@ -144,7 +142,7 @@ bool ad_read_sampling(const ad_reader *rd)
     int top_k = s->top_k;
     bool good = ad_read_integer(rd, "min_tokens", 0, INT32_MAX, &s->min_tokens) && ad_read_number(rd, "temperature", 0, 2, false, &s->temperature) &&
                 ad_read_number(rd, "top_p", 0, 1, true, &s->top_p) && ad_read_number(rd, "min_p", 0, 1, false, &s->min_p) &&
-                ad_read_integer(rd, "top_k", -1, INT32_MAX, &top_k) && ad_read_number(rd, "repetition_penalty", MIN_REPETITION_PENALTY, 10, false, &s->repetition_penalty) &&
+                ad_read_integer(rd, "top_k", -1, INT32_MAX, &top_k) && ad_read_number(rd, "repetition_penalty", AD_MIN_REPETITION_PENALTY, 10, false, &s->repetition_penalty) &&
                 ad_read_number(rd, "presence_penalty", -2, 2, false, &s->presence_penalty) && ad_read_number(rd, "frequency_penalty", -2, 2, false, &s->frequency_penalty) &&
                 ad_read_flag(rd, "ignore_eos", &s->ignore_eos) && ad_read_seed(rd);
     if (!good) return false;

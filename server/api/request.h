@@ -9,6 +9,8 @@
 
 enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4 };
 
+#define AD_MIN_REPETITION_PENALTY 0.01 /* logits are divided by it: far less would make them infinite */
+
 typedef struct {
     ad_ids ids;
     ad_str text;      /* as the request wrote it, in the JSON document; NULL ptr: it was given otherwise */

@@ -204,7 +204,7 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.d.completion(n_predict=24, repeat_last_n=0, **penal)["content"], want)
 
     def test_values_out_of_range_or_of_another_type_are_refused(self):
-        for field, value in {"temperature": "hot", "top_p": -0.5, "min_p": 2, "n_predict": -2, "n_probs": 99, "seed": 1.5, "stop": [1], "stream": "yes", "repeat_penalty": 0, "top_k": 0.5,
+        for field, value in {"temperature": "hot", "top_p": -0.5, "min_p": 2, "n_predict": -2, "n_probs": 99, "seed": 1.5, "stop": [1], "stream": "yes", "repeat_penalty": 0.009, "top_k": 0.5,
                              "response_fields": "content"}.items():
             self.refused(field, **{field: value})
 
