@@ -56,6 +56,7 @@ struct ad_model {
     bool attention_bias, mlp_bias; /* config.json says which biases there are; GGUF shows them */
     char *path, *name;
     ad_tokenizer *tokenizer;
+    ad_chat_template *chat; /* NULL: none */
 
     ad_layer *layers;         /* [config.layers] */
     ad_matrix embed;          /* [vocab, hidden] */

@@ -393,6 +393,12 @@ static ad_status load_tokenizer(ad_model *m, ad_err *err)
     return st;
 }
 
+static ad_status load_chat_template(ad_model *m, ad_err *err)
+{
+    const ad_gguf *g = ad_source_gguf(m->src);
+    return g ? ad_chat_template_from_gguf(&m->chat, g, m->path, err) : ad_chat_template_from_dir(&m->chat, m->path, err);
+}
+
 static ad_status load(ad_model *m, const char *path, const ad_model_options *opt, ad_err *err)
 {
     m->weights = opt->weights;
@@ -405,6 +411,7 @@ static ad_status load(ad_model *m, const char *path, const ad_model_options *opt
     if (st == AD_OK) st = m->family->bind(m, err);
     if (st == AD_OK) st = check_unused(m, err);
     if (st == AD_OK) st = load_tokenizer(m, err);
+    if (st == AD_OK) st = load_chat_template(m, err);
     if (st == AD_OK) st = make_arena(m, opt, err);
     if (st == AD_OK) st = pack_weights(m, opt, err);
     if (st == AD_OK) st = set_name(m, err);
@@ -432,6 +439,7 @@ void ad_model_free(ad_model **mp)
     ad_model *m = *mp;
     if (!m) return;
     ad_tokenizer_free(&m->tokenizer);
+    ad_chat_template_free(&m->chat);
     if (m->arena) ad_arena_free(m->arena, m->arena_bytes);
     ad_source_close(&m->src);
     free(m->layers);
@@ -449,6 +457,7 @@ const ad_model_config *ad_model_get_config(const ad_model *m) { return &m->confi
 const char *ad_model_path(const ad_model *m) { return m->path; }
 const char *ad_model_name(const ad_model *m) { return m->name; }
 const ad_tokenizer *ad_model_tokenizer(const ad_model *m) { return m->tokenizer; }
+const ad_chat_template *ad_model_chat_template(const ad_model *m) { return m->chat; }
 size_t ad_model_resident_bytes(const ad_model *m) { return m->arena_bytes; }
 size_t ad_model_mapped_bytes(const ad_model *m) { return ad_source_bytes(m->src); }
 float ad_model_packing_loss(const ad_model *m) { return m->loss; }

@@ -7,6 +7,7 @@
 #include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/tensor/pack.h"
+#include "core/text/chat.h"
 #include "core/text/tokenizer.h"
 
 typedef struct ad_model ad_model;
@@ -62,6 +63,8 @@ const ad_model_config *ad_model_get_config(const ad_model *m);
 const char *ad_model_path(const ad_model *m);
 const char *ad_model_name(const ad_model *m); /* general.name, or the last part of the path */
 const ad_tokenizer *ad_model_tokenizer(const ad_model *m);
+/* The chat template in the model's own files; NULL when they have none. Borrowed from m. */
+const ad_chat_template *ad_model_chat_template(const ad_model *m);
 size_t ad_model_resident_bytes(const ad_model *m); /* packed weights in memory of our own */
 /* What the modules' weights are packed as, with counts: "210 int4, 1 int8". */
 void ad_model_describe_weights(const ad_model *m, char *text, size_t size);
