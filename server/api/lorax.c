@@ -87,7 +87,7 @@ static bool read_sampling(const ad_reader *p, options *o)
     float typical = 1;
     bool sample = false, good = ad_read_number(p, "temperature", 0, 100, false, &s->temperature) && ad_read_integer(p, "top_k", 1, INT32_MAX, &s->top_k) &&
                                 ad_read_number(p, "top_p", 0, 1, true, &s->top_p) && ad_read_number(p, "typical_p", 0, 1, true, &typical) &&
-                                ad_read_number(p, "repetition_penalty", 0, 10, true, &s->repetition_penalty) && ad_read_number(p, "frequency_penalty", -2, 2, false, &s->frequency_penalty) &&
+                                ad_read_number(p, "repetition_penalty", AD_MIN_REPETITION_PENALTY, 10, false, &s->repetition_penalty) && ad_read_number(p, "frequency_penalty", -2, 2, false, &s->frequency_penalty) &&
                                 ad_read_number(p, "presence_penalty", -2, 2, false, &s->presence_penalty) && ad_read_flag(p, "do_sample", &sample) &&
                                 ad_read_flag(p, "ignore_eos_token", &s->ignore_eos) && read_seed(p);
     if (!good) return false;

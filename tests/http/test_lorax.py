@@ -226,7 +226,7 @@ class Generate(unittest.TestCase):
         self.refused("inputs", max_new_tokens=62)
 
     def test_values_out_of_range_or_of_another_type_are_refused(self):
-        for field, value in {"temperature": -1, "top_k": 0, "top_p": 0, "max_new_tokens": 0, "best_of": 0, "seed": -1, "stop": "", "truncate": 0, "repetition_penalty": 0, "details": "yes", "do_sample": 1,
+        for field, value in {"temperature": -1, "top_k": 0, "top_p": 0, "max_new_tokens": 0, "best_of": 0, "seed": -1, "stop": "", "truncate": 0, "repetition_penalty": 0.009, "details": "yes", "do_sample": 1,
                              "return_k_alternatives": 0, "typical_p": 0.5, "watermark": True, "adapter_id": 3, "return_full_text": "x", "top_n_tokens": 21}.items():
             self.refused(field, **{field: value})
         self.refused("best_of", best_of=2)
