@@ -9,6 +9,7 @@
 #include "adapters/registry.h"
 #include "adapters/store.h"
 #include "core/model/model.h"
+#include "server/api/grammar_cache.h"
 #include "server/config.h"
 #include "server/http/http.h"
 #include "server/jobs.h"
@@ -34,6 +35,8 @@ typedef struct ad_app {
     ad_metrics *metrics;
     ad_keeper *keeper;
     ad_merger *merger;
+    ad_grammar_cache *grammars;
+    ad_chat_template *named_template; /* of --chat-template-file; NULL: the model's own counts */
     const char *served_name; /* the base model's id in the API */
     char fingerprint[20];    /* system_fingerprint of replies: of this build and the base model */
     time_t started;

@@ -32,6 +32,7 @@ typedef struct {
 static const key keys[] = {
     {"model", "PATH", STRING, FIELD(model), NULL, 0, 0, NULL, "GGUF file or Hugging Face directory of the base model (required)"},
     {"served-name", "NAME", STRING, FIELD(served_name), NULL, 0, 0, NULL, "the base model's id in the API; default: the model's own name"},
+    {"chat-template-file", "FILE", STRING, FIELD(chat_template_file), NULL, 0, 0, NULL, "the base's chat template, instead of the model's own"},
     {"adapter", "NAME=DIR", ADAPTERS, FIELD(adapters), NULL, 0, 0, NULL, "a PEFT adapter and the name requests use; repeatable"},
     {"adapter-dir", "DIR", LIST, FIELD(adapter_dirs), NULL, 0, 0, NULL, "every sub-directory is an adapter of that name; repeatable"},
     {"lora-modules", "MODULE...", MODULES, FIELD(adapters), NULL, 0, 0, NULL, "the same as vLLM spells it: NAME=DIR or {\"name\": NAME, \"path\": DIR}, one or several"},

@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
     char *model;                /* GGUF file or Hugging Face directory; required */
     char *served_name;          /* the base's id in the API; default: the model's name */
+    char *chat_template_file;   /* or NULL: the template in the model's own files */
     ad_config_adapter *adapters; /* --adapter NAME=DIR, repeatable */
     int n_adapters;
     ad_config_list adapter_dirs; /* --adapter-dir DIR, repeatable */

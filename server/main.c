@@ -58,6 +58,18 @@ static ad_status load_model(ad_app *app, ad_err *err)
     return find_fingerprint(app, err);
 }
 
+static ad_status load_template(ad_app *app, ad_err *err)
+{
+    const char *path = app->config->chat_template_file, *problem = NULL;
+    ad_status st = path ? ad_chat_template_from_file(&app->named_template, path, err) : AD_OK;
+    if (st != AD_OK) return st;
+    const ad_chat_template *t = path ? app->named_template : ad_model_chat_template(app->model);
+    if (t) problem = ad_chat_template_problem(t);
+    if (!t) ad_log(AD_LOG_INFO, "chat: the model has no chat template (--chat-template-file names one)");
+    else if (problem) ad_log(AD_LOG_WARN, "chat: %s", problem);
+    return AD_OK;
+}
+
 static ad_status start_worker(ad_app *app, ad_err *err)
 {
     const ad_config *c = app->config;
@@ -239,6 +251,8 @@ static ad_status start(daemon_state *d, ad_err *err)
     ad_app *app = &d->app;
     ad_status st = ad_metrics_new(&app->metrics, err);
     if (st == AD_OK) st = load_model(app, err);
+    if (st == AD_OK) st = load_template(app, err);
+    if (st == AD_OK) st = ad_grammar_cache_new(&app->grammars, ad_model_tokenizer(app->model), (ad_grammar_cache_limits){.max_count = 256, .max_bytes = 256u << 20}, err);
     if (st == AD_OK) st = ad_keeper_new(&app->keeper, app, err);
     if (st == AD_OK) st = start_worker(app, err);
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
@@ -261,6 +275,8 @@ static int run(const ad_config *config)
     unwatch_signals(&d);
     uv_loop_close(&d.loop);
     ad_registry_free(&d.app.registry);
+    ad_grammar_cache_free(&d.app.grammars);
+    ad_chat_template_free(&d.app.named_template);
     ad_model_free(&d.app.model);
     ad_metrics_free(&d.app.metrics);
     if (st == AD_OK) return 0;

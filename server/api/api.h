@@ -54,6 +54,8 @@ json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *w
 void ad_put_json(ad_buf *out, json_t *v);
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
+void ad_handle_chat_completions(ad_http_exchange *x, void *app);
+void ad_handle_responses(ad_http_exchange *x, void *app);
 void ad_handle_embeddings(ad_http_exchange *x, void *app);
 void ad_handle_llama_embedding(ad_http_exchange *x, void *app);
 void ad_handle_tokenize(ad_http_exchange *x, void *app);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/constraint.h"
 #include "server/api/generation.h"
 
 enum { DEFAULT_MAX_TOKENS = 16 };
@@ -26,9 +27,8 @@ static bool read_best_of(const ad_reader *rd)
 
 static bool read_unserved(const ad_reader *rd)
 {
-    static const char *const names[] = {"suffix", "logit_bias", "stop_token_ids", "use_beam_search", "include_stop_str_in_output", "truncate_prompt_tokens",
-                                        "prompt_logprobs", "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-                                        "guided_grammar", "grammar", "json_schema", "logits_processors", "bad_words", "allowed_token_ids", "prompt_embeds"};
+    static const char *const names[] = {"suffix", "use_beam_search", "include_stop_str_in_output", "truncate_prompt_tokens",
+                                        "prompt_logprobs", "logits_processors", "bad_words", "prompt_embeds"};
     return ad_read_unserved(rd, names, sizeof names / sizeof *names);
 }
 
@@ -40,8 +40,8 @@ static bool read_body(const ad_reader *rd)
     s->max_tokens = DEFAULT_MAX_TOKENS;
     r->max_tokens_given = ad_read_field(rd, "max_tokens") != NULL;
     bool good = ad_read_flag(rd, "echo", &r->echo) && ad_read_integer(rd, "max_tokens", 0, INT32_MAX, &s->max_tokens) && ad_read_sampling(rd) &&
-                ad_read_integer(rd, "logprobs", 0, 5, &s->logprobs) && ad_read_stops(rd, "stop", AD_OPENAI_STOPS) && ad_read_stream(rd) && read_best_of(rd) &&
-                ad_read_token_options(rd) && ad_read_flag(rd, "add_special_tokens", &special) && read_unserved(rd);
+                ad_read_integer(rd, "logprobs", 0, 5, &s->logprobs) && ad_read_logit_bias(rd) && ad_read_token_ids(rd) && ad_read_stops(rd, "stop", AD_OPENAI_STOPS) && ad_read_stream(rd) && read_best_of(rd) &&
+                ad_read_token_options(rd) && ad_read_flag(rd, "add_special_tokens", &special) && read_unserved(rd) && ad_read_constraint(rd);
     if (!good) return false;
     if (r->echo) s->prompt_logprobs = s->logprobs;
     r->keep_tokens = s->logprobs >= 0 || r->return_token_ids;

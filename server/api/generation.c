@@ -76,15 +76,25 @@ static void write_processing_time(const ad_generation *g)
     ad_http_set_header(g->x, "openai-processing-ms", ms);
 }
 
+/* The reply is a stream from now on. */
+static void open_stream(ad_generation *g)
+{
+    if (g->streaming) return;
+    g->streaming = true;
+    write_processing_time(g);
+    if (g->dialect->headers) g->dialect->headers(g);
+    ad_http_stream_begin(g->x, 200, "text/event-stream; charset=utf-8");
+    if (g->dialect->begin) g->dialect->begin(g);
+}
+
+static void send_choice(ad_choice *ch)
+{
+    open_stream(ch->owner);
+    if (!ch->owner->failed) ch->owner->dialect->event(ch);
+}
+
 void ad_generation_send_text(ad_generation *g, const char *text)
 {
-    if (!g->streaming) {
-        g->streaming = true; /* first: begin sends events of its own */
-        write_processing_time(g);
-        if (g->dialect->headers) g->dialect->headers(g);
-        ad_http_stream_begin(g->x, 200, "text/event-stream; charset=utf-8");
-        if (g->dialect->begin && !g->failed) g->dialect->begin(g);
-    }
     ad_http_stream_write(g->x, text, strlen(text));
 }
 
@@ -294,7 +304,7 @@ static void end_choice(ad_choice *ch, ad_end end)
     if (ad_detok_finish(ch->detok, &ch->text) != AD_OK || ch->text.failed) ad_generation_fail(g, 503, NULL, "out of memory");
     ch->end = end;
     g->n_done++;
-    if (g->rq.stream && !g->failed) g->dialect->event(ch);
+    if (g->rq.stream && !g->failed) send_choice(ch);
 }
 
 static void take_token(ad_choice *ch, const ad_token_info *t)
@@ -311,7 +321,7 @@ static void take_token(ad_choice *ch, const ad_token_info *t)
         ad_worker_cancel(ch->gen); /* its end is ours: later tokens are not taken */
         end_choice(ch, AD_END_STOP_STRING);
     } else if (g->rq.stream && !g->failed && !t->ends && (ch->text.len || ch->n_tokens)) {
-        g->dialect->event(ch);
+        send_choice(ch);
     }
 }
 
@@ -467,13 +477,22 @@ static void load(ad_generation *g)
     else if (!g->lease.n_waiting) on_loaded(&g->lease, NULL);
 }
 
+static const ad_chat_template *find_template(const ad_generation *g)
+{
+    return g->app->named_template ? g->app->named_template : ad_model_chat_template(g->app->model);
+}
+
 static void find(ad_generation *g)
 {
     ad_fault f = {0};
     free(g->body);
     g->body = NULL;
-    if (!ad_lease_begin(&g->lease, g->app, &g->rq, &f)) refuse(g, &f);
-    else read_step(g, load);
+    if (!ad_lease_begin(&g->lease, g->app, &g->rq, &f)) {
+        refuse(g, &f);
+        return;
+    }
+    g->cx.chat = find_template(g);
+    read_step(g, load);
 }
 
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
@@ -491,7 +510,7 @@ void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
     memcpy(copy, body.ptr, body.len);
     *g = (ad_generation){.app = app, .dialect = d, .x = x, .created = time(NULL), .body = copy, .body_len = body.len};
     const ad_model_config *config = ad_model_get_config(app->model);
-    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden};
+    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden, .grammars = app->grammars};
     snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
     ad_http_on_abort(x, on_client_gone, g);
     read_step(g, find);

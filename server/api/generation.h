@@ -71,7 +71,7 @@ struct ad_generation {
     void (*then)(ad_generation *g);
 };
 
-extern const ad_dialect ad_completions, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion, ad_generate,
+extern const ad_dialect ad_completions, ad_chat_completions, ad_responses, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion, ad_generate,
     ad_generate_stream, ad_generate_compat;
 
 /* Begins the exchange's request. */

@@ -150,6 +150,56 @@ bool ad_read_sampling(const ad_reader *rd)
     return !rd->r->max_tokens_given || s->min_tokens <= s->max_tokens || ad_read_wrong(rd, "min_tokens", "is more than `max_tokens`");
 }
 
+static bool add_bias(const ad_reader *rd, const char *key, const json_t *v)
+{
+    ad_request *r = rd->r;
+    char *end;
+    long id = strtol(key, &end, 10);
+    if (*key < '0' || *key > '9' || *end || id >= rd->cx->vocab)
+        return ad_fault_set(rd->f, 400, "invalid_value", "logit_bias", "`logit_bias` has the key \"%.40s\", which is no token id; the vocabulary has 0 to %d", key, rd->cx->vocab - 1);
+    double bias = json_number_value(v);
+    if (!json_is_number(v) || !(bias >= -100 && bias <= 100)) return ad_read_wrong(rd, "logit_bias", "has a value that is not a number from -100 to 100");
+    r->logit_bias[r->sampling.n_logit_bias++] = (ad_logit_bias){(int32_t)id, (float)bias};
+    return true;
+}
+
+bool ad_read_logit_bias(const ad_reader *rd)
+{
+    json_t *map = (json_t *)ad_read_field(rd, "logit_bias"), *v;
+    ad_request *r = rd->r;
+    const char *key;
+    if (!map) return true;
+    if (!json_is_object(map) || json_object_size(map) > AD_MAX_BIASES) return ad_read_wrong(rd, "logit_bias", "must be an object of at most 1024 token ids and their biases");
+    if (!json_object_size(map)) return true;
+    r->logit_bias = ad_calloc(json_object_size(map), sizeof *r->logit_bias);
+    if (!r->logit_bias) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    r->sampling.logit_bias = r->logit_bias;
+    json_object_foreach(map, key, v)
+        if (!add_bias(rd, key, v)) return false;
+    return true;
+}
+
+static bool read_ids(const ad_reader *rd, const char *name, size_t max, ad_ids *ids)
+{
+    const json_t *list = ad_read_field(rd, name);
+    if (!list) return true;
+    if (!json_is_array(list) || json_array_size(list) > max) return ad_fault_set(rd->f, 400, "invalid_value", name, "`%s` must be an array of at most %zu token ids", name, max);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (!ad_read_id(rd, name, json_array_get(list, i), i, ids)) return false;
+    return true;
+}
+
+bool ad_read_token_ids(const ad_reader *rd)
+{
+    ad_request *r = rd->r;
+    if (!read_ids(rd, "stop_token_ids", AD_MAX_STOP_IDS, &r->stop_ids) || !read_ids(rd, "allowed_token_ids", (size_t)rd->cx->vocab, &r->allowed_ids)) return false;
+    r->sampling.stop_token_ids = r->stop_ids.ids;
+    r->sampling.n_stop_token_ids = (int)r->stop_ids.count;
+    r->sampling.allowed_token_ids = r->allowed_ids.ids;
+    r->sampling.n_allowed_token_ids = (int)r->allowed_ids.count;
+    return true;
+}
+
 /* ---- stop strings, stream options ---- */
 
 static bool add_stop(const ad_reader *rd, const char *name, int max, const json_t *v)
@@ -301,6 +351,10 @@ void ad_request_deinit(ad_request *r)
 {
     for (int i = 0; i < r->n_prompts; i++) free(r->prompts[i].ids.ids);
     free(r->prompts);
+    free(r->logit_bias);
+    free(r->stop_ids.ids);
+    free(r->allowed_ids.ids);
+    ad_grammar_release(&r->grammar);
     if (r->free_extra) r->free_extra(r->extra);
     json_decref(r->root);
     memset(r, 0, sizeof *r);

@@ -4,10 +4,12 @@
 #ifndef AD_API_REQUEST_H
 #define AD_API_REQUEST_H
 
+#include "core/text/chat.h"
 #include "core/text/tokenizer.h"
 #include "server/api/api.h"
+#include "server/api/grammar_cache.h"
 
-enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4 };
+enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4, AD_MAX_BIASES = 1024, AD_MAX_STOP_IDS = 64 };
 
 #define AD_MIN_REPETITION_PENALTY 0.01 /* logits are divided by it: far less would make them infinite */
 
@@ -38,6 +40,9 @@ typedef struct {
     int best_of;      /* choices per prompt that are generated, at least n; the reply has the likeliest by token */
     ad_sampling sampling; /* max_tokens: within the context for each prompt, or INT32_MAX: as far as the context goes */
     bool max_tokens_given;
+    ad_logit_bias *logit_bias; /* owned; sampling points to them, to the ids and to the grammar */
+    ad_ids stop_ids, allowed_ids;
+    ad_grammar *grammar;  /* retained, or NULL */
     ad_pooling pooling; /* other than AD_POOL_NONE: prompts become vectors, and nothing is sampled */
     ad_str stops[AD_MAX_STOPS];
     int n_stops;
@@ -47,10 +52,12 @@ typedef struct {
     void (*free_extra)(void *extra);
 } ad_request;
 
-/* What bodies are read against. Immutable while the server runs. */
+/* What bodies are read against. */
 typedef struct {
     const ad_tokenizer *tokenizer;
     int vocab, context, hidden; /* ids the base model has; tokens per sequence; numbers of a vector */
+    ad_grammar_cache *grammars;
+    const ad_chat_template *chat; /* of the adapter that answers, or the model's; NULL: there is none, or it is not known yet who answers */
 } ad_request_context;
 
 typedef struct {
@@ -86,6 +93,8 @@ bool ad_read_adapters(const ad_reader *rd);   /* `adapters`, `lora` and `cache_s
 /* An array of {"id", "scale"}, as llama-server names adapters; param: of the fault. */
 bool ad_read_lora(const json_t *v, const char *param, ad_fault *f);
 bool ad_read_seed(const ad_reader *rd);       /* drawn when absent */
+bool ad_read_logit_bias(const ad_reader *rd); /* {"ID": bias}, biases from -100 to 100 */
+bool ad_read_token_ids(const ad_reader *rd);  /* stop_token_ids, allowed_token_ids */
 bool ad_read_sampling(const ad_reader *rd);   /* temperature ... frequency_penalty, min_tokens, ignore_eos, seed: by OpenAI's and vLLM's names */
 bool ad_read_stops(const ad_reader *rd, const char *name, int max);
 bool ad_read_stream(const ad_reader *rd);     /* stream, stream_options */

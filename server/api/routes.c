@@ -41,6 +41,8 @@ static void metrics(ad_http_exchange *x, void *arg)
 
 static const ad_http_route routes[] = {
     {"POST", "/v1/completions", ad_handle_completions, "/v1/completions", false, NULL},
+    {"POST", "/v1/chat/completions", ad_handle_chat_completions, "/v1/chat/completions", false, NULL},
+    {"POST", "/v1/responses", ad_handle_responses, "/v1/responses", false, NULL},
     {"POST", "/v1/embeddings", ad_handle_embeddings, "/v1/embeddings", false, NULL},
     {"POST", "/embedding", ad_handle_llama_embedding, "/embedding", false, &ad_llama_server_errors},
     {"POST", "/embeddings", ad_handle_llama_embedding, "/embeddings", false, &ad_llama_server_errors},

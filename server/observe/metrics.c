@@ -192,6 +192,15 @@ static void put_process(const ad_app *app, ad_buf *out)
     put_number(out, "adapterd_slow_readers_total", "counter", "Connections cut because their clients did not read.", h.slow_readers);
 }
 
+static void put_grammars(const ad_app *app, ad_buf *out)
+{
+    ad_grammar_cache_stats g = ad_grammar_cache_get_stats(app->grammars);
+    put_number(out, "adapterd_grammars", "gauge", "Compiled grammars in the cache.", g.count);
+    put_number(out, "adapterd_grammar_bytes", "gauge", "What they take.", g.bytes);
+    put_number(out, "adapterd_grammar_cache_hits_total", "counter", "Requests whose grammar was there.", g.hits);
+    put_number(out, "adapterd_grammar_cache_misses_total", "counter", "Requests whose grammar had to be compiled.", g.misses);
+}
+
 static void put_engine(const ad_worker_stats *s, ad_buf *out)
 {
     put_number(out, "adapterd_requests_running", "gauge", "Sequences in the batch.", (unsigned long long)atomic_load(&s->running));
@@ -227,6 +236,7 @@ void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out
     put_number(out, "adapterd_generated_tokens_total", "counter", "Generated tokens of finished requests.", m->generated_tokens);
     put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft);
     put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token);
+    put_grammars(app, out);
     put_engine(ad_worker_get_stats(app->worker), out);
     put_llamacpp(ad_worker_get_stats(app->worker), out);
 }

@@ -203,7 +203,7 @@ class Api(unittest.TestCase):
         self.d.complete(model="all", prompt="Hello Hello", max_tokens=8, repetition_penalty=0.01, ignore_eos=True)
 
     def test_what_is_not_served_is_refused_by_name(self):
-        for field, value in {"suffix": "x", "logit_bias": {"5": 1}, "use_beam_search": True, "stop_token_ids": [1], "guided_json": {"a": 1}}.items():
+        for field, value in {"suffix": "x", "use_beam_search": True, "bad_words": ["x"], "prompt_embeds": "x"}.items():
             self.refused(400, field, **{field: value})
         self.d.complete(model="base", prompt="x", suffix=None, logit_bias={}, best_of=1, use_beam_search=False, user="me", unknown_field=1, max_tokens=1)
 
