@@ -51,7 +51,7 @@ void ad_gr_builder_deinit(ad_gr_builder *b)
 
 /* ---- bytes ---- */
 
-static ad_gx set_expr(ad_gr_builder *b, const ad_gr_set *set)
+ad_gx ad_gr_bytes(ad_gr_builder *b, const ad_gr_set *set)
 {
     uint32_t hash = ad_gr_hash(set, sizeof *set);
     size_t at = hash;
@@ -74,7 +74,7 @@ ad_gx ad_gr_text(ad_gr_builder *b, ad_str s)
     for (size_t i = 0; i < s.len; i++) {
         ad_gr_set one = {{0}};
         set_add(&one, (unsigned char)s.ptr[i], (unsigned char)s.ptr[i]);
-        x = ad_gr_seq(b, x, set_expr(b, &one));
+        x = ad_gr_seq(b, x, ad_gr_bytes(b, &one));
     }
     return x;
 }
@@ -101,13 +101,13 @@ static ad_gx range_expr(ad_gr_builder *b, unsigned lo, unsigned hi)
 {
     ad_gr_set s = {{0}};
     set_add(&s, lo, hi);
-    return set_expr(b, &s);
+    return ad_gr_bytes(b, &s);
 }
 
 static void flush_class(class_builder *c)
 {
     if (!c->any) return;
-    ad_gx x = set_expr(c->b, &c->first);
+    ad_gx x = ad_gr_bytes(c->b, &c->first);
     for (int i = 1; i < c->rest.n; i++) x = ad_gr_seq(c->b, x, range_expr(c->b, c->rest.lo[i], c->rest.hi[i]));
     c->all = ad_gr_alt(c->b, c->all, x);
     c->any = false;

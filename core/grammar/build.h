@@ -86,6 +86,7 @@ ad_gx ad_gr_fail(ad_gr_builder *b, ad_status st, const char *fmt, ...) AD_PRINTF
 
 ad_gx ad_gr_text(ad_gr_builder *b, ad_str s);
 ad_gx ad_gr_lit(ad_gr_builder *b, const char *s);
+ad_gx ad_gr_bytes(ad_gr_builder *b, const ad_gr_set *set); /* one byte of the set */
 ad_gx ad_gr_class(ad_gr_builder *b, ad_gr_chars *c); /* one character of c, as UTF-8; sorts c */
 ad_gx ad_gr_seq(ad_gr_builder *b, ad_gx x, ad_gx y);
 ad_gx ad_gr_alt(ad_gr_builder *b, ad_gx x, ad_gx y);
@@ -102,6 +103,7 @@ ad_gx ad_gr_gbnf(ad_gr_builder *b, ad_str text);
 ad_gx ad_gr_schema_text(ad_gr_builder *b, ad_str text);
 ad_gx ad_gr_json_object(ad_gr_builder *b);
 ad_gx ad_gr_choices_text(ad_gr_builder *b, ad_str text);
+ad_gx ad_gr_structure_text(ad_gr_builder *b, ad_str text);
 
 /* ---- programs ---- */
 

@@ -36,6 +36,7 @@ static ad_gx expr_of(ad_gr_builder *b, ad_grammar_kind kind, ad_str text)
     case AD_GRAMMAR_REGEX: return ad_gr_regex(b, text);
     case AD_GRAMMAR_GBNF: return ad_gr_gbnf(b, text);
     case AD_GRAMMAR_CHOICES: return ad_gr_choices_text(b, text);
+    case AD_GRAMMAR_STRUCTURE: return ad_gr_structure_text(b, text);
     case AD_GRAMMAR_KINDS: break;
     }
     return ad_gr_fail(b, AD_EINVAL, "there is no grammar of kind %d", (int)kind);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Which tokens may come next: a grammar compiled from a JSON schema, a regular expression, a GBNF text, or a list of choices, and the automaton over bytes that it becomes while it is used.
+/* Which tokens may come next: a grammar compiled from a JSON schema, a regular expression, a GBNF text, a list of choices or
+ * parts of these, and the automaton over bytes that it becomes while it is used.
  *
  * A grammar describes whole texts. Its states are small numbers; a sequence keeps the one it is in and nothing else. States,
  * transitions and token masks are made when they are first needed and kept for all who share the grammar, so a grammar
@@ -27,6 +28,7 @@ typedef enum {
     AD_GRAMMAR_REGEX,       /* the whole text matches; see regex.c for the syntax */
     AD_GRAMMAR_GBNF,        /* llama.cpp's grammars; the rule "root" describes the text */
     AD_GRAMMAR_CHOICES,     /* a JSON array of strings, one of which is the text */
+    AD_GRAMMAR_STRUCTURE,   /* JSON text: literals, schemas and tags, also inside free text; see structure.c */
     AD_GRAMMAR_KINDS
 } ad_grammar_kind;
 

@@ -14,7 +14,7 @@ except ImportError:
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DRIVER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(os.environ["ADAPTERD"]))), "tests", "http", "grammar_driver")
-OBJECT, SCHEMA, REGEX, GBNF, CHOICES = range(5)
+OBJECT, SCHEMA, REGEX, GBNF, CHOICES, STRUCTURE = range(6)
 
 
 class Driver(unittest.TestCase):
@@ -144,6 +144,52 @@ class Choices(Driver):
         self.run_all(CHOICES, json.dumps([f"choice {i}" for i in range(5000)]), walks=5, yes=["choice 0", "choice 4999"], no=["choice 5000", "choice "], valid=lambda t: re.fullmatch(r"choice \d{1,4}", t))
         self.refused(CHOICES, "[]", "invalid", "list of strings")
         self.refused(CHOICES, "[\"a\", 1]", "invalid", "entry 1")
+
+
+class Structures(Driver):
+    CALL = {"begin": "<call>", "content": {"type": "json_schema", "json_schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}, "end": "</call>"}
+    NOTE = {"begin": "<ca:note>", "content": {"type": "any_text"}, "end": "</ca>"}
+
+    def test_parts_follow_one_another(self):
+        parts = {"type": "sequence", "elements": [{"type": "const_string", "value": "A: "}, {"type": "or", "elements": [{"type": "regex", "pattern": "\\d+"}, {"type": "grammar", "grammar": "root ::= \"x\"+"}]}, {"type": "tag", **self.CALL}]}
+        fits = re.compile(r"A: (\d+|x+)<call>\{\"n\": ?-?\d+\}</call>").fullmatch
+        for p in (parts, {"type": "structural_tag", "format": parts}):
+            self.run_all(STRUCTURE, json.dumps(p), yes=['A: 12<call>{"n": 1}</call>', 'A: x<call>{"n":-5}</call>'], no=["A: ", 'A: 1x<call>{"n": 1}</call>', 'A: 1<call>{}</call>'], valid=fits)
+
+    def test_free_text_turns_into_a_tag_once_a_trigger_is_written(self):
+        tags = {"type": "triggered_tags", "triggers": ["<ca"], "tags": [self.CALL, self.NOTE]}
+        one, note = '<call>{"n": 1}</call>', "<ca:note>any < </c text</ca>"
+        self.run_all(STRUCTURE, json.dumps(tags), walks=0, yes=["", "hi <c <b", one, "so " + one, one + "and" + note + one, "<<c" + note], no=["<ca", "<call>", "<call>{}</call>", one + "<cat", note + "<ca:no"])
+        self.run_all(STRUCTURE, json.dumps({**tags, "at_least_one": True}), walks=0, yes=[one, "x" + note + "y"], no=["", "x", "<c"])
+        self.run_all(STRUCTURE, json.dumps({**tags, "stop_after_first": True}), walks=0, yes=["", "x", "x" + one], no=[one + "x", one + one])
+        self.run_all(STRUCTURE, json.dumps({**tags, "stop_after_first": True, "at_least_one": True}), walks=0, yes=["x" + one, note], no=["", one + "x"])
+        old = {"structures": [{"begin": "<f>", "schema": {"enum": [1, 2]}, "end": "</f>"}], "triggers": ["<f"]}
+        self.run_all(STRUCTURE, json.dumps(old), walks=0, yes=["", "a<f>1</f>b<f>2</f>"], no=["<f>3</f>", "<f"])
+
+    def test_every_short_text_is_judged_as_a_search_would(self):
+        from itertools import product
+        tag = {"begin": "aab", "content": {"type": "const_string", "value": "b"}, "end": "a"}
+        text = {"type": "triggered_tags", "triggers": ["aa"], "tags": [tag]}
+        texts = ["".join(t) for n in range(10) for t in product("ab", repeat=n)]
+
+        def good(t):
+            at = t.find("aa")
+            return at < 0 or (t.startswith("aabba", at) and good(t[at + 5:]))
+
+        yes = {t for t in texts if good(t)}
+        self.run_all(STRUCTURE, json.dumps(text), walks=0, yes=yes, no=[t for t in texts if t not in yes])
+
+    def test_tags_with_a_separator(self):
+        tags = {"type": "tags_with_separator", "tags": [{"begin": "<", "content": {"type": "regex", "pattern": "[ab]"}, "end": ">"}], "separator": ", "}
+        self.run_all(STRUCTURE, json.dumps(tags), yes=["", "<a>", "<a>, <b>, <a>"], no=["<a>,<b>", "<a>, ", "<c>"], valid=re.compile("(<[ab]>(, <[ab]>)*)?").fullmatch)
+        self.run_all(STRUCTURE, json.dumps({**tags, "at_least_one": True, "stop_after_first": True}), yes=["<a>"], no=["", "<a>, <b>"])
+
+    def test_a_wrong_structure_is_refused(self):
+        for part, code, words in [({}, "invalid", "type"), ({"type": "qwen"}, "unsupported", "qwen"), ({"type": "sequence"}, "invalid", "`elements`"), ({"type": "tag", "begin": "x"}, "invalid", "`end`"),
+                                  ({"type": "triggered_tags", "triggers": ["<x"], "tags": [self.CALL]}, "invalid", "no trigger"), ({"type": "triggered_tags", "triggers": ["<c", "<x"], "tags": [self.CALL]}, "invalid", "no tag"),
+                                  ({"type": "triggered_tags", "triggers": [""], "tags": [self.CALL]}, "invalid", "empty"), ({"type": "triggered_tags", "triggers": ["<" * 2000], "tags": [{**self.CALL, "begin": "<" * 2000}]}, "limit", "1024"),
+                                  ({"type": "regex", "pattern": "("}, "invalid", "not closed"), ({"structures": [], "triggers": ["a"]}, "invalid", "`structures`")]:
+            self.refused(STRUCTURE, json.dumps(part), code, words)
 
 
 @unittest.skipIf(jsonschema is None, "the Python package jsonschema is not installed")
