@@ -18,13 +18,13 @@ bool ad_request_constrain(const ad_reader *rd, const char *param, ad_grammar_kin
     return ad_fault_set(rd->f, 400, st == AD_EUNSUPPORTED ? "unsupported_parameter" : "invalid_value", param, "`%s`: %s", param, err.msg);
 }
 
-/* A schema, or the text of one. */
-static bool constrain_to_schema(const ad_reader *rd, const char *param, const json_t *v)
+/* A JSON value, or the text of one. */
+static bool constrain_to_json(const ad_reader *rd, const char *param, ad_grammar_kind kind, const json_t *v)
 {
-    if (!json_is_string(v)) return ad_request_constrain(rd, param, AD_GRAMMAR_JSON_SCHEMA, v);
-    json_t *schema = json_loads(json_string_value(v), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    bool good = schema ? ad_request_constrain(rd, param, AD_GRAMMAR_JSON_SCHEMA, schema) : ad_read_wrong(rd, param, "is a string, but not one of JSON");
-    json_decref(schema);
+    if (!json_is_string(v)) return ad_request_constrain(rd, param, kind, v);
+    json_t *value = json_loads(json_string_value(v), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    bool good = value ? ad_request_constrain(rd, param, kind, value) : ad_read_wrong(rd, param, "is a string, but not one of JSON");
+    json_decref(value);
     return good;
 }
 
@@ -38,19 +38,20 @@ bool ad_read_response_format(const ad_reader *rd, const char *param, const json_
     if (!strcmp(type, "json_schema") && !schema) return ad_read_wrong(rd, param, "of type \"json_schema\" needs a schema");
     if (!strcmp(type, "json_schema") || (!strcmp(type, "json_object") && schema)) return ad_request_constrain(rd, param, AD_GRAMMAR_JSON_SCHEMA, schema);
     if (!strcmp(type, "json_object")) return ad_request_constrain(rd, param, AD_GRAMMAR_JSON_OBJECT, NULL);
-    return ad_read_wrong(rd, param, "has a `type` other than \"text\", \"json_object\" and \"json_schema\"");
+    if (!strcmp(type, "structural_tag")) return ad_request_constrain(rd, param, AD_GRAMMAR_STRUCTURE, format);
+    return ad_read_wrong(rd, param, "has a `type` other than \"text\", \"json_object\", \"json_schema\" and \"structural_tag\"");
 }
 
 /* By a member's name of vLLM's structured_outputs. */
 static bool constrain_as(const ad_reader *rd, const char *param, const char *what, const json_t *v)
 {
     if (!v || json_is_null(v)) return true;
-    if (!strcmp(what, "json")) return constrain_to_schema(rd, param, v);
+    if (!strcmp(what, "json")) return constrain_to_json(rd, param, AD_GRAMMAR_JSON_SCHEMA, v);
     if (!strcmp(what, "regex")) return ad_request_constrain(rd, param, AD_GRAMMAR_REGEX, v);
     if (!strcmp(what, "choice")) return ad_request_constrain(rd, param, AD_GRAMMAR_CHOICES, v);
     if (!strcmp(what, "grammar")) return ad_request_constrain(rd, param, AD_GRAMMAR_GBNF, v);
     if (!strcmp(what, "json_object")) return !json_is_true(v) || ad_request_constrain(rd, param, AD_GRAMMAR_JSON_OBJECT, NULL);
-    if (!strcmp(what, "structural_tag")) return ad_fault_set(rd->f, 400, "unsupported_parameter", param, "`structural_tag` is not supported");
+    if (!strcmp(what, "structural_tag")) return constrain_to_json(rd, param, AD_GRAMMAR_STRUCTURE, v);
     return true;
 }
 

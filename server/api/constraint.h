@@ -10,7 +10,7 @@
 bool ad_read_constraint(const ad_reader *rd);
 /* One of another name; 400 when the request has one already. text_or_json: what grammar.h says for the kind. param: the field. */
 bool ad_request_constrain(const ad_reader *rd, const char *param, ad_grammar_kind kind, const json_t *text_or_json);
-/* {"type": "text" | "json_object" | "json_schema", ...} under another name, with the schema in `schema` or in `json_schema`.`schema`. */
+/* {"type": "text" | "json_object" | "json_schema" | "structural_tag", ...} under another name, with the schema in `schema` or in `json_schema`.`schema`. */
 bool ad_read_response_format(const ad_reader *rd, const char *param, const json_t *format);
 
 #endif

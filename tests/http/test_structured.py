@@ -58,6 +58,15 @@ class Structured(unittest.TestCase):
             self.assertTrue(re.fullmatch(r"(ab|c){2}!", self.text(seed=seed, grammar='root ::= part part "!"\npart ::= "ab" | "c"')))
         self.assertEqual(self.text(guided_choice=["only"]), "only")
 
+    def test_structural_tags_hold_parts_of_it(self):
+        tag = {"type": "tag", "begin": "<p>", "content": {"type": "json_schema", "json_schema": PERSON}, "end": "</p>"}
+        form = {"type": "structural_tag", "format": {"type": "sequence", "elements": [{"type": "regex", "pattern": "[a-c]{2}"}, tag]}}
+        for seed in range(3):
+            for spelling in ({"response_format": form}, {"structured_outputs": {"structural_tag": json.dumps(form)}}):
+                text = self.text(seed=seed, **spelling)
+                self.assertTrue(re.match("[a-c]{2}<p>", text) and text.endswith("</p>") and is_person(text[5:-4]), text)
+        self.assertIn("qwen", self.refused("response_format", response_format={"type": "structural_tag", "format": {"type": "qwen"}}))
+
     def test_a_json_object_is_one(self):
         for seed in range(4):
             c = self.d.complete(model="base", prompt="Hello", temperature=1, seed=seed, max_tokens=200, response_format={"type": "json_object"})["choices"][0]
