@@ -208,7 +208,10 @@ bool ad_chat_read_template_options(const ad_reader *rd, ad_chat *c)
     if (c->continue_final_message && ad_read_field(rd, "add_generation_prompt") && c->add_generation_prompt)
         return ad_read_wrong(rd, "continue_final_message", "does not go with `add_generation_prompt`");
     if (c->continue_final_message) c->add_generation_prompt = false;
-    c->kwargs = json_incref((json_t *)kwargs);
+    c->kwargs = kwargs ? json_copy((json_t *)kwargs) : json_object();
+    const json_t *effort = ad_read_field(rd, "reasoning_effort"); /* a variable to the templates that know it */
+    if (effort && !json_is_string(effort)) return ad_read_wrong(rd, "reasoning_effort", "must be a string");
+    if (effort && !json_object_get(c->kwargs, "reasoning_effort")) json_object_set(c->kwargs, "reasoning_effort", (json_t *)effort);
     return true;
 }
 

@@ -27,7 +27,7 @@ bool ad_chat_read_messages(const ad_reader *rd, ad_chat *c);
 bool ad_chat_take_messages(const ad_reader *rd, ad_chat *c, const char *name, json_t *messages);
 /* `tools`, `tool_choice`, `parallel_tool_calls`. */
 bool ad_chat_read_tools(const ad_reader *rd, ad_chat *c);
-/* add_generation_prompt, continue_final_message, chat_template_kwargs. */
+/* add_generation_prompt, continue_final_message, chat_template_kwargs, reasoning_effort. */
 bool ad_chat_read_template_options(const ad_reader *rd, ad_chat *c);
 
 /* Sees to it that a call that must come does: a grammar for it. After the request's own constraint was read, which does not go with calls. */

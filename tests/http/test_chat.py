@@ -9,7 +9,8 @@ from daemon import MODEL, TINY, Daemon, needs_model
 
 CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endfor %}{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}
+{% endif %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells the weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
 
@@ -114,6 +115,11 @@ class Chat(unittest.TestCase):
         self.assertEqual(r["usage"]["total_tokens"], context)
         self.assertEqual(self.ask(max_tokens=None, max_completion_tokens=3, ignore_eos=True)["usage"]["completion_tokens"], 3)
 
+    def test_variables_of_the_template_come_from_the_request(self):
+        plain = self.d.complete(model="base", prompt="<|im_start|>user\nHello<|im_end|>\nEffort: low\n<|im_start|>assistant\n", max_tokens=8)["choices"][0]["text"]
+        for fields in ({"reasoning_effort": "low"}, {"chat_template_kwargs": {"reasoning_effort": "low"}}):
+            self.assertEqual(self.ask(**fields)["choices"][0]["message"]["content"], plain)
+
     def test_a_final_message_is_continued(self):
         r = self.ask(messages=messages("Hello", "Well,"), add_generation_prompt=False, continue_final_message=True)
         plain = self.d.complete(model="base", prompt="<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nWell,", max_tokens=8)
@@ -136,7 +142,7 @@ class Chat(unittest.TestCase):
             for value in values:
                 with self.subTest(field=field, value=value):
                     self.refused(field, **{field: value})
-        self.ask(user="me", metadata={"a": "b"}, store=False, service_tier="auto", reasoning_effort="low", prediction=None, unknown=1)
+        self.ask(user="me", metadata={"a": "b"}, store=False, service_tier="auto", prediction=None, unknown=1)
 
     def test_a_model_without_a_template_says_so(self):
         d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base")
