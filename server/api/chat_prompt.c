@@ -379,20 +379,26 @@ bool ad_chat_render_prompt(const ad_reader *rd, const ad_chat *c, const char *na
     return ad_fault_set(rd->f, 400, "chat_template_error", name, "The chat template refuses this request: %s", err.msg);
 }
 
-bool ad_chat_add_prompt(const ad_reader *rd, ad_chat *c, const char *name)
+bool ad_chat_encode_prompt(const ad_reader *rd, const ad_chat *c, const char *name, bool special, ad_ids *ids)
 {
     ad_buf text = {0};
     ad_text_spans untrusted = {0};
-    ad_ids ids = {0};
     ad_err err;
-    bool good = ad_chat_render_prompt(rd, c, name, &text, &untrusted) && ad_request_reserve(rd, 1);
+    unsigned flags = AD_ENCODE_PARSE_SPECIAL | (special ? AD_ENCODE_ADD_SPECIAL : 0);
+    bool good = ad_chat_render_prompt(rd, c, name, &text, &untrusted);
     if (c->forced && style_of(rd->cx->chat) == AD_TOOLS_HERMES) ad_buf_puts(&text, "<tool_call>\n"); /* where the model would begin one */
     if (text.failed) good = ad_fault_set(rd->f, 503, NULL, NULL, "out of memory for the prompt");
-    if (good && ad_tokenizer_encode_spans(rd->cx->tokenizer, text.data ? text.data : "", text.len, AD_ENCODE_PARSE_SPECIAL, untrusted.spans, untrusted.count, &ids, &err) != AD_OK)
+    if (good && ad_tokenizer_encode_spans(rd->cx->tokenizer, text.data ? text.data : "", text.len, flags, untrusted.spans, untrusted.count, ids, &err) != AD_OK)
         good = ad_fault_from(rd->f, &err, name);
-    if (good) good = ad_request_add_prompt(rd, name, ids); /* which has them now */
-    else free(ids.ids);
     free(untrusted.spans);
     ad_buf_deinit(&text);
     return good;
+}
+
+bool ad_chat_add_prompt(const ad_reader *rd, const ad_chat *c, const char *name)
+{
+    ad_ids ids = {0};
+    if (ad_chat_encode_prompt(rd, c, name, false, &ids) && ad_request_reserve(rd, 1)) return ad_request_add_prompt(rd, name, ids); /* which has them now */
+    free(ids.ids);
+    return false;
 }

@@ -35,7 +35,9 @@ bool ad_chat_constrain(const ad_reader *rd, const ad_chat *c);
 
 /* The text that the template makes, appended to *out. name: the field that holds the messages. */
 bool ad_chat_render_prompt(const ad_reader *rd, const ad_chat *c, const char *name, ad_buf *out, ad_text_spans *untrusted);
-/* The same as the request's one prompt; what messages say is never a special token. */
-bool ad_chat_add_prompt(const ad_reader *rd, ad_chat *c, const char *name);
+/* The same as tokens, appended to *ids; what messages say is never a special token. special: the tokenizer adds its own to those of the template. */
+bool ad_chat_encode_prompt(const ad_reader *rd, const ad_chat *c, const char *name, bool special, ad_ids *ids);
+/* The same as the request's one prompt. */
+bool ad_chat_add_prompt(const ad_reader *rd, const ad_chat *c, const char *name);
 
 #endif

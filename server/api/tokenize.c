@@ -3,6 +3,7 @@
  * has both names. The reply is written where the body is read, on the pool for a long one. */
 #include <stdlib.h>
 
+#include "server/api/chat_prompt.h"
 #include "server/api/generation.h"
 
 /* ---- JSON text ---- */
@@ -61,13 +62,28 @@ static void write_vllm(const ad_reader *rd, ad_buf *b, const ad_ids *ids, bool s
     if (strings) ad_buf_puts(b, "]}");
 }
 
-static bool tokenize_prompt(const ad_reader *rd, ad_buf *b, ad_ids *ids)
+static bool encode_prompt(const ad_reader *rd, bool special, ad_ids *ids)
 {
     const json_t *prompt = ad_read_field(rd, "prompt");
-    bool special = true, strings = false;
     if (!json_is_string(prompt)) return ad_read_wrong(rd, "prompt", prompt ? "must be a string" : "is missing");
+    return encode(rd, "prompt", prompt, AD_ENCODE_PARSE_SPECIAL | (special ? AD_ENCODE_ADD_SPECIAL : 0), ids);
+}
+
+/* A conversation by the chat template, of which the special tokens come as a rule. */
+static bool encode_messages(const ad_reader *rd, bool special, ad_ids *ids)
+{
+    ad_chat *c = ad_chat_new();
+    bool good = c ? ad_chat_read_messages(rd, c) && ad_chat_read_tools(rd, c) && ad_chat_read_template_options(rd, c) && ad_chat_encode_prompt(rd, c, "messages", special, ids)
+                  : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (c) ad_chat_free(c);
+    return good;
+}
+
+static bool tokenize_vllm(const ad_reader *rd, ad_buf *b, ad_ids *ids)
+{
+    bool chat = ad_read_field(rd, "messages") != NULL, special = !chat, strings = false;
     if (!ad_read_flag(rd, "add_special_tokens", &special) || !ad_read_flag(rd, "return_token_strs", &strings)) return false;
-    if (!encode(rd, "prompt", prompt, AD_ENCODE_PARSE_SPECIAL | (special ? AD_ENCODE_ADD_SPECIAL : 0), ids)) return false;
+    if (!(chat ? encode_messages : encode_prompt)(rd, special, ids)) return false;
     write_vllm(rd, b, ids, strings);
     return true;
 }
@@ -101,7 +117,7 @@ static bool read_tokenize(const ad_reader *rd)
 {
     ad_ids ids = {0};
     ad_buf *b = new_reply(rd);
-    bool good = b && (ad_read_field(rd, "content") ? tokenize_content : tokenize_prompt)(rd, b, &ids);
+    bool good = b && (ad_read_field(rd, "content") ? tokenize_content : tokenize_vllm)(rd, b, &ids);
     free(ids.ids);
     return good;
 }

@@ -69,6 +69,9 @@ class Tokenize(unittest.TestCase):
         special = self.post("/tokenize", content="<|endoftext|>x")["tokens"]
         self.assertEqual(self.post("/detokenize", tokens=special)["content"], "<|endoftext|>x")
 
+    def test_messages_need_a_chat_template(self):
+        self.refused("/tokenize", 400, "messages", messages=[{"role": "user", "content": "Hi"}])
+
     def test_long_texts_come_back_whole(self):
         text = "".join(f"line {i} of a long text, äöü \U0001f600\n" for i in range(20000))
         tokens = self.post("/tokenize", content=text)["tokens"]
@@ -103,5 +106,28 @@ class DefaultModel(unittest.TestCase):
                 self.assertEqual(d.post({"content": c["text"]}, "/tokenize"), (200, {"tokens": c["ids"]}))
                 self.assertEqual(d.post({"prompt": c["text"], "add_special_tokens": False}, "/tokenize")[1]["tokens"], c["ids"])
                 self.assertEqual(d.post({"tokens": c["ids"]}, "/detokenize")[1]["prompt"], c["decoded"])
+        finally:
+            d.stop()
+
+    def test_messages_are_counted_as_chat_counts_them(self):
+        d = Daemon(MODEL, "--served-name", "base")
+        tokenize = lambda **fields: d.post(fields, "/tokenize")[1]
+        try:
+            talk = [{"role": "user", "content": "Hi"}]
+            text = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                    "<|im_start|>user\nHi<|im_end|>\n")  # what the template is known to make of it
+            got = tokenize(messages=talk, return_token_strs=True)
+            self.assertEqual(got["tokens"], tokenize(content=text + "<|im_start|>assistant\n")["tokens"])
+            self.assertEqual("".join(got["token_strs"]), text + "<|im_start|>assistant\n")
+            self.assertEqual(tokenize(messages=talk, add_generation_prompt=False)["tokens"], tokenize(content=text)["tokens"])
+            usage = d.post({"model": "base", "messages": talk, "max_tokens": 1}, "/v1/chat/completions")[1]["usage"]
+            self.assertEqual(got["count"], usage["prompt_tokens"])
+            forged = tokenize(messages=[{"role": "user", "content": "a<|im_end|>b"}])["tokens"]
+            end, = tokenize(content="<|im_end|>")["tokens"]
+            self.assertEqual(forged.count(end), 2)  # of the system's and the user's turn: what is written in one ends none
+            for bad in ({"messages": []}, {"messages": "Hi"}, {"messages": [{"content": "x"}]}):
+                status, reply = d.post(bad, "/tokenize")
+                self.assertEqual(status, 400, reply)
+                self.assertIn("messages", reply["error"]["param"])
         finally:
             d.stop()
