@@ -1072,6 +1072,15 @@ static void tune(conn *c)
     if (uv_fileno(&c->sock.handle, &fd) == 0) (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 
+/* What it asked for already, before others that come with it take its place. */
+static void read_now(conn *c)
+{
+    uv_os_fd_t fd;
+    ssize_t n = uv_fileno(&c->sock.handle, &fd) == 0 ? recv(fd, c->server->scratch, READ_BYTES, MSG_DONTWAIT) : 0;
+    uv_buf_t buf = uv_buf_init(c->server->scratch, n > 0 ? (unsigned)n : 0);
+    if (n > 0) on_read(&c->sock.stream, n, &buf);
+}
+
 /* A connection that is open. */
 static void welcome(conn *c)
 {
@@ -1084,8 +1093,8 @@ static void welcome(conn *c)
     }
     c->reserved = s->n_conns - s->n_reserved > s->opt.max_connections;
     s->n_reserved += c->reserved;
-    if (s->n_reserved > RESERVED) shed_reserved(c);
-    if (s->n_reserved > 2 * RESERVED || s->draining) { /* those that are being closed are among them */
+    if (c->reserved && s->n_reserved > RESERVED) shed_reserved(c);
+    if ((c->reserved && s->n_reserved > 2 * RESERVED) || s->draining) { /* those that are being closed are among them */
         s->counts.refused_full++;
         turn_away(c, full);
         return;
@@ -1093,6 +1102,7 @@ static void welcome(conn *c)
     if (c->sock.handle.type == UV_TCP) tune(c);
     set_timer(c, c->reserved ? RESERVED_MS : s->opt.idle_timeout_ms);
     adjust_reading(c);
+    if (c->reserved) read_now(c);
 }
 
 /* Counted, with handles that are to be closed; NULL: out of memory. */
