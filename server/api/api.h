@@ -93,6 +93,7 @@ void ad_handle_lora_adapters(ad_http_exchange *x, void *app);
 void ad_handle_set_lora_adapters(ad_http_exchange *x, void *app);
 void ad_handle_props(ad_http_exchange *x, void *app);
 void ad_handle_slots(ad_http_exchange *x, void *app);
+void ad_handle_apply_template(ad_http_exchange *x, void *app);
 
 /* LoRAX's and TGI's */
 void ad_handle_generate(ad_http_exchange *x, void *app);

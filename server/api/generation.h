@@ -72,7 +72,7 @@ struct ad_generation {
 };
 
 extern const ad_dialect ad_completions, ad_chat_completions, ad_responses, ad_embeddings, ad_llama_embedding, ad_tokenize, ad_detokenize, ad_llama_completion, ad_generate,
-    ad_generate_stream, ad_generate_compat;
+    ad_generate_stream, ad_generate_compat, ad_apply_template;
 
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);

@@ -6,10 +6,12 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "server/api/constraint.h"
 #include "server/api/generation.h"
 #include "server/api/llama_server.h"
 
 enum { DRAWN = -1 };
+static const double never = -1e6; /* as a bias: no other token is that unlikely */
 
 /* What only this dialect knows of a request. */
 typedef struct {
@@ -29,11 +31,11 @@ static bool read_target(const ad_reader *rd)
 
 /* ---- prompts ---- */
 
-static bool encode(const ad_reader *rd, const json_t *text, bool first, ad_ids *ids)
+static bool encode(const ad_reader *rd, const char *name, const json_t *text, bool first, ad_ids *ids)
 {
     ad_err err;
     unsigned flags = AD_ENCODE_PARSE_SPECIAL | (first ? AD_ENCODE_ADD_SPECIAL : 0);
-    return ad_tokenizer_encode(rd->cx->tokenizer, json_string_value(text), json_string_length(text), flags, ids, &err) == AD_OK || ad_fault_from(rd->f, &err, "prompt");
+    return ad_tokenizer_encode(rd->cx->tokenizer, json_string_value(text), json_string_length(text), flags, ids, &err) == AD_OK || ad_fault_from(rd->f, &err, name);
 }
 
 /* Strings and ids in turn. */
@@ -41,7 +43,7 @@ static bool read_parts(const ad_reader *rd, const json_t *list, ad_ids *ids)
 {
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
-        if (!(json_is_string(v) ? encode(rd, v, i == 0, ids) : ad_read_id(rd, "prompt", v, i, ids))) return false;
+        if (!(json_is_string(v) ? encode(rd, "prompt", v, i == 0, ids) : ad_read_id(rd, "prompt", v, i, ids))) return false;
     }
     return true;
 }
@@ -53,7 +55,7 @@ static bool read_prompt(const ad_reader *rd, const json_t *v)
     if (json_is_object(v)) v = json_object_get(v, "prompt_string");
     if (json_array_size(media)) return ad_read_wrong(rd, "prompt", "holds multimodal_data: this model reads text only");
     if (!json_is_string(v) && !json_is_array(v)) return ad_read_wrong(rd, "prompt", "must be a string, an array of token ids and strings, or an array of these");
-    if (json_is_string(v) ? encode(rd, v, true, &ids) : read_parts(rd, v, &ids)) return ad_request_add_prompt(rd, "prompt", ids);
+    if (json_is_string(v) ? encode(rd, "prompt", v, true, &ids) : read_parts(rd, v, &ids)) return ad_request_add_prompt(rd, "prompt", ids);
     free(ids.ids);
     return false;
 }
@@ -97,9 +99,66 @@ static bool read_off(const ad_reader *rd, const char *name, double low, double h
 static bool read_unserved(const ad_reader *rd)
 {
     static const char *const names[] = {"mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range", "samplers", "post_sampling_probs", "t_max_predict_ms", "n_indent",
-                                        "logit_bias", "grammar", "json_schema", "grammar_lazy", "control_vectors", "adaptive_target"};
+                                        "grammar_lazy", "control_vectors", "adaptive_target"};
     return ad_read_unserved(rd, names, sizeof names / sizeof *names) && read_off(rd, "typical_p", 1, INFINITY) && read_off(rd, "top_n_sigma", -INFINITY, 0) &&
            read_off(rd, "min_keep", 0, 1) && read_off(rd, "n", 1, 1) && read_off(rd, "n_cmpl", 1, 1);
+}
+
+static bool add_bias(const ad_reader *rd, int32_t id, double bias)
+{
+    ad_request *r = rd->r;
+    if (r->sampling.n_logit_bias == AD_MAX_BIASES) return ad_fault_set(rd->f, 400, "invalid_value", "logit_bias", "`logit_bias` has more than %d tokens", AD_MAX_BIASES);
+    r->logit_bias[r->sampling.n_logit_bias++] = (ad_logit_bias){id, (float)bias};
+    return true;
+}
+
+/* A token's id, or a text whose tokens all get the bias. */
+static bool add_biases(const ad_reader *rd, const json_t *token, const json_t *bias)
+{
+    ad_ids ids = {0};
+    double value = json_is_false(bias) ? never : json_number_value(bias);
+    bool good = json_is_false(bias) || json_is_number(bias);
+    if (!good || !(fabs(value) <= -never)) return ad_read_wrong(rd, "logit_bias", "must have numbers, or false, as biases");
+    good = json_is_string(token) ? encode(rd, "logit_bias", token, false, &ids) : ad_read_id(rd, "logit_bias", token, 0, &ids);
+    for (size_t i = 0; good && i < ids.count; i++) good = add_bias(rd, ids.ids[i], value);
+    free(ids.ids);
+    return good;
+}
+
+/* [[TOKEN, BIAS], ...] or {"TEXT": BIAS, ...}; false for a bias: never. */
+static bool read_logit_bias(const ad_reader *rd)
+{
+    json_t *v = (json_t *)ad_read_field(rd, "logit_bias"), *bias;
+    ad_request *r = rd->r;
+    const char *key;
+    if (!v) return true;
+    if (!json_is_array(v) && !json_is_object(v)) return ad_read_wrong(rd, "logit_bias", "must be an array of [token, bias], or an object of texts and biases");
+    r->logit_bias = ad_calloc(AD_MAX_BIASES, sizeof *r->logit_bias);
+    if (!r->logit_bias) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    r->sampling.logit_bias = r->logit_bias;
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *pair = json_array_get(v, i);
+        if (json_array_size(pair) != 2) return ad_read_wrong(rd, "logit_bias", "must be an array of [token, bias]");
+        if (!add_biases(rd, json_array_get(pair, 0), json_array_get(pair, 1))) return false;
+    }
+    json_object_foreach(v, key, bias) {
+        char *end;
+        long id = strtol(key, &end, 10);
+        json_t *token = *key && !*end ? json_integer(id) : json_string(key); /* a number is an id */
+        bool good = token ? add_biases(rd, token, bias) : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+        json_decref(token);
+        if (!good) return false;
+    }
+    return true;
+}
+
+/* An empty grammar is none, as llama-server has it. */
+static bool read_grammar(const ad_reader *rd)
+{
+    const json_t *grammar = ad_read_field(rd, "grammar"), *schema = ad_read_field(rd, "json_schema");
+    if (grammar && (!json_is_string(grammar) || json_string_length(grammar)) && !ad_request_constrain(rd, "grammar", AD_GRAMMAR_GBNF, grammar)) return false;
+    if (schema && !ad_request_constrain(rd, "json_schema", AD_GRAMMAR_JSON_SCHEMA, schema)) return false;
+    return ad_read_response_format(rd, "response_format", ad_read_field(rd, "response_format"));
 }
 
 /* -1, or none: drawn, within 32 bits as llama-server tells it. */
@@ -167,7 +226,7 @@ static bool read_options(const ad_reader *rd)
 
 static bool read_body(const ad_reader *rd)
 {
-    return read_unserved(rd) && read_sampling(rd) && read_options(rd) && ad_read_stops(rd, "stop", AD_MAX_STOPS) && read_prompts(rd);
+    return read_unserved(rd) && read_sampling(rd) && read_logit_bias(rd) && read_grammar(rd) && read_options(rd) && ad_read_stops(rd, "stop", AD_MAX_STOPS) && read_prompts(rd);
 }
 
 /* ---- pieces of replies ---- */

@@ -3,8 +3,10 @@
  * runs. Loop thread. */
 #include "server/api/llama_server.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "server/api/chat_prompt.h"
 #include "server/api/generation.h"
 
 /* ---- /lora-adapters ---- */
@@ -79,10 +81,12 @@ void ad_handle_props(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
     const ad_tokenizer *tk = ad_model_tokenizer(app->model);
+    const ad_chat_template *chat = app->named_template ? app->named_template : ad_model_chat_template(app->model);
     int32_t bos = ad_tokenizer_bos(tk);
-    ad_reply_json(x, 200, json_pack("{s:{s:o, s:i}, s:i, s:s, s:s, s:{s:b, s:b}, s:o, s:o, s:s, s:b}", "default_generation_settings", "params", ad_llama_settings(&ad_llama_defaults), "n_ctx",
+    ad_reply_json(x, 200, json_pack("{s:{s:o, s:i}, s:i, s:s, s:s, s:{s:b, s:b}, s:o, s:o, s:s, s:s, s:b}", "default_generation_settings", "params", ad_llama_settings(&ad_llama_defaults), "n_ctx",
                                     ad_worker_context(app->worker), "total_slots", app->config->max_running, "model_alias", app->served_name, "model_path", app->served_name, "modalities",
-                                    "vision", 0, "audio", 0, "bos_token", bos >= 0 ? ad_piece_json(tk, bos) : json_string(""), "eos_token", eos_json(tk), "build_info", "adapterd " AD_VERSION,
+                                    "vision", 0, "audio", 0, "bos_token", bos >= 0 ? ad_piece_json(tk, bos) : json_string(""), "eos_token", eos_json(tk), "chat_template",
+                                    chat ? ad_chat_template_source(chat) : "", "build_info", "adapterd " AD_VERSION,
                                     "is_sleeping", 0));
 }
 
@@ -101,3 +105,39 @@ void ad_handle_slots(ad_http_exchange *x, void *arg)
         json_array_append_new(list, json_pack("{s:i, s:i, s:b, s:b}", "id", i, "n_ctx", ad_worker_context(app->worker), "speculative", 0, "is_processing", i < running));
     ad_reply_json(x, 200, list);
 }
+
+/* ---- /apply-template ---- */
+
+static bool read_template_target(const ad_reader *rd)
+{
+    return ad_read_model(rd, false);
+}
+
+static void free_buf(void *b)
+{
+    ad_buf_deinit(b);
+    free(b);
+}
+
+static bool read_template(const ad_reader *rd)
+{
+    ad_chat *c = ad_chat_new();
+    ad_buf *b = ad_calloc(1, sizeof *b);
+    rd->r->extra = b;
+    rd->r->free_extra = b ? free_buf : NULL;
+    bool good = c && b ? ad_chat_read_messages(rd, c) && ad_chat_read_tools(rd, c) && ad_chat_read_template_options(rd, c) && ad_chat_render_prompt(rd, c, "messages", b, NULL)
+                       : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (c) ad_chat_free(c);
+    return good;
+}
+
+static json_t *template_reply(ad_generation *g)
+{
+    const ad_buf *b = g->rq.extra;
+    return json_pack("{s:s#}", "prompt", b->data ? b->data : "", b->len);
+}
+
+/* The text that a conversation becomes, by the template of the adapter that `model` names or the model's own. */
+const ad_dialect ad_apply_template = {.id_prefix = "", .read_target = read_template_target, .read = read_template, .reply = template_reply};
+
+void ad_handle_apply_template(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_apply_template); }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "server/api/chat_prompt.h"
+#include "server/api/constraint.h"
 #include "server/api/generation.h"
 
 static const char base_id[] = "__base_model__"; /* how LoRAX calls the base beside "" */
@@ -122,8 +124,40 @@ static bool read_details(const ad_reader *p, options *o)
 
 static bool read_unserved(const ad_reader *p)
 {
-    static const char *const names[] = {"watermark", "apply_chat_template", "response_format", "grammar", "schema"};
+    static const char *const names[] = {"watermark", "schema"};
     return ad_read_unserved(p, names, sizeof names / sizeof *names);
+}
+
+/* LoRAX's response_format, or TGI's {"type": "json" | "regex", "value"}. */
+static bool read_constraint(const ad_reader *p)
+{
+    const json_t *grammar = ad_read_field(p, "grammar"), *value = json_object_get(grammar, "value");
+    const char *type = json_string_value(json_object_get(grammar, "type"));
+    if (!ad_read_response_format(p, "response_format", ad_read_field(p, "response_format"))) return false;
+    if (!grammar) return true;
+    if (!type || !value) return ad_read_wrong(p, "grammar", "must be an object with `type` and `value`");
+    if (!strcmp(type, "regex")) return ad_request_constrain(p, "grammar", AD_GRAMMAR_REGEX, value);
+    if (!strcmp(type, "json") || !strcmp(type, "json_object")) return ad_request_constrain(p, "grammar", AD_GRAMMAR_JSON_SCHEMA, value);
+    if (!strcmp(type, "json_schema") && json_object_get(value, "schema")) return ad_request_constrain(p, "grammar", AD_GRAMMAR_JSON_SCHEMA, json_object_get(value, "schema"));
+    return ad_read_wrong(p, "grammar", "has a `type` other than \"json\" and \"regex\"");
+}
+
+/* The messages that `inputs` are as JSON, else one of a user. */
+static json_t *messages_of(ad_str text)
+{
+    json_t *list = ad_read_json(text.ptr, text.len, JSON_ALLOW_NUL, NULL);
+    if (json_is_array(list)) return list;
+    json_decref(list);
+    return json_pack("[{s:s, s:s#}]", "role", "user", "content", text.ptr, text.len);
+}
+
+static bool add_chat(const ad_reader *rd, ad_str text)
+{
+    ad_chat *c = ad_chat_new();
+    json_t *messages = c ? messages_of(text) : NULL;
+    bool good = messages ? ad_chat_take_messages(rd, c, "inputs", messages) && ad_chat_add_prompt(rd, c, "inputs") : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (c) ad_chat_free(c);
+    return good;
 }
 
 static bool read_inputs(const ad_reader *rd, const ad_reader *p)
@@ -131,11 +165,19 @@ static bool read_inputs(const ad_reader *rd, const ad_reader *p)
     const json_t *v = ad_read_field(rd, "inputs");
     ad_str text = {json_string_value(v), json_string_length(v)};
     int truncate = INT32_MAX;
+    bool chat = false;
     ad_ids ids = {0};
     ad_err err;
     if (!json_is_string(v)) return ad_read_wrong(rd, "inputs", v ? "must be a string" : "is missing");
     if (!text.len) return ad_read_wrong(rd, "inputs", "cannot be empty");
-    if (!ad_read_integer(p, "truncate", 1, INT32_MAX, &truncate) || !ad_request_reserve(rd, 1)) return false;
+    if (!ad_read_integer(p, "truncate", 1, INT32_MAX, &truncate) || !ad_read_flag(p, "apply_chat_template", &chat)) return false;
+    if (chat && truncate != INT32_MAX) return ad_read_wrong(rd, "truncate", "does not go with `apply_chat_template`");
+    if (chat) {
+        bool good = add_chat(rd, text);
+        if (good) rd->r->prompts[0].text = text;
+        return good;
+    }
+    if (!ad_request_reserve(rd, 1)) return false;
     if (ad_tokenizer_encode(rd->cx->tokenizer, text.ptr, text.len, AD_ENCODE_PARSE_SPECIAL | AD_ENCODE_ADD_SPECIAL, &ids, &err) != AD_OK) {
         free(ids.ids);
         return ad_fault_from(rd->f, &err, "inputs");
@@ -159,7 +201,7 @@ static bool read_body(const ad_reader *rd)
     if (!open_parameters(rd, &p)) return false;
     r->max_tokens_given = ad_read_field(&p, "max_new_tokens") != NULL;
     return ad_read_integer(&p, "max_new_tokens", 1, INT32_MAX, &r->sampling.max_tokens) && read_sampling(&p, o) && read_best_of(&p, o) && read_details(&p, o) &&
-           ad_read_stops(&p, "stop", AD_MAX_STOPS) && read_unserved(&p) && read_inputs(rd, &p);
+           ad_read_stops(&p, "stop", AD_MAX_STOPS) && read_unserved(&p) && read_constraint(&p) && read_inputs(rd, &p);
 }
 
 static bool read_stream(const ad_reader *rd)

@@ -76,6 +76,7 @@ static const ad_http_route routes[] = {
     {"GET", "/lora-adapters", ad_handle_lora_adapters, "/lora-adapters", false, &ad_llama_server_errors},
     {"POST", "/lora-adapters", ad_handle_set_lora_adapters, "/lora-adapters", false, &ad_llama_server_errors},
     {"GET", "/props", ad_handle_props, "/props", false, &ad_llama_server_errors},
+    {"POST", "/apply-template", ad_handle_apply_template, "/apply-template", false, &ad_llama_server_errors},
     {"GET", "/slots", ad_handle_slots, "/slots", false, &ad_llama_server_errors},
     {"GET", "/models", ad_handle_models, "/models", false, &ad_llama_server_errors},
     {"POST", "/generate", ad_handle_generate, "/generate", false, &ad_tgi_errors},

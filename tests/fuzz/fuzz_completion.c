@@ -15,7 +15,7 @@ static bool read_all(ad_request *r, const ad_dialect *d, const ad_request_contex
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const ad_dialect *const dialects[] = {&ad_completions, &ad_chat_completions, &ad_responses, &ad_embeddings, &ad_llama_embedding, &ad_tokenize, &ad_detokenize,
-                                                 &ad_llama_completion, &ad_generate, &ad_generate_stream, &ad_generate_compat};
+                                                 &ad_llama_completion, &ad_generate, &ad_generate_stream, &ad_generate_compat, &ad_apply_template};
     static ad_tokenizer *tk;
     ad_err err;
     ad_request r;

@@ -14,6 +14,9 @@ COMPLETION = {"index", "content", "tokens", "id_slot", "stop", "model", "tokens_
 TIMINGS = {"cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_token_ms", "predicted_per_second"}
 
 
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
 class Client(Registry):
     def completion(self, prompt="hello", path="/completion", **fields):
         """A greedy completion's reply, which must be 200."""
@@ -195,8 +198,29 @@ class Completion(unittest.TestCase):
         want = self.d.completion()["content"]
         off = {"mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["\n"],
                "xtc_probability": 0, "xtc_threshold": 0.1, "typical_p": 1, "dynatemp_range": 0, "dynatemp_exponent": 1, "top_n_sigma": -1, "samplers": [], "min_keep": 0, "id_slot": -1,
-               "cache_prompt": False, "n_keep": 0, "repeat_last_n": 64, "repeat_penalty": 1, "logit_bias": [], "grammar": "", "return_progress": True, "n": 1, "top_k": -1, "top_p": 1.0, "unknown": 1}
+               "cache_prompt": False, "n_keep": 0, "repeat_last_n": 64, "repeat_penalty": 1, "logit_bias": [], "grammar": "", "json_schema": None, "return_progress": True, "n": 1, "top_k": -1, "top_p": 1.0, "unknown": 1}
         self.assertEqual(self.d.completion(**off)["content"], want)
+
+    def test_logit_bias_takes_pairs_and_texts_and_false_for_never(self):
+        first = self.d.completion(n_predict=1, return_tokens=True)["tokens"][0]
+        for bias in ([[first, False]], [[first, -100]], {str(first): False}, {str(first): -1e6}):
+            self.assertNotEqual(self.d.completion(n_predict=1, return_tokens=True, logit_bias=bias)["tokens"], [first], bias)
+        world = self.d.call("POST", "/tokenize", {"content": " world"})[1]["tokens"]
+        for bias in ([[" world", 1000]], {" world": 1000}, [[t, 1000] for t in world]):
+            self.assertTrue(set(self.d.completion(n_predict=4, return_tokens=True, logit_bias=bias)["tokens"]) <= set(world), bias)
+        for bias in (3, [3], [[1]], [[1, 2, 3]], [[1, "x"]], [[-1, 1]], [[1 << 40, 1]], [[1.5, 1]], {"a": None}, [[1, 1e9]], [[1, True]], [[1, 1]] * 1025):
+            self.refused("logit_bias", logit_bias=bias)
+
+    def test_a_grammar_or_a_schema_holds_the_answer_to_its_form(self):
+        self.assertIn(self.d.completion(grammar='root ::= "yes" | "no"', n_predict=40)["content"], ("yes", "no"))
+        schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["a"], "additionalProperties": False}
+        for fields in ({"json_schema": schema}, {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}):
+            reply = self.d.completion(n_predict=55, **fields)
+            self.assertEqual((set(json.loads(reply["content"])), reply["stop_type"]), ({"a"}, "eos"), reply)
+        self.refused("grammar", grammar="root ::= (")
+        self.refused("grammar", grammar=3)
+        self.refused("json_schema", json_schema={"type": "nothing"})
+        self.refused("json_schema", json_schema={}, grammar='root ::= "a"')
 
     def test_penalties_change_the_text_and_a_window_of_nothing_does_not(self):
         want, penal = self.d.completion(n_predict=24)["content"], {"repeat_penalty": 2.0, "presence_penalty": 1.5, "frequency_penalty": 1.0}
@@ -279,6 +303,34 @@ class Completion(unittest.TestCase):
             got, _, reply = self.d.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             error = json.loads(reply)["error"]
             self.assertEqual((got, set(error), error["code"]), (status, {"code", "message", "type"}, status))
+
+
+class Template(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+            f.write(TEMPLATE)
+            f.flush()
+            cls.d = Client(BASE, "--served-name", "base", "--chat-template-file", f.name, adapters=["qv"])
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop()
+
+    def test_apply_template_gives_the_prompt_that_chat_would_use(self):
+        for fields in ({}, {"model": "base"}, {"model": "qv"}):
+            reply = self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "Hi <|end|> you"}], **fields})
+            self.assertEqual(reply, (200, {"prompt": "<user>Hi <|end|> you</user><assistant>"}))
+        self.assertEqual(self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": False})[1], {"prompt": "<user>a</user>"})
+
+    def test_what_is_no_conversation_is_refused(self):
+        for body in ({}, {"messages": []}, {"messages": "x"}, {"messages": [{"role": "user"}]}, {"messages": [{"role": 3, "content": "a"}]}):
+            status, reply = self.d.call("POST", "/apply-template", body)
+            self.assertEqual((status, reply["error"]["type"], reply["error"]["code"]), (400, "invalid_request_error", 400), body)
+        self.assertEqual(self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "a"}], "model": "nope"})[0], 404)
+
+    def test_props_has_the_template(self):
+        self.assertEqual(self.d.get("/props")[1]["chat_template"], TEMPLATE)
 
 
 class Slots(unittest.TestCase):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What clients of LoRAX and TGI send and read: /generate, /generate_stream, / and /info. Where they are wrong, the right thing: an unknown adapter is an error, never the base."""
 import json
+import tempfile
 import unittest
 
 from registry_util import BASE, Registry
@@ -95,6 +96,21 @@ class Generate(unittest.TestCase):
     def test_return_full_text_begins_with_the_inputs(self):
         self.assertEqual(self.d.generate(return_full_text=True)["generated_text"], "hello" + self.d.generate()["generated_text"])
 
+    def test_apply_chat_template_takes_a_user_s_text_or_messages(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+            f.write("{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}")
+            f.flush()
+            d = Client(BASE, "--chat-template-file", f.name)
+        self.addCleanup(d.stop)
+        want = d.generate("user: hello ")["generated_text"]
+        self.assertEqual(d.generate("hello", apply_chat_template=True)["generated_text"], want)
+        self.assertEqual(d.generate(json.dumps([{"role": "user", "content": "hello"}]), apply_chat_template=True)["generated_text"], want)
+        self.assertEqual(d.generate("hello", apply_chat_template=True, return_full_text=True)["generated_text"], "hello" + want)
+        for inputs in ("[]", "[3]", '[{"role": "user"}]'):
+            status, reply = d.ask(inputs, apply_chat_template=True)
+            self.assertEqual((status, reply["error_type"]), (422, "validation"), reply)
+        self.refused("template", apply_chat_template=True)  # this model has none
+
     def test_truncate_keeps_the_last_tokens(self):
         ids = self.d.call("POST", "/tokenize", {"content": "hello world, hello"})[1]["tokens"]
         want = self.d.complete(model="base", prompt=ids[-3:], max_tokens=6)
@@ -138,6 +154,18 @@ class Generate(unittest.TestCase):
         likelihood = lambda d: sum(t["logprob"] for t in d["tokens"]) / len(d["tokens"])  # noqa: E731
         self.assertGreaterEqual(likelihood(reply["details"]) + 1e-6, max(map(likelihood, others)))
         self.assertEqual(set(self.d.generate(best_of=2, do_sample=True)), {"generated_text"})
+
+    def test_a_response_format_or_tgi_s_grammar_holds_the_answer_to_its_form(self):
+        schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["a"], "additionalProperties": False}
+        for parameters in ({"response_format": {"type": "json_object", "schema": schema}}, {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+                           {"grammar": {"type": "json", "value": schema}}, {"grammar": {"type": "json_schema", "value": {"name": "x", "schema": schema}}}):
+            reply = self.d.generate(max_new_tokens=55, details=True, **parameters)
+            self.assertEqual((set(json.loads(reply["generated_text"])), reply["details"]["finish_reason"]), ({"a"}, "eos_token"), parameters)
+            self.assertEqual(self.d.events(max_new_tokens=55, **parameters)[-1]["generated_text"], reply["generated_text"])
+        self.assertRegex(self.d.generate(grammar={"type": "regex", "value": "[0-9]{3}"}, max_new_tokens=20)["generated_text"], "^[0-9]{3}$")
+        for grammar in (3, {}, {"type": "regex"}, {"type": "regex", "value": "("}, {"type": "x", "value": "a"}, {"type": "json", "value": {"type": "x"}}):
+            self.refused("grammar", grammar=grammar)
+        self.refused("response_format", response_format={"type": "x"})
 
     # ---- adapters ----
 
