@@ -17,6 +17,7 @@
 #include <zlib.h>
 
 #include "adapters/template.h"
+#include "core/base/file.h"
 #include "core/base/mem.h"
 
 enum {
@@ -117,35 +118,21 @@ static ad_status read_error(const unpacking *u, const char *name, ad_err *err)
 
 static ad_status file_error(const char *name, ad_err *err)
 {
-    bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-    return ad_fail(err, full ? AD_EFULL : AD_EIO, "archive: %s cannot be written: %s", name, strerror(errno));
-}
-
-static ad_status write_all(int fd, const char *data, size_t len, const char *name, ad_err *err)
-{
-    while (len) {
-        ssize_t n = write(fd, data, len);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return file_error(name, err);
-        data += n;
-        len -= (size_t)n;
-    }
-    return AD_OK;
+    int error = errno;
+    return ad_fail(err, ad_errno_status(error), "archive: %s cannot be written: %s", name, strerror(error));
 }
 
 /* The data of the entry at hand into fd; -1: only counted, so that a bomb among the skipped goes off too. */
 static ad_status copy_data(unpacking *u, const char *name, int fd, ad_err *err)
 {
-    ad_status st = AD_OK;
-    while (st == AD_OK) {
+    for (;;) {
         la_ssize_t n = archive_read_data(u->in, u->block, BLOCK);
-        if (n == 0) break;
+        if (n == 0) return AD_OK;
         if (n < 0) return read_error(u, name, err);
         u->unpacked += (size_t)n;
         if (u->unpacked > u->limit) return too_much(u, name, err);
-        if (fd >= 0) st = write_all(fd, u->block, (size_t)n, name, err);
+        if (fd >= 0 && !ad_write_all(fd, u->block, (size_t)n)) return file_error(name, err);
     }
-    return st;
 }
 
 static ad_status unpack_file(unpacking *u, kind k, const char *name, ad_err *err)

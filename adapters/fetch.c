@@ -19,6 +19,7 @@
 #include "adapters/signature.h"
 #include "adapters/source.h"
 #include "adapters/template.h"
+#include "core/base/file.h"
 #include "core/base/mem.h"
 
 enum { HOST = 256, IGNORED = 64 << 10, CONNECT_MS = 10000, STALL_BYTES_PER_S = 1024, HTTPS_PORT = 443 };
@@ -252,12 +253,7 @@ static size_t on_body(char *data, size_t size, size_t n, void *user)
     if (status != 200) return (f->ignored += total) <= IGNORED ? total : 0; /* what a redirect or an error says is of no interest */
     if (!f->begun && !begin_body(f)) return 0;
     if (total > f->limit) return f->too_large = true, 0;
-    for (size_t done = 0; done < total;) {
-        ssize_t k = write(f->fd, data + done, total - done);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return f->write_error = errno, 0;
-        done += (size_t)k;
-    }
+    if (!ad_write_all(f->fd, data, total)) return f->write_error = errno, 0;
     f->limit -= total;
     f->left -= total;
     return total;
@@ -385,24 +381,31 @@ static ad_status check_url(fetch *f, CURLU *u, ad_err *err)
 
 /* ---- one file ---- */
 
+static ad_status status_of(CURLcode rc)
+{
+    switch (rc) {
+    case CURLE_OPERATION_TIMEDOUT: return AD_ETIMEOUT;
+    case CURLE_OUT_OF_MEMORY: return AD_ENOMEM;
+    case CURLE_SSL_CACERT_BADFILE: return AD_EIO; /* ours */
+    default: return AD_EREMOTE;
+    }
+}
+
 static ad_status explain(const fetch *f, CURLcode rc, ad_err *err)
 {
     if (f->too_large) return ad_fail(err, AD_ELIMIT, "%s: over the limit of %zu bytes", f->where, f->most);
-    if (f->no_length) return ad_fail(err, AD_EIO, "%s: the server does not say how long it is, so nobody would know that it is whole", f->where);
-    if (f->write_error) {
-        bool full = f->write_error == ENOSPC || f->write_error == EDQUOT;
-        return ad_fail(err, full ? AD_EFULL : AD_EIO, "%s: cannot be written: %s", f->name, strerror(f->write_error));
-    }
-    if (rc == CURLE_ABORTED_BY_CALLBACK) return ad_fail(err, AD_EIO, "%s: canceled", f->where);
+    if (f->no_length) return ad_fail(err, AD_EREMOTE, "%s: the server does not say how long it is, so nobody would know that it is whole", f->where);
+    if (f->write_error) return ad_fail(err, ad_errno_status(f->write_error), "%s: cannot be written: %s", f->name, strerror(f->write_error));
+    if (rc == CURLE_ABORTED_BY_CALLBACK) return ad_fail(err, AD_EBUSY, "%s: canceled", f->where);
     if (*f->refused && rc == CURLE_COULDNT_CONNECT) return ad_fail(err, AD_EINVAL, "%s: its address %s is not a public one, nor among the allowed source hosts", f->where, f->refused);
-    return ad_fail(err, AD_EIO, "%s: %.200s", f->where, *f->reason ? f->reason : curl_easy_strerror(rc));
+    return ad_fail(err, status_of(rc), "%s: %.200s", f->where, *f->reason ? f->reason : curl_easy_strerror(rc));
 }
 
 /* One request. *status is HTTP's; the body of a 200 is in the file. */
 static ad_status request(fetch *f, CURLU *u, long *status, ad_err *err)
 {
     uint64_t now = now_ms();
-    if (now >= f->deadline_ms) return ad_fail(err, AD_EIO, "%s: not fetched within %d s", f->where, f->opt->timeout_s);
+    if (now >= f->deadline_ms) return ad_fail(err, AD_ETIMEOUT, "%s: not fetched within %d s", f->where, f->opt->timeout_s);
     *f->reason = *f->refused = '\0';
     f->ignored = 0;
     if (curl_easy_setopt(f->curl, CURLOPT_CURLU, u) != CURLE_OK || curl_easy_setopt(f->curl, CURLOPT_TIMEOUT_MS, (long)(f->deadline_ms - now)) != CURLE_OK)
@@ -424,7 +427,7 @@ static ad_status follow(fetch *f, CURLU *u, ad_err *err)
 {
     char *next = NULL;
     curl_easy_getinfo(f->curl, CURLINFO_REDIRECT_URL, &next);
-    if (!next) return ad_fail(err, AD_EIO, "%s: a redirect to nowhere", f->where);
+    if (!next) return ad_fail(err, AD_EREMOTE, "%s: a redirect to nowhere", f->where);
     CURLUcode rc = curl_url_set(u, CURLUPART_URL, next, 0);
     return rc == CURLUE_OK ? AD_OK : ad_fail(err, AD_EINVAL, "%s: redirects to something that is no https URL: %s", f->where, curl_url_strerror(rc));
 }
@@ -443,7 +446,7 @@ static ad_status request_file(fetch *f, CURLU *u, bool *absent, ad_err *err)
     }
     *absent = status == 404 || status == 410 || status == 403; /* S3 says 403 of what is not there */
     if (status == 200) return AD_OK;
-    return ad_fail(err, status == 404 || status == 410 ? AD_ENOTFOUND : AD_EIO, "%s: the server answered %ld", f->where, status);
+    return ad_fail(err, status == 404 || status == 410 ? AD_ENOTFOUND : AD_EREMOTE, "%s: the server answered %ld", f->where, status);
 }
 
 /* u, which is changed, into the file `name` of at most max_bytes; absent (NULL: it must be there) is set, and nothing is left, when there is none. */

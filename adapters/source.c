@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "adapters/template.h"
+#include "core/base/file.h"
 #include "core/base/mem.h"
 
 enum { MAX_ENTRIES = 100000, CHUNK = 16 << 20, PLAIN_CHUNK = 64 << 10 };
@@ -168,20 +169,8 @@ typedef struct {
 
 static ad_status write_failed(const char *name, ad_err *err)
 {
-    bool full = errno == ENOSPC || errno == EDQUOT;
-    return ad_fail(err, full ? AD_EFULL : AD_EIO, "%.100s: cannot be written: %s", name, strerror(errno));
-}
-
-static bool write_all(int fd, const char *p, size_t n)
-{
-    while (n) {
-        ssize_t k = write(fd, p, n);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return false;
-        p += k;
-        n -= (size_t)k;
-    }
-    return true;
+    int error = errno;
+    return ad_fail(err, ad_errno_status(error), "%.100s: cannot be written: %s", name, strerror(error));
 }
 
 /* By the kernel, which shares the blocks where the file system can. *total counts; true: that is all of the file, or all it may take. */
@@ -206,7 +195,7 @@ static ad_status copy_plain(int in, int out, size_t max, size_t *total, const ch
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return ad_fail(err, AD_EIO, "%.100s: %s", name, strerror(errno));
         if (k == 0) return AD_OK;
-        if (!write_all(out, buf, (size_t)k)) return write_failed(name, err);
+        if (!ad_write_all(out, buf, (size_t)k)) return write_failed(name, err);
         *total += (size_t)k;
     }
     return AD_OK;

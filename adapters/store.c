@@ -17,6 +17,7 @@
 
 #include "adapters/store_db.h"
 #include "adapters/store_files.h"
+#include "core/base/file.h"
 #include "core/base/mem.h"
 
 enum { ROOT_PATH = AD_STORE_PATH - 256 }; /* leaves room for what is below it */
@@ -43,7 +44,7 @@ struct ad_store {
 static ad_status fail_path(ad_err *err, const char *path, const char *what)
 {
     int error = errno;
-    return ad_fail(err, ad_store_errno_status(error), "%s: cannot %s: %s", path, what, strerror(error));
+    return ad_fail(err, ad_errno_status(error), "%s: cannot %s: %s", path, what, strerror(error));
 }
 
 static void path_in(const ad_store *s, char path[AD_STORE_PATH], const char *name) { snprintf(path, AD_STORE_PATH, "%s/%s", s->dir, name); }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "adapters/store_files.h"
+#include "core/base/file.h"
 #include "core/base/mem.h"
 
 /* migrations[i] makes schema i + 1 of schema i. Steps that were released are never changed. */
@@ -96,7 +96,7 @@ static ad_status status_of(sqlite3 *h)
     case SQLITE_CONSTRAINT: case SQLITE_MISMATCH: return AD_EINVAL;
     case SQLITE_CORRUPT: case SQLITE_NOTADB: return AD_EFORMAT;
     case SQLITE_BUSY: case SQLITE_LOCKED: return AD_EBUSY;
-    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_store_errno_status(last_errno(h));
+    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_errno_status(last_errno(h));
     default: return AD_EIO;
     }
 }

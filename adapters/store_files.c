@@ -39,15 +39,6 @@ static int sync_nothing(const char *path) { return 0; }
 const ad_store_files ad_store_disk = {make_dir, create, rename, exchange, unlink, rmdir, sync_file, sync_dir};
 const ad_store_files ad_store_quick = {make_dir, create, rename, exchange, unlink, rmdir, sync_nothing, sync_nothing};
 
-ad_status ad_store_errno_status(int error)
-{
-    switch (error) {
-    case ENOSPC: case EDQUOT: case EFBIG: return AD_EFULL;
-    case ENOMEM: return AD_ENOMEM;
-    default: return AD_EIO;
-    }
-}
-
 int ad_store_remove_tree(const ad_store_files *files, const char *path)
 {
     struct stat st;

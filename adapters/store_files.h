@@ -23,9 +23,6 @@ extern const ad_store_files ad_store_quick; /* the same without syncs */
 /* ad_store_open on other files and another VFS of SQLite (NULL: its default). files is borrowed until the store is closed. */
 AD_MUSTUSE ad_status ad_store_open_on(ad_store **out, const char *dir, const ad_store_files *files, const char *vfs, ad_err *err);
 
-/* What errno means to the store: AD_EFULL, AD_ENOMEM or AD_EIO. */
-ad_status ad_store_errno_status(int error);
-
 /* Removes a directory and all in it, or one file; goes on past what cannot be removed and returns -1 then. */
 int ad_store_remove_tree(const ad_store_files *files, const char *path);
 

@@ -30,5 +30,5 @@ ad_status ad_write_parts(const char *path, const ad_str *parts, int n, ad_err *e
     if (good && rename(part, path) == 0) return AD_OK;
     if (good) why = errno;
     unlink(part);
-    return ad_fail(err, why == ENOSPC || why == EDQUOT ? AD_EFULL : AD_EIO, "%s: %s", path, strerror(why));
+    return ad_fail(err, ad_errno_status(why), "%s: %s", path, strerror(why));
 }

@@ -11,17 +11,13 @@
 
 #include "core/base/mem.h"
 
-typedef struct {
-    ad_job *head, **tail;
-} job_list;
-
 struct ad_jobs {
     uv_async_t wakeup;
     pthread_t *threads;
     int n_threads, niceness;
     pthread_mutex_t mutex; /* guards waiting, finished, stopping */
     pthread_cond_t work;
-    job_list waiting, finished;
+    ad_list waiting, finished;
     bool stopping;
     /* Loop thread. */
     int n_pending;
@@ -30,35 +26,13 @@ struct ad_jobs {
     void *closed_user;
 };
 
-static void list_init(job_list *l)
-{
-    l->head = NULL;
-    l->tail = &l->head;
-}
-
-static void list_push(job_list *l, ad_job *job)
-{
-    job->next = NULL;
-    *l->tail = job;
-    l->tail = &job->next;
-}
-
-static ad_job *list_pop(job_list *l)
-{
-    ad_job *job = l->head;
-    if (!job) return NULL;
-    l->head = job->next;
-    if (!l->head) l->tail = &l->head;
-    return job;
-}
-
 /* ---- the threads ---- */
 
 static ad_job *next_job(ad_jobs *j)
 {
     pthread_mutex_lock(&j->mutex);
     while (!j->waiting.head && !j->stopping) pthread_cond_wait(&j->work, &j->mutex);
-    ad_job *job = list_pop(&j->waiting);
+    ad_job *job = ad_list_pop(&j->waiting);
     pthread_mutex_unlock(&j->mutex);
     return job;
 }
@@ -70,7 +44,7 @@ static void *thread_main(void *arg)
     for (ad_job *job; (job = next_job(j));) {
         job->work(job);
         pthread_mutex_lock(&j->mutex);
-        list_push(&j->finished, job);
+        ad_list_push(&j->finished, job);
         pthread_mutex_unlock(&j->mutex);
         uv_async_send(&j->wakeup);
     }
@@ -121,12 +95,12 @@ static void close_if_idle(ad_jobs *j)
 static void on_wakeup(uv_async_t *handle)
 {
     ad_jobs *j = handle->data;
-    job_list ready;
-    list_init(&ready);
+    ad_list ready;
+    ad_list_init(&ready);
     pthread_mutex_lock(&j->mutex);
-    for (ad_job *job; (job = list_pop(&j->finished));) list_push(&ready, job);
+    ad_list_move(&ready, &j->finished);
     pthread_mutex_unlock(&j->mutex);
-    for (ad_job *job; (job = list_pop(&ready));) {
+    for (ad_job *job; (job = ad_list_pop(&ready));) {
         j->n_pending--;
         job->done(job);
     }
@@ -144,8 +118,8 @@ ad_status ad_jobs_new(ad_jobs **out, uv_loop_t *loop, int n_threads, int nicenes
     }
     j->wakeup.data = j;
     j->niceness = niceness;
-    list_init(&j->waiting);
-    list_init(&j->finished);
+    ad_list_init(&j->waiting);
+    ad_list_init(&j->finished);
     pthread_mutex_init(&j->mutex, NULL);
     pthread_cond_init(&j->work, NULL);
     while (j->n_threads < n_threads && start_thread(&j->threads[j->n_threads], j) == 0) j->n_threads++;
@@ -161,7 +135,7 @@ void ad_jobs_submit(ad_jobs *j, ad_job *job)
 {
     j->n_pending++;
     pthread_mutex_lock(&j->mutex);
-    list_push(&j->waiting, job);
+    ad_list_push(&j->waiting, job);
     pthread_cond_signal(&j->work);
     pthread_mutex_unlock(&j->mutex);
 }

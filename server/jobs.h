@@ -6,15 +6,16 @@
 
 #include <uv.h>
 
+#include "core/base/list.h"
 #include "core/base/status.h"
 
 typedef struct ad_jobs ad_jobs;
 typedef struct ad_job ad_job;
 
 struct ad_job {
+    ad_link link;              /* the queue's */
     void (*work)(ad_job *job); /* on one of the threads */
     void (*done)(ad_job *job); /* then on the loop; may free the job */
-    ad_job *next;              /* the queue's */
 };
 
 AD_MUSTUSE ad_status ad_jobs_new(ad_jobs **out, uv_loop_t *loop, int n_threads, int niceness, ad_err *err);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/base/list.h"
 #include "core/base/mem.h"
 
 /* Enough for any burst of uploads; a disk that is this far behind is a reason to say so. */
@@ -17,6 +18,7 @@ enum { MAX_WAITING = 1024 };
 /* A group of changes, a blob to collect, or a report to read. */
 typedef struct task task;
 struct task {
+    ad_link link;
     enum { GROUP, COLLECT, REPORT } kind;
     ad_store_change *changes; /* [n], owned */
     int n;
@@ -28,12 +30,7 @@ struct task {
     char *text;               /* what was read */
     ad_report_done report_done;
     ad_err err;               /* code is the answer */
-    task *next;
 };
-
-typedef struct {
-    task *head, **tail;
-} task_list;
 
 struct ad_store_thread {
     ad_store *store;
@@ -41,7 +38,7 @@ struct ad_store_thread {
     pthread_t thread;
     pthread_mutex_t mutex; /* guards waiting, finished, stopping, ended */
     pthread_cond_t work;
-    task_list waiting, finished;
+    ad_list waiting, finished;
     bool stopping, ended;
     _Atomic uint64_t commits;
     /* Loop thread. */
@@ -50,25 +47,7 @@ struct ad_store_thread {
     void *closed_user;
 };
 
-static void list_init(task_list *l)
-{
-    l->head = NULL;
-    l->tail = &l->head;
-}
-
-static void list_push(task_list *l, task *t)
-{
-    t->next = NULL;
-    *l->tail = t;
-    l->tail = &t->next;
-}
-
-static task *list_take_all(task_list *l)
-{
-    task *head = l->head;
-    list_init(l);
-    return head;
-}
+static task *next_of(const task *t) { return (task *)t->link.next; }
 
 static void free_changes(ad_store_change *changes, int n)
 {
@@ -82,7 +61,7 @@ static bool is_group(const task *t) { return t->kind == GROUP; }
 
 static bool any_group(const task *t)
 {
-    for (; t; t = t->next)
+    for (; t; t = next_of(t))
         if (is_group(t)) return true;
     return false;
 }
@@ -90,7 +69,7 @@ static bool any_group(const task *t)
 /* Nothing of them is there. */
 static void fail_groups(task *tasks, const ad_err *why)
 {
-    for (task *t = tasks; t; t = t->next)
+    for (task *t = tasks; t; t = next_of(t))
         if (is_group(t) && t->err.code == AD_OK) t->err = *why;
 }
 
@@ -101,7 +80,7 @@ static void commit_groups(ad_store_thread *s, task *tasks)
         fail_groups(tasks, &err);
         return;
     }
-    for (task *t = tasks; t; t = t->next)
+    for (task *t = tasks; t; t = next_of(t))
         if (is_group(t)) t->err.code = ad_store_apply(s->store, t->changes, t->n, &t->err);
     if (ad_store_commit(s->store, &err) == AD_OK) atomic_fetch_add(&s->commits, 1);
     else fail_groups(tasks, &err);
@@ -109,50 +88,41 @@ static void commit_groups(ad_store_thread *s, task *tasks)
 
 static void read_reports(ad_store_thread *s, task *tasks)
 {
-    for (task *t = tasks; t; t = t->next)
+    for (task *t = tasks; t; t = next_of(t))
         if (t->kind == REPORT && ad_store_report(s->store, t->name, t->number, &t->text, NULL) != AD_OK) t->text = NULL;
 }
 
-static task *take_tasks(ad_store_thread *s)
+/* False: it is the end. */
+static bool take_tasks(ad_store_thread *s, ad_list *tasks)
 {
     pthread_mutex_lock(&s->mutex);
     while (!s->waiting.head && !s->stopping) pthread_cond_wait(&s->work, &s->mutex);
-    task *tasks = list_take_all(&s->waiting);
+    ad_list_move(tasks, &s->waiting);
     pthread_mutex_unlock(&s->mutex);
-    return tasks;
+    return tasks->head != NULL;
 }
 
-/* Groups go back to the loop; what is left is returned. */
-static task *answer_groups(ad_store_thread *s, task *tasks)
+/* Groups and reports go back to the loop; blobs are left. */
+static void answer_all(ad_store_thread *s, ad_list *tasks, ad_list *blobs)
 {
-    task_list blobs;
-    list_init(&blobs);
     pthread_mutex_lock(&s->mutex);
-    for (task *t = tasks, *next; t; t = next) {
-        next = t->next;
-        list_push(t->kind == COLLECT ? &blobs : &s->finished, t);
-    }
+    for (task *t; (t = ad_list_pop(tasks));) ad_list_push(t->kind == COLLECT ? blobs : &s->finished, t);
     pthread_mutex_unlock(&s->mutex);
     uv_async_send(&s->wakeup);
-    return blobs.head;
-}
-
-static void collect_blobs(ad_store_thread *s, task *tasks)
-{
-    for (task *t = tasks, *next; t; t = next) {
-        next = t->next;
-        ad_store_collect(s->store, &t->blob);
-        free(t);
-    }
 }
 
 static void *thread_main(void *arg)
 {
     ad_store_thread *s = arg;
-    for (task *tasks; (tasks = take_tasks(s));) {
-        if (any_group(tasks)) commit_groups(s, tasks);
-        read_reports(s, tasks);
-        collect_blobs(s, answer_groups(s, tasks)); /* deleting files takes time, which nobody waits for */
+    ad_list tasks, blobs;
+    ad_list_init(&tasks);
+    ad_list_init(&blobs);
+    while (take_tasks(s, &tasks)) {
+        task *first = (task *)tasks.head;
+        if (any_group(first)) commit_groups(s, first);
+        read_reports(s, first);
+        answer_all(s, &tasks, &blobs);
+        for (task *t; (t = ad_list_pop(&blobs)); free(t)) ad_store_collect(s->store, &t->blob); /* deleting files takes time, which nobody waits for */
     }
     ad_store_close(&s->store);
     pthread_mutex_lock(&s->mutex);
@@ -191,14 +161,13 @@ static void answer(ad_store_thread *s, task *t)
 static void on_wakeup(uv_async_t *handle)
 {
     ad_store_thread *s = handle->data;
+    ad_list ready;
+    ad_list_init(&ready);
     pthread_mutex_lock(&s->mutex);
-    task *tasks = list_take_all(&s->finished);
+    ad_list_move(&ready, &s->finished);
     bool ended = s->ended;
     pthread_mutex_unlock(&s->mutex);
-    for (task *t = tasks, *next; t; t = next) {
-        next = t->next;
-        answer(s, t);
-    }
+    for (task *t; (t = ad_list_pop(&ready));) answer(s, t);
     if (!ended || uv_is_closing((uv_handle_t *)handle)) return;
     pthread_join(s->thread, NULL);
     uv_close((uv_handle_t *)handle, on_closed);
@@ -224,8 +193,8 @@ ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *
     }
     s->wakeup.data = s;
     s->store = store;
-    list_init(&s->waiting);
-    list_init(&s->finished);
+    ad_list_init(&s->waiting);
+    ad_list_init(&s->finished);
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->work, NULL);
     if (start_thread(s) == 0) {
@@ -239,7 +208,7 @@ ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *
 static void hand_over(ad_store_thread *s, task *t)
 {
     pthread_mutex_lock(&s->mutex);
-    list_push(&s->waiting, t);
+    ad_list_push(&s->waiting, t);
     pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->mutex);
 }

@@ -87,3 +87,24 @@ void ad_file_close(ad_file *f)
     else if (!f->mapped) give_back((void *)f->data, f->len);
     *f = (ad_file){0};
 }
+
+bool ad_write_all(int fd, const void *data, size_t len)
+{
+    for (const char *p = data; len;) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return false;
+        p += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+ad_status ad_errno_status(int error)
+{
+    switch (error) {
+    case ENOSPC: case EDQUOT: case EFBIG: return AD_EFULL;
+    case ENOMEM: return AD_ENOMEM;
+    default: return AD_EIO;
+    }
+}

@@ -21,6 +21,10 @@ AD_MUSTUSE ad_status ad_file_map(ad_file *out, const char *path, ad_err *err);
 AD_MUSTUSE ad_status ad_file_read(ad_file *out, const char *path, size_t max_bytes, ad_err *err);
 /* A mapped file's pages leave this process's memory; they come back from the page cache when read again. */
 void ad_file_release_pages(const ad_file *f);
+/* Writes all of data[len]; false with errno. */
+bool ad_write_all(int fd, const void *data, size_t len);
+/* What errno of writing a file means: AD_EFULL, AD_ENOMEM or AD_EIO. */
+ad_status ad_errno_status(int error);
 void ad_file_close(ad_file *f); /* zeroes *f; a zero *f is fine */
 
 #endif

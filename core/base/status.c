@@ -31,6 +31,8 @@ const char *ad_status_name(ad_status code)
         [AD_EBUSY] = "busy",
         [AD_EFULL] = "full",
         [AD_EUNTRUSTED] = "untrusted",
+        [AD_EREMOTE] = "remote",
+        [AD_ETIMEOUT] = "timeout",
     };
     return code >= 0 && code < AD_STATUS_COUNT ? names[code] : "unknown";
 }

@@ -20,6 +20,8 @@ typedef enum {
     AD_EBUSY,         /* a queue is full; try again later */
     AD_EFULL,         /* the disk, or a quota of it, is full */
     AD_EUNTRUSTED,    /* a signature is missing, wrong, or of a key nobody trusts */
+    AD_EREMOTE,       /* another machine failed, or could not be reached */
+    AD_ETIMEOUT,      /* it took too long */
     AD_STATUS_COUNT
 } ad_status;
 

@@ -23,6 +23,8 @@ int ad_http_status_of(ad_status code)
     case AD_EBUSY:
     case AD_ENOMEM: return 503;
     case AD_EFULL: return 507;
+    case AD_EREMOTE: return 502;
+    case AD_ETIMEOUT: return 504;
     default: return 500;
     }
 }

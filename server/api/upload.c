@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "adapters/template.h"
+#include "core/base/file.h"
 #include "server/api/adapter_json.h"
 #include "server/http/multipart.h"
 
@@ -138,8 +139,8 @@ static void receiver_free(receiver *r)
 
 static ad_status file_error(const char *what, field f, ad_err *err)
 {
-    bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-    return ad_fail(err, full ? AD_EFULL : AD_EIO, "%s cannot be %s: %s", fields[f].file, what, strerror(errno));
+    int error = errno;
+    return ad_fail(err, ad_errno_status(error), "%s cannot be %s: %s", fields[f].file, what, strerror(error));
 }
 
 static receiver *receiver_of(ad_job *job) { return (receiver *)((char *)job - offsetof(receiver, job)); }
@@ -172,12 +173,7 @@ static void load_what_came(receiver *r)
 /* Write-back begins at once, so that the fsync to come finds little to do. */
 static ad_status write_run(receiver *r, field f, const char *data, size_t len, ad_err *err)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = write(r->fd[f], data + done, len - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return file_error("written", f, err);
-        done += (size_t)n;
-    }
+    if (!ad_write_all(r->fd[f], data, len)) return file_error("written", f, err);
     if (ad_store_durable(r->store)) sync_file_range(r->fd[f], r->written[f], (off_t)len, SYNC_FILE_RANGE_WRITE);
     r->written[f] += (off_t)len;
     if (is_hashed(r, f)) ad_hasher_add(r->hasher, data, len);

@@ -230,11 +230,11 @@ END_TEST
 
 START_TEST(any_answer_but_200_is_an_error)
 {
-    EXPECT(fetch("/status/403"), AD_EIO, "the server answered 403");
-    EXPECT(fetch("/status/500"), AD_EIO, "500");
-    EXPECT(fetch("/status/206"), AD_EIO, "206");
-    EXPECT(fetch("/status/304"), AD_EIO, "304");
-    EXPECT(fetch("/nowhere"), AD_EIO, "redirect to nowhere");
+    EXPECT(fetch("/status/403"), AD_EREMOTE, "the server answered 403");
+    EXPECT(fetch("/status/500"), AD_EREMOTE, "500");
+    EXPECT(fetch("/status/206"), AD_EREMOTE, "206");
+    EXPECT(fetch("/status/304"), AD_EREMOTE, "304");
+    EXPECT(fetch("/nowhere"), AD_EREMOTE, "redirect to nowhere");
     ck_assert_int_le(size_of("archive"), 0); /* nothing of an error's page was kept */
 }
 END_TEST
@@ -306,7 +306,7 @@ START_TEST(only_https_is_fetched_and_nobody_logs_in)
     EXPECT(fetch_from(hosts, 3, url_of("me:pw@127.0.0.1", port.good, "/a.tar.gz")), AD_EINVAL, "a user's name or password");
     EXPECT(fetch_from(hosts, 3, url_of("me@127.0.0.1", port.good, "/a.tar.gz")), AD_EINVAL, "a user's name or password");
     EXPECT(fetch_from(hosts, 3, url_of(":pw@127.0.0.1", port.good, "/a.tar.gz")), AD_EINVAL, "a user's name or password");
-    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.plain, "/a.tar.gz")), AD_EIO, ""); /* no TLS there */
+    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.plain, "/a.tar.gz")), AD_EREMOTE, ""); /* no TLS there */
 }
 END_TEST
 
@@ -382,11 +382,11 @@ END_TEST
 
 START_TEST(what_is_cut_short_is_not_taken)
 {
-    EXPECT(fetch("/short"), AD_EIO, "");
-    EXPECT(fetch("/short-chunk"), AD_EIO, "");
-    EXPECT(fetch("/cut"), AD_EIO, "does not say how long it is");
-    EXPECT(fetch("/goodbye"), AD_EIO, "does not say how long it is");
-    EXPECT(fetch("/lie"), AD_EIO, "does not say how long it is");
+    EXPECT(fetch("/short"), AD_EREMOTE, "");
+    EXPECT(fetch("/short-chunk"), AD_EREMOTE, "");
+    EXPECT(fetch("/cut"), AD_EREMOTE, "does not say how long it is");
+    EXPECT(fetch("/goodbye"), AD_EREMOTE, "does not say how long it is");
+    EXPECT(fetch("/lie"), AD_EREMOTE, "does not say how long it is");
 }
 END_TEST
 
@@ -394,13 +394,13 @@ START_TEST(the_time_is_limited)
 {
     double start = now();
     timeout_s = 2;
-    EXPECT(fetch("/slow"), AD_EIO, "timed out");
+    EXPECT(fetch("/slow"), AD_ETIMEOUT, "timed out");
     ck_assert_double_ge(now() - start, 1.9);
     const char *hosts[] = {at("127.0.0.1", port.mute)};
-    EXPECT(fetch_from(hosts, 1, url_of("127.0.0.1", port.mute, "/")), AD_EIO, "timed out");
+    EXPECT(fetch_from(hosts, 1, url_of("127.0.0.1", port.mute, "/")), AD_ETIMEOUT, "timed out");
     ck_assert_double_lt(now() - start, 15);
     timeout_s = 0;
-    EXPECT(fetch("/a.tar.gz"), AD_EIO, "not fetched within 0 s");
+    EXPECT(fetch("/a.tar.gz"), AD_ETIMEOUT, "not fetched within 0 s");
 }
 END_TEST
 
@@ -408,7 +408,7 @@ START_TEST(a_server_that_sends_nearly_nothing_is_given_up)
 {
     double start = now();
     timeout_s = 300;
-    EXPECT(fetch("/slow"), AD_EIO, "too slow");
+    EXPECT(fetch("/slow"), AD_ETIMEOUT, "too slow");
     ck_assert_double_ge(now() - start, AD_FETCH_STALL_S - 1);
     ck_assert_double_lt(now() - start, 3 * AD_FETCH_STALL_S);
 }
@@ -417,7 +417,7 @@ END_TEST
 START_TEST(endless_headers_end)
 {
     timeout_s = 10;
-    ck_assert_int_eq(fetch("/headers"), AD_EIO);
+    ck_assert_int_eq(fetch("/headers"), AD_EREMOTE);
     ck_assert_int_le(size_of("archive"), 0);
 }
 END_TEST
@@ -435,10 +435,10 @@ START_TEST(a_fetch_can_be_canceled)
     pthread_t thread;
     double start = now();
     ck_assert_int_eq(pthread_create(&thread, NULL, cancel_soon, NULL), 0);
-    EXPECT(fetch("/slow"), AD_EIO, "canceled");
+    EXPECT(fetch("/slow"), AD_EBUSY, "canceled");
     ck_assert_double_lt(now() - start, 10);
     pthread_join(thread, NULL);
-    EXPECT(fetch("/a.tar.gz"), AD_EIO, "canceled");
+    EXPECT(fetch("/a.tar.gz"), AD_EBUSY, "canceled");
     ad_https_options o = options_of((const char *[]){at("127.0.0.1", port.good)}, 1);
     empty();
     ck_assert_int_eq(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_OK);
@@ -450,9 +450,9 @@ END_TEST
 START_TEST(certificates_must_be_of_the_authority_the_host_and_today)
 {
     const char *hosts[] = {at("127.0.0.1", port.stranger), at("127.0.0.1", port.expired), at("127.0.0.1", port.own)};
-    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.stranger, "/a.tar.gz")), AD_EIO, "127.0.0.1/a.tar.gz: SSL: no alternative certificate subject name matches");
-    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.expired, "/a.tar.gz")), AD_EIO, "certificate has expired");
-    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.own, "/a.tar.gz")), AD_EIO, "self-signed certificate");
+    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.stranger, "/a.tar.gz")), AD_EREMOTE, "127.0.0.1/a.tar.gz: SSL: no alternative certificate subject name matches");
+    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.expired, "/a.tar.gz")), AD_EREMOTE, "certificate has expired");
+    EXPECT(fetch_from(hosts, 3, url_of("127.0.0.1", port.own, "/a.tar.gz")), AD_EREMOTE, "self-signed certificate");
     ck_assert_int_le(size_of("archive"), 0);
 }
 END_TEST
@@ -462,7 +462,7 @@ START_TEST(without_a_file_the_systems_authorities_count)
     const char *hosts[] = {at("127.0.0.1", port.good)};
     ad_https_options o = options_of(hosts, 1);
     o.ca_file = NULL;
-    EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_EIO, "certificate");
+    EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_EREMOTE, "certificate");
     o.ca_file = "/no/such/file";
     empty();
     EXPECT(ad_origin_fetch(url_of("127.0.0.1", port.good, "/a.tar.gz"), &o, to, &is_archive, NULL, &err), AD_EIO, "/no/such/file");
@@ -502,7 +502,7 @@ END_TEST
 
 START_TEST(messages_keep_the_querys_secrets)
 {
-    EXPECT(fetch("/status/500?token=s3cr3t"), AD_EIO, "/status/500:");
+    EXPECT(fetch("/status/500?token=s3cr3t"), AD_EREMOTE, "/status/500:");
     ck_assert_ptr_null(strstr(err.msg, "s3cr3t"));
     EXPECT(fetch_redirect(302, "https://evil.example.com/a?token=s3cr3t"), AD_EINVAL, "evil");
     ck_assert_ptr_null(strstr(err.msg, "s3cr3t"));
