@@ -222,6 +222,40 @@ ad_status ad_adapter_load_mapped(ad_adapter **out, const char *name, const char 
     return load(out, name, path, base, true, err);
 }
 
+/* ---- all that is wrong ---- */
+
+typedef struct {
+    int n, most;
+    ad_err err;
+    void (*reason)(void *user, const char *text);
+    void *user;
+} reasons;
+
+enum { COUNTED = 100000 };
+
+static bool on_wrong(void *user)
+{
+    reasons *r = user;
+    if (r->n++ < r->most) r->reason(r->user, r->err.msg);
+    return r->n < COUNTED;
+}
+
+int ad_adapter_reasons(const char *path, const ad_model *base, int most, void (*reason)(void *user, const char *text), void *user)
+{
+    reasons r = {.most = most, .reason = reason, .user = user};
+    ad_loader l = {0};
+    char config[MAX_DIR + 32];
+    snprintf(config, sizeof config, "%s/adapter_config.json", path);
+    bool is_peft = access(config, F_OK) == 0;
+    ad_adapter *a = NULL;
+    ad_status st = is_peft ? ad_load_begin(&l, "adapter", path, base, true, &r.err) : ad_adapter_load_mapped(&a, "adapter", path, base, &r.err);
+    if (st != AD_OK) on_wrong(&r);
+    else if (is_peft) ad_load_peft_reasons(&l, on_wrong, &r);
+    ad_load_end(&l, AD_EIO, NULL);
+    ad_adapter_release(&a);
+    return r.n > most ? r.n - most : 0;
+}
+
 /* ---- the object ---- */
 
 ad_adapter *ad_adapter_retain(ad_adapter *a)

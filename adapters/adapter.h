@@ -21,6 +21,9 @@ AD_MUSTUSE ad_status ad_adapter_load(ad_adapter **out, const char *name, const c
 /* The same for files that nobody else can change, as in the state directory: mapped while the load lasts, which spares a copy. */
 AD_MUSTUSE ad_status ad_adapter_load_mapped(ad_adapter **out, const char *name, const char *path, const ad_model *base, ad_err *err);
 
+/* All that is wrong with a PEFT directory that does not load, each as its own sentence, at most `most` of them; how many more there are. Of other files: the first. */
+int ad_adapter_reasons(const char *path, const ad_model *base, int most, void (*reason)(void *user, const char *text), void *user);
+
 /* A PEFT adapter that is loaded while its weights still arrive: all but the last bytes' work is done when they have come. dir is as for ad_adapter_load_mapped, and
  * adapter_config.json in it is whole. What cannot be loaded that way is refused, but not with the best of reasons: load it once it is whole. One thread at a time. */
 typedef struct ad_adapter_stream ad_adapter_stream;

@@ -223,15 +223,19 @@ static ad_status sort_tensor(ad_loader *l, const ad_tensor *t)
     return st == AD_OK ? ad_load_take(l, m->name, kind == PART_A ? "lora_A" : "lora_B", t) : st;
 }
 
+static ad_status check_pair(ad_loader *l, int module)
+{
+    const ad_load_pair *p = &l->pairs[module];
+    if (!p->plan.rank || (p->a && p->b)) return AD_OK;
+    return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", l->label, ad_model_module(l->base, module)->name,
+                   p->a ? "lora_B" : p->b ? "lora_A" : "pair");
+}
+
 static ad_status check_complete(ad_loader *l)
 {
-    for (int i = 0; i < l->n_modules; i++) {
-        const ad_load_pair *p = &l->pairs[i];
-        if (!p->plan.rank || (p->a && p->b)) continue;
-        return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration targets \"%s\", but the file has no %s for it", l->label,
-                       ad_model_module(l->base, i)->name, p->a ? "lora_B" : p->b ? "lora_A" : "pair");
-    }
-    return ad_extras_check(l);
+    ad_status st = AD_OK;
+    for (int i = 0; i < l->n_modules && st == AD_OK; i++) st = check_pair(l, i);
+    return st == AD_OK ? ad_extras_check(l) : st;
 }
 
 static ad_status open_weights(ad_loader *l)
@@ -264,4 +268,23 @@ ad_status ad_load_peft(ad_loader *l)
     ad_status st = ad_load_peft_config(l);
     if (st == AD_OK) st = open_weights(l);
     return st == AD_OK ? ad_load_peft_tensors(l) : st;
+}
+
+void ad_load_peft_reasons(ad_loader *l, bool (*wrong)(void *user), void *user)
+{
+    ad_status st = ad_load_peft_config(l);
+    if (st == AD_OK) st = open_weights(l);
+    if (st != AD_OK) {
+        wrong(user);
+        return;
+    }
+    bool whole = true;
+    for (size_t i = 0; i < ad_safetensors_count(l->file); i++)
+        if (sort_tensor(l, ad_safetensors_at(l->file, i)) != AD_OK && !wrong(user)) return;
+    for (int i = 0; i < l->n_modules; i++) {
+        if (check_pair(l, i) == AD_OK) continue;
+        whole = false;
+        if (!wrong(user)) return;
+    }
+    if (whole && ad_extras_check(l) != AD_OK) wrong(user);
 }

@@ -108,6 +108,8 @@ AD_MUSTUSE ad_status ad_load_peft(ad_loader *l);
 /* The same in two steps: the configuration, then the tensors of l->file, which stays the caller's until the load ends. */
 AD_MUSTUSE ad_status ad_load_peft_config(ad_loader *l);
 AD_MUSTUSE ad_status ad_load_peft_tensors(ad_loader *l);
+/* Goes on past what is wrong: calls back with l->err filled, for each; what that returns false to is not sought any longer. */
+void ad_load_peft_reasons(ad_loader *l, bool (*wrong)(void *user), void *user);
 /* load_gguf.c: a GGUF LoRA file. path is borrowed for the call. */
 AD_MUSTUSE ad_status ad_load_gguf(ad_loader *l, const char *path);
 /* Which row of the file's B is row `row` of Hugging Face: q and k interleave the halves of each head in GGUF files of Llama models. */

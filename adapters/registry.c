@@ -435,6 +435,7 @@ bool ad_registry_is_surplus(const ad_version *v)
 ad_version_state ad_version_get_state(const ad_version *v)
 {
     if (!v->entry) return v->leases ? AD_VERSION_DRAINING : AD_VERSION_GONE;
+    if (v->failed) return AD_VERSION_FAILED;
     if (!v->checked || v->pending) return AD_VERSION_VERIFYING;
     if (!v->fits) return AD_VERSION_INCOMPATIBLE;
     if (v->entry->draining) return AD_VERSION_DRAINING;
@@ -443,7 +444,7 @@ ad_version_state ad_version_get_state(const ad_version *v)
 
 const char *ad_version_state_name(ad_version_state state)
 {
-    static const char *const names[] = {"verifying", "staged", "ready", "draining", "gone", "incompatible"};
+    static const char *const names[] = {"verifying", "staged", "ready", "draining", "gone", "incompatible", "failed"};
     return names[state];
 }
 

@@ -18,7 +18,7 @@ typedef struct ad_entry ad_entry;
 typedef struct ad_version ad_version;
 
 typedef enum { AD_ORIGIN_STORE, AD_ORIGIN_COMMAND_LINE, AD_ORIGIN_WATCH } ad_origin;
-typedef enum { AD_VERSION_VERIFYING, AD_VERSION_STAGED, AD_VERSION_READY, AD_VERSION_DRAINING, AD_VERSION_GONE, AD_VERSION_INCOMPATIBLE } ad_version_state;
+typedef enum { AD_VERSION_VERIFYING, AD_VERSION_STAGED, AD_VERSION_READY, AD_VERSION_DRAINING, AD_VERSION_GONE, AD_VERSION_INCOMPATIBLE, AD_VERSION_FAILED } ad_version_state;
 
 enum { AD_KEPT_VERSIONS = 5, AD_MAX_TARGETS = 16 };
 
@@ -41,7 +41,8 @@ struct ad_version {
     char *source, *selftest;  /* or NULL; owned */
     char *chat_template;      /* text of its own, or NULL: the base model's counts; owned [owner] */
     char *dir;                /* where it is loaded from when not from the store; or NULL; owned */
-    char *reason;             /* why it does not fit; or NULL [owner] */
+    bool failed;              /* its files could not be read, or are damaged, when they were last needed; they may be well again [owner] */
+    char *reason;             /* why it does not fit, or failed; or NULL [owner] */
     ad_signer signer;         /* key_id "" : unsigned [owner] */
     ad_adapter *adapter;      /* packed; NULL: cold */
     int leases;

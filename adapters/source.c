@@ -72,6 +72,25 @@ ad_status ad_origin_complete(const ad_origin_files *f, const char *path, ad_err 
     return ad_fail(err, AD_ENOTFOUND, "%.300s: holds no adapter (adapter_config.json and adapter_model.safetensors, or a .gguf file)", path);
 }
 
+static int64_t bytes_at(int dir, const char *name)
+{
+    struct stat info;
+    return fstatat(dir, name, &info, 0) == 0 && S_ISREG(info.st_mode) ? info.st_size : 0;
+}
+
+int64_t ad_origin_bytes(const char *path)
+{
+    ad_origin_files f;
+    int64_t bytes = 0;
+    int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0) return bytes_at(AT_FDCWD, path);
+    bool listed = ad_origin_list(&f, dir, path, NULL) == AD_OK;
+    if (listed && f.config) bytes = bytes_at(dir, "adapter_config.json") + bytes_at(dir, "adapter_model.safetensors");
+    else if (listed && f.n_gguf) bytes = bytes_at(dir, f.gguf);
+    close(dir);
+    return bytes;
+}
+
 /* ---- the roots ---- */
 
 typedef struct {

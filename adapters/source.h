@@ -75,6 +75,8 @@ typedef struct {
 /* Reads the directory's names; fd stays the caller's. path is for messages. */
 AD_MUSTUSE ad_status ad_origin_list(ad_origin_files *out, int fd, const char *path, ad_err *err);
 /* AD_OK when that is a PEFT pair, or without any of its two files one GGUF file; otherwise what is missing. */
+/* The bytes of the adapter's files at `path` (a directory, or a file); 0 when there are none. */
+int64_t ad_origin_bytes(const char *path);
 AD_MUSTUSE ad_status ad_origin_complete(const ad_origin_files *f, const char *path, ad_err *err);
 
 #endif

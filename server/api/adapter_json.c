@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "server/api/etag.h"
 #include "server/api/upload.h"
 #include "server/observe/log.h"
 
@@ -38,14 +39,14 @@ static json_t *version_json(const ad_version *v)
     return o;
 }
 
-static const ad_version *shown_version(const ad_entry *e)
+const ad_version *ad_shown_version(const ad_entry *e)
 {
     return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
 }
 
 const char *ad_adapter_state(const ad_entry *e)
 {
-    const ad_version *v = shown_version(e);
+    const ad_version *v = ad_shown_version(e);
     return v ? ad_version_state_name(ad_version_get_state(v)) : "gone";
 }
 
@@ -96,11 +97,11 @@ json_t *ad_pending_json(const char *name, const char *state)
 
 json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole)
 {
-    const ad_version *v = shown_version(e), *active = e->active;
+    const ad_version *v = ad_shown_version(e), *active = e->active;
     const ad_merge *merge = ad_merger_current(app->merger);
-    char digest[65] = "", etag[32];
+    char digest[65] = "", etag[AD_ETAG];
     if (active) ad_digest_hex(&active->digest, digest);
-    snprintf(etag, sizeof etag, "\"r%lld\"", (long long)e->revision);
+    ad_etag(e, etag);
     bool merged = merge && active && !memcmp(ad_adapter_digest(ad_merge_adapter(merge)), &active->digest, sizeof active->digest);
     json_t *o = json_pack("{s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:o, s:I, s:s}", "object", "adapter", "name", e->name, "digest", active ? digest : NULL, "version",
                           active ? json_integer(active->number) : json_null(), "state", ad_adapter_state(e), "resident", v && v->adapter, "rank", v ? v->rank : 0, "modules_matched", v ? v->modules : 0,

@@ -7,7 +7,9 @@
 
 /* whole: with its versions. The caller owns it. */
 json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole);
-/* The state of its active version, or of the newest when none is active. */
+/* Its active version, or the newest when none is active; NULL: it has none. */
+const ad_version *ad_shown_version(const ad_entry *e);
+/* The state of that version. */
 const char *ad_adapter_state(const ad_entry *e);
 /* "uploading" or "verifying" when files of that name are on their way into the registry, else NULL. */
 const char *ad_adapter_pending(const ad_app *app, const char *name);

@@ -5,6 +5,7 @@
 
 #include "adapters/template.h"
 #include "server/api/adapter_json.h"
+#include "server/api/etag.h"
 #include "server/api/upload.h"
 #include "server/keeper/keeper.h"
 #include "server/observe/log.h"
@@ -28,16 +29,10 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
         json_object_set_new(report, "object", json_string("adapter.report"));
         json_object_set_new(report, "admitted", json_false());
         json_object_set_new(report, "reason", ad_json_text(o->err.msg));
+        if (o->reasons) json_object_set(report, "reasons", o->reasons);
         json_object_set_new(body, "report", report);
     }
     ad_reply_json(x, f.http, body);
-}
-
-static void set_etag(ad_http_exchange *x, const ad_entry *e)
-{
-    char tag[32];
-    snprintf(tag, sizeof tag, "\"r%lld\"", (long long)e->revision);
-    ad_http_set_header(x, "ETag", tag);
 }
 
 static void reply_admitted(const ad_later *l, const ad_outcome *o)
@@ -49,7 +44,7 @@ static void reply_admitted(const ad_later *l, const ad_outcome *o)
         json_object_set(v, "modules", json_object_get(o->report, "modules"));
         json_object_set(v, "report", o->report);
     }
-    set_etag(l->x, o->entry);
+    ad_set_etag(l->x, o->entry);
     ad_http_set_header(l->x, "Location", location);
     ad_reply_json(l->x, o->existed ? 200 : l->created, v);
 }
@@ -89,18 +84,9 @@ static bool query_flag(ad_http_exchange *x, const char *name, bool *out)
     return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
 }
 
-/* If-Match: one ETag of ours, or *. False: answered. */
-static bool read_if_match(ad_http_exchange *x, int64_t *out)
+static bool read_if_match(ad_http_exchange *x, const ad_app *app, const char *name, int64_t *out)
 {
-    const char *tag = ad_http_header(x, "if-match");
-    char *end = NULL;
-    *out = AD_ANY_REVISION;
-    if (!tag || !strcmp(tag, "*")) return true;
-    if (tag[0] == '"' && tag[1] == 'r' && tag[2] >= '0' && tag[2] <= '9') {
-        *out = strtoll(tag + 2, &end, 10);
-        if (!strcmp(end, "\"")) return true;
-    }
-    return ad_reply_refusal(x, 412, "precondition_failed", NULL, "If-Match is no ETag of this server");
+    return ad_read_if_match(x, name ? ad_registry_find(app->registry, name) : NULL, out);
 }
 
 /* The body as a JSON object; an empty one counts as {}. NULL: answered. */
@@ -124,7 +110,7 @@ typedef struct {
 
 static bool is_listed_state(const char *name)
 {
-    static const char *const names[] = {"", "uploading", "verifying", "staged", "ready", "draining", "incompatible"};
+    static const char *const names[] = {"", "uploading", "verifying", "staged", "ready", "draining", "incompatible", "failed"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return true;
     return false;
@@ -137,7 +123,7 @@ static bool read_list_query(ad_http_exchange *x, list_query *q)
     bool good = ad_http_query_value(x, "after", q->after, sizeof q->after) >= 0 && ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix) >= 0 &&
                 ad_http_query_value(x, "state", q->state, sizeof q->state) >= 0 && ad_http_query_value(x, "label", q->label, sizeof q->label) >= 0;
     if (!good) return ad_reply_refusal(x, 400, "invalid_value", NULL, "`after`, `prefix`, `state` or `label` is malformed or too long");
-    if (!is_listed_state(q->state)) return ad_reply_refusal(x, 400, "invalid_value", "state", "`state` must be uploading, verifying, staged, ready, draining or incompatible");
+    if (!is_listed_state(q->state)) return ad_reply_refusal(x, 400, "invalid_value", "state", "`state` must be uploading, verifying, staged, ready, draining, incompatible or failed");
     char *colon = strchr(q->label, ':');
     if (colon) *colon = '\0', q->label_value = colon + 1;
     if (!ad_http_query_value(x, "limit", limit, sizeof limit)) return true;
@@ -222,11 +208,11 @@ static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_
     }
     json_t *v = ad_adapter_json(app, e, true);
     if (report) {
-        static const char *const keys[] = {"modules", "tensors_matched", "format", "warnings", "base_model"};
+        static const char *const keys[] = {"modules", "norms", "tensors_matched", "format", "warnings", "base_model"};
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
             if (json_object_get(report, keys[i])) json_object_set(v, keys[i], json_object_get(report, keys[i]));
     }
-    set_etag(x, e);
+    ad_set_etag(x, e);
     ad_reply_json(x, 200, v);
 }
 
@@ -237,32 +223,25 @@ static void on_stored_report(void *user, json_t *report)
     free(l);
 }
 
-static bool is_unmodified(ad_http_exchange *x, const ad_entry *e)
-{
-    const char *tag = ad_http_header(x, "if-none-match");
-    char ours[32];
-    snprintf(ours, sizeof ours, "\"r%lld\"", (long long)e->revision);
-    return tag && (!strcmp(tag, ours) || !strcmp(tag, "*"));
-}
-
 void ad_handle_adapter(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     const char *name = ad_http_path(x) + strlen(prefix);
     const ad_entry *e = ad_registry_find(app->registry, name);
-    if (e && !e->n_targets && is_unmodified(x, e)) {
-        set_etag(x, e);
+    if (e && !e->n_targets && ad_is_unmodified(x, e)) {
+        ad_set_etag(x, e);
         ad_http_reply(x, 304, "application/json", NULL, 0);
         return;
     }
-    if (!e || !e->active || e->active->adapter || e->origin != AD_ORIGIN_STORE) {
-        json_t *report = e && e->active && e->active->adapter ? ad_report_json(app->model, e->active->adapter) : NULL;
+    const ad_version *v = e ? ad_shown_version(e) : NULL;
+    if (!v || v->adapter || e->origin != AD_ORIGIN_STORE) {
+        json_t *report = v && v->adapter ? ad_report_json(app->model, v->adapter) : NULL;
         show(x, app, name, report);
         json_decref(report);
         return;
     }
     ad_later *l = ad_later_new(x, app, name); /* it is not in memory: what its load found stands in the store */
-    if (l) ad_keeper_stored_report(app->keeper, e->active, on_stored_report, l);
+    if (l) ad_keeper_stored_report(app->keeper, v, on_stored_report, l);
 }
 
 void ad_handle_events(ad_http_exchange *x, void *arg)
@@ -295,11 +274,11 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
 }
 
 /* What path, query and headers say; fields of the body add to it. name: of the adapter that gets a new version, or NULL. False: answered. */
-static bool begin_spec(ad_http_exchange *x, const char *name, ad_admission_spec *s)
+static bool begin_spec(ad_http_exchange *x, const ad_app *app, const char *name, ad_admission_spec *s)
 {
     *s = (ad_admission_spec){.new_version = name != NULL, .activate = true};
     snprintf(s->name, sizeof s->name, "%s", name ? name : "");
-    return query_flag(x, "dry_run", &s->dry_run) && read_if_match(x, &s->if_match);
+    return query_flag(x, "dry_run", &s->dry_run) && read_if_match(x, app, name, &s->if_match);
 }
 
 /* NAME of /v1/adapters/NAME/ACTION into name[AD_MAX_NAME + 1]; NULL when the path is not that. */
@@ -323,7 +302,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
     char buf[AD_MAX_NAME + 1];
     const char *name = path_name(x, "versions", buf);
     ad_admission_spec s;
-    bool good = begin_spec(x, name, &s);
+    bool good = begin_spec(x, app, name, &s);
     if (good && name && u->name) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` does not go with a new version: the path says whose it is");
     if (good && name && (u->description || u->labels)) good = ad_reply_refusal(x, 400, "invalid_value", u->labels ? "labels" : "description", not_of_versions);
     if (good && u->name && strlen(u->name) > AD_MAX_NAME) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` is longer than 128 bytes");
@@ -401,7 +380,7 @@ static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
     ad_admission_spec s;
     if (field) ad_reply_refusal(x, 400, "unknown_field", field, "the body has an unknown field");
     else if (bad) ad_reply_refusal(x, 400, "invalid_value", NULL, bad);
-    if (field || bad || !begin_spec(x, name, &s)) return;
+    if (field || bad || !begin_spec(x, app, name, &s)) return;
     if (!name) memcpy(s.name, json_string_value(json_object_get(body, "name")), json_string_length(json_object_get(body, "name")) + 1);
     s.path = copy_string(json_object_get(body, "path"));
     s.url = copy_string(json_object_get(body, "url"));
@@ -436,7 +415,7 @@ static void post_files(ad_http_exchange *x, ad_app *app)
     int64_t if_match;
     char buf[AD_MAX_NAME + 1];
     const char *name = path_name(x, "versions", buf);
-    if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, &if_match)) return; /* before the client sends megabytes */
+    if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, app, name, &if_match)) return; /* before the client sends megabytes */
     if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
     else ad_upload_receive(x, app, name, dry_run ? NULL : on_named, on_upload, app);
 }
@@ -466,7 +445,7 @@ static void activate(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1], selector[80];
     int64_t if_match;
-    ad_later *l = path_name(x, "activate", name) && read_selector(x, selector) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = path_name(x, "activate", name) && read_selector(x, selector) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_activate(app->keeper, name, selector, if_match, on_outcome, l);
 }
 
@@ -475,7 +454,7 @@ static void rollback(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1];
     int64_t if_match;
-    ad_later *l = path_name(x, "rollback", name) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = path_name(x, "rollback", name) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_activate(app->keeper, name, NULL, if_match, on_outcome, l);
 }
 
@@ -522,7 +501,7 @@ void ad_handle_patch_adapter(ad_http_exchange *x, void *arg)
     json_t *body = read_object(x);
     ad_patch patch;
     int64_t if_match;
-    ad_later *l = body && read_if_match(x, &if_match) && read_patch(x, body, &patch) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = body && read_if_match(x, app, name, &if_match) && read_patch(x, body, &patch) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_patch(app->keeper, name, &patch, if_match, on_outcome, l);
     json_decref(body);
 }
@@ -548,6 +527,6 @@ void ad_handle_delete_adapter(ad_http_exchange *x, void *arg)
     int drain_ms;
     int64_t if_match;
     snprintf(name, sizeof name, "%.*s", (int)(len > AD_MAX_NAME ? 0 : len), path); /* a longer one is not there */
-    ad_later *l = read_drain(x, &drain_ms) && read_if_match(x, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = read_drain(x, &drain_ms) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_remove(app->keeper, name, at ? at + 1 : NULL, drain_ms, if_match, on_outcome, l);
 }

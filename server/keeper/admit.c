@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How an adapter gets in. On a fetcher: its files come from another place, when they were not sent. On a loader: unpack, check, pack and hash beside the
  * fsync, then move among the blobs. On the loop: the self-test through the engine; then, when the name's turn has come, rows and one pointer store. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -17,7 +16,7 @@
 #include "server/observe/log.h"
 #include "server/selftest.h"
 
-enum { MOST_ADMISSIONS = 16, READ_BYTES = 1 << 20 };
+enum { MOST_ADMISSIONS = 16, MOST_REASONS = 50, READ_BYTES = 1 << 20 };
 
 typedef struct ad_admission {
     ad_job job;
@@ -39,6 +38,7 @@ typedef struct ad_admission {
     ad_status signature;      /* AD_OK: valid, or nobody asks */
     bool trusted, held;       /* held: the blob is kept from collection until its row is there */
     uint64_t start_ns;
+    json_t *reasons;          /* of a refusal by the loader: all of them; or NULL */
     json_t *report;           /* what is told; without results of the self-test it is what is stored */
     char *report_text;
     /* On the loop. */
@@ -132,17 +132,6 @@ static ad_status hash_file(const char *path, ad_digest *out, ad_err *err)
     if (f) fclose(f);
     free(buf);
     return st;
-}
-
-static int64_t bytes_in(const char *dir)
-{
-    int64_t sum = 0;
-    struct stat st;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode)) sum += st.st_size;
-    if (d) closedir(d);
-    return sum;
 }
 
 static ad_status unpack(admission *a)
@@ -248,12 +237,32 @@ static void *sync_files(void *arg)
     return NULL;
 }
 
+static void add_reason(void *user, const char *text)
+{
+    admission *a = user;
+    ad_err one;
+    ad_fail(&one, AD_EMISMATCH, "%s", text);
+    ad_keeper_hide_path(&one, a->dir);
+    json_array_append_new(a->reasons, ad_json_text(one.msg));
+}
+
+/* The load ends at the first thing that is wrong; who mends the files wants to know the others, too. */
+static void list_reasons(admission *a)
+{
+    a->reasons = json_array();
+    int more = ad_adapter_reasons(a->dir, a->k->app->model, MOST_REASONS, add_reason, a);
+    if (more) json_array_append_new(a->reasons, json_sprintf("... and %d more", more));
+    if (!json_array_size(a->reasons)) add_reason(a, a->err.msg); /* of the tensors' values */
+}
+
 /* Mostly done already for an upload of config and weights. What such a load refuses, the whole files explain. */
 static ad_status load(admission *a)
 {
     const char *name = *a->spec.name ? a->spec.name : "adapter";
     if (a->spec.stream && ad_adapter_stream_finish(&a->spec.stream, a->spec.weights_bytes, name, &a->adapter, NULL) == AD_OK) return AD_OK;
-    return ad_adapter_load_mapped(&a->adapter, name, a->dir, a->k->app->model, &a->err);
+    ad_status st = ad_adapter_load_mapped(&a->adapter, name, a->dir, a->k->app->model, &a->err);
+    if (st == AD_EMISMATCH || st == AD_EFORMAT || st == AD_EUNSUPPORTED) list_reasons(a);
+    return st;
 }
 
 /* A file that is missing is the client's mistake. */
@@ -291,7 +300,7 @@ static ad_status judge(admission *a)
 {
     ad_status st = load(a);
     if (st != AD_OK) return st;
-    a->bytes_disk = bytes_in(a->dir);
+    a->bytes_disk = ad_origin_bytes(a->dir);
     a->digest = *ad_adapter_digest(a->adapter);
     a->signature = ad_keeper_check_signature(a->k, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
     if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
@@ -352,6 +361,7 @@ static void release(ad_op *op)
     ad_adapter_release(&a->adapter);
     ad_admission_spec_deinit(&a->spec);
     json_decref(a->report);
+    json_decref(a->reasons);
     free(a->report_text);
     admission **link = &k->admissions;
     while (*link != a) link = &(*link)->next;
@@ -368,6 +378,7 @@ static void refuse(admission *a, ad_status st, const char *code, const ad_err *e
     a->op.outcome.code = code;
     a->op.outcome.err = *err;
     a->op.outcome.report = a->report;
+    a->op.outcome.reasons = a->reasons;
     k->stats.refusals++;
     if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "refused", "verifying");
     a->done(a->user, &a->op.outcome);
@@ -504,6 +515,7 @@ static void run(ad_op *op)
     bool same = e && ad_keeper_is_same(e->active, &a->digest, a->spec.chat_template);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
     else if (same) {
+        ad_keeper_mend(k, e->active); /* its blob is the one that came */
         op->outcome.existed = true;
         op->outcome.entry = e;
         op->outcome.version = e->active;

@@ -97,6 +97,16 @@ void ad_op_fail(ad_op *op, ad_status st, const char *code, const char *fmt, ...)
     ad_op_finish(op);
 }
 
+/* e NULL: nothing is there. False: the op has failed. */
+static bool has_revision(ad_op *op, const ad_entry *e)
+{
+    if (op->if_match == AD_ANY_REVISION || (e && op->if_match == e->revision)) return true;
+    op->outcome.http = 412;
+    if (e) ad_op_fail(op, AD_EINVAL, "precondition_failed", "`%s` was changed meanwhile: it is at revision r%lld now.", op->name, (long long)e->revision);
+    else ad_op_fail(op, AD_EINVAL, "precondition_failed", "`%s` is not there, or no longer.", op->name);
+    return false;
+}
+
 ad_entry *ad_op_adapter(ad_op *op)
 {
     ad_entry *e = ad_registry_find(op->k->registry, op->name);
@@ -104,10 +114,7 @@ ad_entry *ad_op_adapter(ad_op *op)
         ad_op_fail(op, AD_ENOTFOUND, "adapter_not_found", "The adapter `%s` does not exist.", op->name);
         return NULL;
     }
-    if (op->if_match == AD_ANY_REVISION || op->if_match == e->revision) return e;
-    op->outcome.http = 412;
-    ad_op_fail(op, AD_EINVAL, "precondition_failed", "The adapter `%s` was changed meanwhile: it is at revision r%lld now.", op->name, (long long)e->revision);
-    return NULL;
+    return has_revision(op, e) ? e : NULL;
 }
 
 ad_entry *ad_op_stored_adapter(ad_op *op)
@@ -147,6 +154,17 @@ void ad_keeper_ignore(void *user, ad_status st, const ad_err *err)
 {
     (void)user;
     if (st != AD_OK) ad_log(AD_LOG_WARN, "registry: %s", err->msg); /* what is not written now is found out at the next start */
+}
+
+void ad_keeper_mend(ad_keeper *k, ad_version *v)
+{
+    if (!v->failed) return;
+    v->failed = false;
+    v->checked = v->fits = true;
+    v->base = *ad_model_fingerprint(k->app->model);
+    free(v->reason);
+    v->reason = NULL;
+    ad_keeper_tell(k, v->entry->name, v, ad_version_state_name(ad_version_get_state(v)), ad_version_state_name(AD_VERSION_FAILED));
 }
 
 bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const char *chat_template)
@@ -556,6 +574,8 @@ static bool check_targets(change *c)
     return true;
 }
 
+static size_t count_aliases(const ad_keeper *k) { return ad_registry_count(k->registry) - ad_registry_adapters(k->registry); }
+
 static void run_set_alias(ad_op *op)
 {
     change *c = (change *)op;
@@ -563,7 +583,8 @@ static void run_set_alias(ad_op *op)
     ad_err err;
     ad_status st = e && !e->n_targets ? ad_fail(&err, AD_EEXIST, "`%s` is the name of an adapter.", op->name) : ad_registry_check_name(op->name, &err);
     if (st == AD_OK && !strcmp(op->name, op->k->app->served_name)) st = ad_fail(&err, AD_EEXIST, "`%s` is the name of the base model.", op->name);
-    if (has_failed(c, st, &err) || !check_targets(c)) return;
+    if (st == AD_OK && !e && count_aliases(op->k) >= (size_t)op->k->app->config->max_adapters) st = ad_fail(&err, AD_EBUSY, "there are %zu aliases already (--max-adapters)", count_aliases(op->k));
+    if (has_failed(c, st, &err) || !has_revision(op, e) || !check_targets(c)) return;
     c->row.kind = AD_PUT_ALIAS;
     memcpy(c->row.alias.name, op->name, sizeof c->row.alias.name);
     c->row.alias.revision = c->revision = ad_keeper_next_revision(op->k);
@@ -572,9 +593,9 @@ static void run_set_alias(ad_op *op)
     else ad_op_fail(op, AD_ENOMEM, NULL, "out of memory");
 }
 
-void ad_keeper_set_alias(ad_keeper *k, const char *name, ad_target *targets, int n, ad_outcome_fn done, void *user)
+void ad_keeper_set_alias(ad_keeper *k, const char *name, ad_target *targets, int n, int64_t if_match, ad_outcome_fn done, void *user)
 {
-    begin(k, name, run_set_alias, done, user, (change){.op.if_match = AD_ANY_REVISION, .targets = targets, .n_targets = n});
+    begin(k, name, run_set_alias, done, user, (change){.op.if_match = if_match, .targets = targets, .n_targets = n});
 }
 
 static void alias_removed(void *user, ad_status st, const ad_err *err)
@@ -595,12 +616,13 @@ static void run_remove_alias(ad_op *op)
         ad_op_fail(op, AD_ENOTFOUND, "alias_not_found", "The alias `%s` does not exist.", op->name);
         return;
     }
+    if (!has_revision(op, e)) return;
     c->row.kind = AD_DROP_ALIAS;
     memcpy(c->row.alias.name, op->name, sizeof c->row.alias.name);
     write_row(c, true, alias_removed);
 }
 
-void ad_keeper_remove_alias(ad_keeper *k, const char *name, ad_outcome_fn done, void *user)
+void ad_keeper_remove_alias(ad_keeper *k, const char *name, int64_t if_match, ad_outcome_fn done, void *user)
 {
-    begin(k, name, run_remove_alias, done, user, (change){.op.if_match = AD_ANY_REVISION});
+    begin(k, name, run_remove_alias, done, user, (change){.op.if_match = if_match});
 }

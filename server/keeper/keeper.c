@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "adapters/source.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 
@@ -119,6 +120,7 @@ static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_e
     v->signer = signer;
     v->source = strdup("command line");
     v->dir = realpath(dir, NULL);
+    v->bytes_disk = ad_origin_bytes(dir);
     for (int i = 0; i < ad_adapter_warning_count(a); i++) ad_log(AD_LOG_WARN, "adapter %s: %s", name, ad_adapter_warning(a, i));
     ad_log(AD_LOG_INFO, "adapter %s: rank %d, %d modules, %zu bytes, from %s", name, v->rank, v->modules, v->bytes_packed, dir);
     if (ad_registry_make_room(k->registry, v->bytes_packed)) ad_registry_set_adapter(v, a);

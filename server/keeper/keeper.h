@@ -55,6 +55,7 @@ typedef struct {
     bool existed;             /* the same content is active already; nothing changed */
     bool drained;
     json_t *report;           /* of an admission; or NULL */
+    json_t *reasons;          /* all that is wrong with the adapter that was refused, err's among them; or NULL */
 } ad_outcome;
 typedef void (*ad_outcome_fn)(void *user, const ad_outcome *o);
 
@@ -90,8 +91,8 @@ typedef struct {
 void ad_keeper_patch(ad_keeper *k, const char *name, ad_patch *patch, int64_t if_match, ad_outcome_fn done, void *user);
 /* selector NULL: the whole name, after its leases ended, or drain_ms passed; else one version that is not active. */
 void ad_keeper_remove(ad_keeper *k, const char *name, const char *selector, int drain_ms, int64_t if_match, ad_outcome_fn done, void *user);
-void ad_keeper_set_alias(ad_keeper *k, const char *name, ad_target *targets, int n, ad_outcome_fn done, void *user); /* takes targets */
-void ad_keeper_remove_alias(ad_keeper *k, const char *name, ad_outcome_fn done, void *user);
+void ad_keeper_set_alias(ad_keeper *k, const char *name, ad_target *targets, int n, int64_t if_match, ad_outcome_fn done, void *user); /* takes targets */
+void ad_keeper_remove_alias(ad_keeper *k, const char *name, int64_t if_match, ad_outcome_fn done, void *user);
 /* Reads the active version's files again: AD_OK when they are what the digest says; report: {"digest", "expected"}. */
 void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *user);
 

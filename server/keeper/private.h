@@ -87,6 +87,8 @@ void ad_keeper_load_pinned(ad_keeper *k, const ad_entry *e);
 void ad_keeper_start_timer(ad_keeper *k);
 void ad_keeper_prune(ad_keeper *k, ad_entry *e); /* versions beyond the kept ones go */
 void ad_keeper_ignore(void *user, ad_status st, const ad_err *err); /* for rows that nobody waits for */
+/* v's content was just found good, against this base. */
+void ad_keeper_mend(ad_keeper *k, ad_version *v);
 /* Whether v (NULL: no) answers as one with this content and chat template would. */
 bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const char *chat_template);
 void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d);

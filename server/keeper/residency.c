@@ -128,6 +128,22 @@ static bool is_misfit(ad_status st)
     return st == AD_EMISMATCH || st == AD_EUNSUPPORTED || st == AD_EFORMAT;
 }
 
+/* Whether its files can be had. That is no property of the version: it is tried again whenever somebody asks. */
+static void note_failure(ad_load *l)
+{
+    ad_version *v = l->version;
+    bool failed = l->status != AD_OK && l->status != AD_ENOMEM && l->status != AD_EBUSY && (v->checked ? v->fits : !is_misfit(l->status));
+    if (failed == v->failed && !failed) return;
+    bool news = failed != v->failed;
+    const char *before = ad_version_state_name(ad_version_get_state(v));
+    v->failed = failed;
+    if (failed || v->fits) {
+        free(v->reason);
+        v->reason = failed ? strdup(l->err.msg) : NULL;
+    }
+    if (v->entry && news) ad_keeper_tell(l->k, v->entry->name, v, ad_version_state_name(ad_version_get_state(v)), before);
+}
+
 /* What the load found is remembered when it is news: whether the version fits this base. */
 static void note_check(ad_load *l)
 {
@@ -171,6 +187,7 @@ static void finish(ad_load *l)
     bool wanted = false;
     v->load = NULL;
     note_check(l);
+    note_failure(l);
     if (l->status == AD_ENOTFOUND || (is_misfit(l->status) && v->fits)) l->status = l->err.code = AD_EIO; /* it was whole when it came: that is our trouble, not the client's */
     for (const ad_wait *w = k->first_wait; w && !wanted; w = w->next) wanted = w->version == v;
     if (l->status == AD_OK && (!l->recheck || wanted)) keep_adapter(l);

@@ -20,6 +20,7 @@ typedef struct finding {
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
     char *template;           /* or NULL */
+    int64_t bytes;            /* of its files */
     ad_signer signer;
     ad_status status;
     ad_err err;
@@ -46,7 +47,10 @@ static void work(ad_job *job)
 {
     finding *f = (finding *)job;
     const ad_keeper *k = f->w->k;
-    f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
+    size_t most = k->app->config->max_adapter_bytes;
+    f->bytes = ad_origin_bytes(f->path);
+    f->status = (uint64_t)f->bytes > most ? ad_fail(&f->err, AD_ELIMIT, "its files have %lld bytes; --max-adapter-bytes allows %zu", (long long)f->bytes, most) : AD_OK;
+    if (f->status == AD_OK) f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
     if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(k, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
     if (f->status == AD_OK) f->status = ad_keeper_read_template(f->path, &f->template, &f->err);
 }
@@ -94,6 +98,7 @@ static void publish(finding *f, ad_entry *e)
     v->bytes_packed = ad_adapter_packed_bytes(f->adapter);
     v->source = strdup("watch");
     v->dir = strdup(f->path);
+    v->bytes_disk = f->bytes;
     v->chat_template = f->template, f->template = NULL;
     e->revision = ad_keeper_next_revision(k);
     if (ad_registry_make_room(k->registry, v->bytes_packed)) {

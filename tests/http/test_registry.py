@@ -88,6 +88,14 @@ class Uploads(Stored):
         self.assertEqual(status, 422)
         self.assertIn("shape", e["error"]["message"])
         self.assertEqual(e["report"]["admitted"], False)
+        names = [n for n in json.loads(weights[8:8 + int.from_bytes(weights[:8], "little")]) if n != "__metadata__"]
+        self.assertEqual(len(e["report"]["reasons"]), len(names), e)  # all of them, each by name
+        for n in names:
+            self.assertIn(n, "".join(e["report"]["reasons"]))
+        more = json.dumps({**json.loads(config), "target_modules": ["q_proj", "v_proj", "o_proj"]}).encode()
+        reasons = self.d.upload("a", (more, weights))[1]["report"]["reasons"]
+        self.assertTrue(reasons and all("o_proj" in r and "no pair" in r for r in reasons), reasons)
+        self.assertNotIn(self.tmp.name, "".join(reasons))
         for files, want in (((config, weights[:-4]), 422), ((b"{", weights), 422), ((config, b"junk"), 422), ((b'{"peft_type":"IA3"}', weights), 422)):
             self.assertEqual(self.d.upload("a", files)[0], want)
         self.assertEqual(self.d.upload("../x", (config, weights))[0], 400)
@@ -166,6 +174,14 @@ class Versions(Stored):
         for unknown in ("a@3", "a@" + "0" * 12, "a@"):
             self.assertEqual(self.d.post({"model": unknown, "prompt": "x"})[0], 404, unknown)
 
+    def test_an_adapter_that_is_only_staged_shows_its_modules(self):
+        self.d.upload("s", make_adapter(7), activate="false")
+        for _ in range(2):
+            a = self.d.show("s")[1]
+            self.assertEqual((a["state"], a["version"]), ("staged", None))
+            self.assertTrue(a["modules"] and a["tensors_matched"])
+            self.restart()
+
     def test_a_staged_version_waits_for_its_activation(self):
         status, a = self.d.new_version("a", make_adapter(2), activate="false")
         self.assertEqual((status, a["version"]), (201, 1))
@@ -188,7 +204,11 @@ class Versions(Stored):
             status, e = self.d.call(method, f"/v1/adapters/a/{path}".rstrip("/"), body, {"If-Match": etag})
             self.assertEqual((status, e["error"]["code"]), (412, "precondition_failed"), method)
         self.assertEqual(self.d.new_version("a", make_adapter(3), headers={"If-Match": etag})[0], 412)
-        self.assertEqual(self.d.request("GET", "/v1/adapters/a", headers={"If-None-Match": a["etag"]})[0], 304)
+        for tags, want in ((a["etag"], 304), (f'"x", W/{a["etag"]}', 304), ("*", 304), (etag, 200), ('"x"', 200), ("r1", 200), ('"', 200), ("", 200)):
+            self.assertEqual(self.d.request("GET", "/v1/adapters/a", headers={"If-None-Match": tags})[0], want, tags)
+        for tags, want in ((f'"x", {etag}, {a["etag"]}', 200), (f'W/{a["etag"]}', 412), ('"x"', 412), ("r1", 412), ('"r1', 412), ('"r99999999999999999999"', 412), ("*", 200)):
+            self.assertEqual(self.d.call("PATCH", "/v1/adapters/a", {"pinned": False}, {"If-Match": tags})[0], want, tags)
+            a = self.d.show("a")[1]
         self.assertEqual(self.d.call("PATCH", "/v1/adapters/a", {"pinned": True}, {"If-Match": a["etag"]})[0], 200)
 
     def test_activating_what_is_active_changes_nothing(self):
@@ -308,11 +328,32 @@ class Aliases(Stored):
         self.assertEqual(put("b", [{"model": "nobody", "weight": 1}]), 422)
         self.assertEqual(put("a", [{"model": "a", "weight": 1}]), 409)
         self.assertEqual(put("base", [{"model": "a", "weight": 1}]), 409)
-        for bad in ([], [{"model": "a", "weight": 0}], [{"weight": 1}], [{"model": "a", "weight": 1.5}], "a"):
+        for bad in ([], [{"model": "a", "weight": 0}], [{"weight": 1}], [{"model": "a", "weight": 1.5}], "a", [{"model": "a", "share": 1}]):
             self.assertEqual(put("b", bad), 400, bad)
+        self.assertEqual(self.d.call("PUT", "/v1/aliases/b", {"targets": [{"model": "a"}], "weights": [1]})[0], 400)
         self.assertEqual(put("b", [{"model": "a"}]), 200)
         self.assertEqual(put("c", [{"model": "b", "weight": 1}]), 400)
         self.assertEqual(self.d.upload("b", make_adapter(2))[0], 409)
+
+    def test_an_etag_guards_an_alias(self):
+        self.d.upload("a", make_adapter(1))
+        body = {"targets": [{"model": "a"}]}
+        self.assertEqual(self.d.call("PUT", "/v1/aliases/b", body, {"If-Match": '"r1"'})[0], 412)  # it is not there
+        first = self.d.call("PUT", "/v1/aliases/b", body)[1]["etag"]
+        self.assertEqual(self.d.headers["ETag"], first)
+        self.assertEqual(self.d.call("PUT", "/v1/aliases/b", body, {"If-Match": first})[0], 200)
+        for method in ("PUT", "DELETE"):
+            status, e = self.d.call(method, "/v1/aliases/b", body if method == "PUT" else None, {"If-Match": first})
+            self.assertEqual((status, e["error"]["code"]), (412, "precondition_failed"))
+        now = self.d.call("GET", "/v1/aliases/b")[1]["etag"]
+        self.assertEqual(self.d.request("GET", "/v1/aliases/b", headers={"If-None-Match": now})[0], 304)
+        self.assertEqual(self.d.call("DELETE", "/v1/aliases/b", None, {"If-Match": f'{first}, {now}'})[0], 200)
+
+    def test_there_are_as_many_aliases_as_adapters_at_most(self):
+        self.restart("--max-adapters", "2")
+        self.d.upload("a", make_adapter(1))
+        put = lambda name: self.d.call("PUT", f"/v1/aliases/{name}", {"targets": [{"model": "a"}]})[0]
+        self.assertEqual([put("b"), put("c"), put("d"), put("b")], [200, 200, 503, 200])
 
 
 class Restarts(Stored):
@@ -376,7 +417,7 @@ class Restarts(Stored):
             self.restart()
             status, e = self.d.post({"model": "a", "prompt": "x"})
             verdict = self.d.call("POST", "/v1/adapters/a/verify")[1]
-            self.assertEqual((status, verdict["ok"], self.d.show("a")[1]["state"]), (500, False, "ready"), e)
+            self.assertEqual((status, verdict["ok"], self.d.show("a")[1]["state"]), (500, False, "failed"), e)
             self.assertNotIn(self.tmp.name, json.dumps([e, verdict]))
 
     def flip(self, path):
@@ -432,12 +473,28 @@ class Restarts(Stored):
         self.assertEqual(status, 500)
         self.assertIn("digest", e["error"]["message"])
         self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], False)
-        self.assertEqual(self.d.show("a")[1]["digest"], digest)
+        a = self.d.show("a")[1]
+        self.assertEqual((a["digest"], a["state"]), (digest, "failed"))
+        self.assertIn("digest", a["versions"][0]["reason"])
+        self.assertEqual([x["name"] for x in self.d.call("GET", "/v1/adapters?state=failed")[1]["data"]], ["a"])
         self.assertEqual(self.d.upload("a", make_adapter(1))[0], 200)  # the same content heals it
         self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], True)
+        self.assertEqual(self.d.show("a")[1]["state"], "ready")
         self.assertEqual(self.d.answer("a")[1], digest)
         self.restart()
         self.assertEqual(self.d.answer("a")[1], digest)
+
+    def test_a_version_that_cannot_be_read_for_another_base_says_so(self):
+        digest = self.d.upload("a", make_adapter(1))[1]["digest"]
+        self.d.stop()
+        os.unlink(os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors"))
+        self.d = self.start(model=os.path.join(os.path.dirname(BASE), "mistral-headdim"))
+        end = time.monotonic() + 10
+        while self.d.show("a")[1]["state"] == "verifying" and time.monotonic() < end:
+            time.sleep(0.05)
+        a = self.d.show("a")[1]
+        self.assertEqual(a["state"], "failed", a)
+        self.assertIn("adapter_model.safetensors", a["versions"][0]["reason"])
 
     def test_a_verification_answers_whatever_the_damaged_files_say(self):
         digest = self.d.upload("a", make_adapter(1))[1]["digest"]

@@ -3,6 +3,7 @@
 import http.client
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -109,8 +110,32 @@ class Directories(Places):
             status, e = d.call("POST", "/v1/adapters", {"name": "x", "url": url})
             self.assertEqual(status, 400, (url, e))
 
+    def test_a_server_that_cannot_be_reached_is_a_bad_gateway(self):
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            host = f"127.0.0.1:{s.getsockname()[1]}"  # nobody listens there any longer
+        status, e = self.start("--source-host", host).call("POST", "/v1/adapters", {"name": "x", "url": f"https://{host}/x.tar"})
+        self.assertEqual(status, 502, e)
+
 
 class Watched(Places):
+    def test_a_folder_over_the_limit_is_not_served(self):
+        config, weights = make_adapter(1)
+        write(self.at("watch", "a"), (config, weights))
+        d = self.start("--watch-dir", self.at("watch"), "--max-adapter-bytes", str(len(config) + len(weights) - 1))
+        self.until(lambda: "--max-adapter-bytes allows" in d.stderr())
+        self.assertEqual(d.names(), [])
+
+    def test_bytes_on_disk_are_those_of_the_adapters_files(self):
+        config, weights = make_adapter(1)
+        for place in ("watch", "given"):
+            write(self.at(place, "a"), (config, weights))
+            with open(self.at(place, "a", "optimizer.pt"), "wb") as f:
+                f.write(b"x" * 1000)
+        d = self.start("--watch-dir", self.at("watch"), "--adapter", f"b={self.at('given', 'a')}")
+        self.until(lambda: d.names() == ["a", "b"])
+        for name in ("a", "b"):
+            self.assertEqual(d.show(name)[1]["bytes_disk"], len(config) + len(weights))
+
     def test_a_folder_appears_is_served_changes_and_goes(self):
         os.makedirs(self.at("watch"))
         d = self.start("--watch-dir", self.at("watch"))
