@@ -33,8 +33,9 @@ if pydantic:
         tags: list[typing.Literal["a", "b"]] = pydantic.Field(max_length=2)
 
 
-@unittest.skipUnless(openai, "the Python package openai is not installed")
-class Base(unittest.TestCase):
+class Template(unittest.TestCase):
+    """A daemon with a chat template."""
+
     @classmethod
     def setUpClass(cls):
         cls.dir = tempfile.TemporaryDirectory()
@@ -42,14 +43,25 @@ class Base(unittest.TestCase):
         with open(template, "w") as f:
             f.write(TEMPLATE)
         cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--chat-template-file", template, adapters=("qv", "all"))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop()
+        cls.dir.cleanup()
+
+
+@unittest.skipUnless(openai, "the Python package openai is not installed")
+class Base(Template):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
         cls.url = f"http://127.0.0.1:{cls.d.port}/v1"
         cls.client = openai.OpenAI(base_url=cls.url, api_key="none", max_retries=0)
 
     @classmethod
     def tearDownClass(cls):
         cls.client.close()
-        cls.d.stop()
-        cls.dir.cleanup()
+        super().tearDownClass()
 
     def nothing_runs(self):
         self.d.wait_for("adapterd_requests_running", 0)
