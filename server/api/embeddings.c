@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/generation.h"
+#include "server/api/llama_server.h"
 
 enum { LLAMA_RAW = -1, LLAMA_EUCLIDEAN = 2 }; /* embd_normalize */
 
@@ -60,11 +61,6 @@ static bool read_body(const ad_reader *rd)
     bool special = true;
     return o && read_pooling(rd) && read_format(rd, &o->base64) && ad_read_integer(rd, "dimensions", 1, rd->cx->hidden, &o->dimensions) &&
            ad_read_flag(rd, "normalize", &o->normalize) && ad_read_flag(rd, "add_special_tokens", &special) && ad_read_prompts(rd, "input", special);
-}
-
-static bool read_llama_target(const ad_reader *rd)
-{
-    return ad_read_model(rd, false) && ad_read_adapters(rd);
 }
 
 static bool read_llama_body(const ad_reader *rd)
@@ -159,7 +155,7 @@ static void write_llama_reply(ad_generation *g, ad_buf *out)
 }
 
 const ad_dialect ad_embeddings = {.id_prefix = "embd-", .read_target = read_target, .read = read_body, .vector = take_vector, .write = write_reply};
-const ad_dialect ad_llama_embedding = {.id_prefix = "embd-", .read_target = read_llama_target, .read = read_llama_body, .vector = take_vector, .write = write_llama_reply};
+const ad_dialect ad_llama_embedding = {.id_prefix = "embd-", .read_target = ad_llama_read_target, .read = read_llama_body, .vector = take_vector, .write = write_llama_reply};
 
 void ad_handle_embeddings(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_embeddings); }
 void ad_handle_llama_embedding(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_llama_embedding); }

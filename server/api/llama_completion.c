@@ -21,7 +21,7 @@ typedef struct {
 
 /* ---- who answers ---- */
 
-static bool read_target(const ad_reader *rd)
+bool ad_llama_read_target(const ad_reader *rd)
 {
     ad_request *r = rd->r;
     if (!ad_read_model(rd, false) || !ad_read_adapters(rd)) return false;
@@ -412,7 +412,7 @@ static void end(ad_generation *g)
 }
 
 const ad_dialect ad_llama_completion = {
-    .id_prefix = "cmpl-", .read_target = read_target, .read = read_body, .reply = reply, .event = send_choice, .end = end, .free_choice = free,
+    .id_prefix = "cmpl-", .read_target = ad_llama_read_target, .read = read_body, .reply = reply, .event = send_choice, .end = end, .free_choice = free,
 };
 
 void ad_handle_llama_completion(ad_http_exchange *x, void *app)

@@ -83,6 +83,7 @@ static const ad_http_route routes[] = {
     {"POST", "/generate_stream", ad_handle_generate_stream, "/generate_stream", false, &ad_tgi_errors},
     {"POST", "/", ad_handle_generate_compat, "/", false, &ad_tgi_errors},
     {"GET", "/", health, "/", false, &ad_tgi_errors},
+    {"GET", "/startup", health, "/startup", false, &ad_tgi_errors},
     {"GET", "/info", ad_handle_info, "/info", false, &ad_tgi_errors},
     {"GET", "/v1/health", health, "/v1/health", false, &ad_llama_server_errors},
     {"GET", "/health", health, "/health", false, NULL},

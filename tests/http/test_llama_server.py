@@ -246,6 +246,9 @@ class Completion(unittest.TestCase):
             self.assertEqual((got["content"], got["adapter_version"]), (want["choices"][0]["text"], want["adapter_version"]))
             self.assertEqual(got["generation_settings"]["lora"], [{"id": i, "scale": 1}])
             self.assertEqual(self.d.complete(model="base", prompt="hello", max_tokens=6, lora=[{"id": i, "scale": 1.0}])["choices"][0]["text"], want["choices"][0]["text"])
+            for body, path in (({"model": "base", "input": "hello"}, "/v1/embeddings"), ({"content": "hello"}, "/embedding")):
+                vector = lambda status, reply: (status, (reply["data"] if "data" in reply else reply)[0]["embedding"])  # noqa: E731
+                self.assertEqual(vector(*self.d.post({**body, "lora": [{"id": i, "scale": 1}]}, path)), vector(*self.d.post({**body, "model": name}, path)), path)
 
     def test_several_add_up_with_their_scales(self):
         want = self.d.complete(model="base", prompt="hello", max_tokens=6, adapters=[{"name": "qv", "weight": 0.5}, {"name": "all", "weight": -1}])
@@ -370,6 +373,9 @@ class Defaults(unittest.TestCase):
         for fields in ({}, {"model": "base"}):
             got = self.d.completion(**fields)
             self.assertEqual((got["content"], got["adapter_version"]), (qv["content"], qv["adapter_version"]))
+        embeddings = [self.d.post({"content": "hello", **fields}, "/embedding") for fields in ({}, {"model": "qv"}, {"lora": []})]
+        self.assertEqual(embeddings[0], embeddings[1])
+        self.assertNotEqual(embeddings[0], embeddings[2])
         self.assertEqual(self.d.completion(lora=[])["content"], base)
         self.assertEqual(self.d.completion(lora=[{"id": 0, "scale": 0}])["content"], base)
         self.assertEqual(self.d.completion(model="all")["content"], self.d.completion(lora=[{"id": 1, "scale": 1}])["content"])

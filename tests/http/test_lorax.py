@@ -278,8 +278,9 @@ class Generate(unittest.TestCase):
         self.assertEqual((status, info["model_id"], info["max_total_tokens"], info["max_input_length"], info["model_device_type"]), (200, "base", 64, 63, "cpu"))
         self.assertTrue({"model_sha", "model_dtype", "model_pipeline_tag", "max_concurrent_requests", "max_best_of", "max_stop_sequences", "version", "sha", "docker_label"} <= set(info))
 
-    def test_the_root_answers_health_checks(self):
-        self.assertEqual(self.d.get("/"), (200, {"status": "ok"}))
+    def test_the_root_and_startup_answer_health_checks(self):
+        for path in ("/", "/startup"):
+            self.assertEqual(self.d.get(path), (200, {"status": "ok"}))
 
 
 @unittest.skipUnless(lorax, "the Python package lorax-client is not installed")
