@@ -23,6 +23,7 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
 /* Ends the exchange, in the form of its route: see error_form.h. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
 void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body */
+void ad_set_processing_time(ad_http_exchange *x);                  /* OpenAI's header; JSON replies have it, streams set it when they begin */
 void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body); /* JSON that is written already, or failed; takes what is in body */
 /* The body of a fault in OpenAI's form, or in that of a route (NULL: OpenAI's); the caller owns it. */
 json_t *ad_fault_json(const ad_fault *f);

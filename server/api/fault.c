@@ -70,11 +70,23 @@ void ad_put_json(ad_buf *out, json_t *v)
     json_decref(v);
 }
 
+void ad_set_processing_time(ad_http_exchange *x)
+{
+    char ms[32];
+    snprintf(ms, sizeof ms, "%llu", (unsigned long long)((uv_hrtime() - ad_http_start_ns(x)) / 1000000));
+    ad_http_set_header(x, "openai-processing-ms", ms);
+}
+
 void ad_reply_json_text(ad_http_exchange *x, int status, ad_buf *body)
 {
     const char *oom = ad_error_form_of(ad_http_matched_route(x))->out_of_memory;
-    if (body->failed) ad_http_reply(x, 503, "application/json", oom, strlen(oom));
-    else ad_http_reply(x, status, "application/json", body->data, body->len);
+    ad_set_processing_time(x);
+    if (body->failed) {
+        ad_http_set_header(x, "Retry-After", "1");
+        ad_http_reply(x, 503, "application/json", oom, strlen(oom));
+    } else {
+        ad_http_reply(x, status, "application/json", body->data, body->len);
+    }
     ad_buf_deinit(body);
 }
 

@@ -69,19 +69,12 @@ static void refuse(ad_generation *g, const ad_fault *f)
 
 /* ---- events ---- */
 
-static void write_processing_time(const ad_generation *g)
-{
-    char ms[32];
-    snprintf(ms, sizeof ms, "%llu", (unsigned long long)((uv_hrtime() - ad_http_start_ns(g->x)) / 1000000));
-    ad_http_set_header(g->x, "openai-processing-ms", ms);
-}
-
 /* The reply is a stream from now on. */
 static void open_stream(ad_generation *g)
 {
     if (g->streaming) return;
     g->streaming = true;
-    write_processing_time(g);
+    ad_set_processing_time(g->x);
     if (g->dialect->headers) g->dialect->headers(g);
     ad_http_stream_begin(g->x, 200, "text/event-stream; charset=utf-8");
     if (g->dialect->begin) g->dialect->begin(g);
@@ -241,7 +234,6 @@ static void reply(ad_generation *g)
     ad_buf body = {0};
     if (g->dialect->write) g->dialect->write(g, &body);
     else ad_put_json(&body, g->dialect->reply(g));
-    write_processing_time(g);
     if (g->dialect->headers) g->dialect->headers(g);
     ad_reply_json_text(take_exchange(g), 200, &body);
 }

@@ -296,6 +296,12 @@ class Api(unittest.TestCase):
             self.assertIn(name, seen)
         self.assertGreaterEqual(self.d.metric('adapterd_http_requests_total{route="/v1/completions",status="200"}'), 1)
 
+    def test_json_replies_and_refusals_tell_how_long_they_took(self):
+        for method, path, body in (("GET", "/v1/models", None), ("GET", "/v1/models/nope", None), ("POST", "/v1/completions", b"{}"), ("GET", "/health", None), ("GET", "/v1/adapters", None)):
+            headers = self.d.request(method, path, body, {"Content-Type": "application/json"})[1]
+            self.assertEqual(len(headers.get_all("openai-processing-ms")), 1, path)
+            self.assertLess(int(headers["openai-processing-ms"]), 60000)
+
     def test_unknown_paths_are_404_and_wrong_methods_405(self):
         self.assertEqual(self.d.get("/nope")[0], 404)
         self.assertEqual(self.d.get("/v1/models/")[0], 404)
