@@ -9,7 +9,14 @@
 
 #include "core/base/mem.h"
 
-enum { DIGEST_DIGITS = 12 }; /* of a digest that name a version */
+enum { DIGEST_DIGITS = 12 /* of a digest that name a version */, TEMPLATES = 256 };
+
+typedef struct ad_shared_template ad_shared_template;
+struct ad_shared_template {
+    ad_chat_template *chat;
+    int refs;            /* versions */
+    ad_shared_template *next;
+};
 
 struct ad_registry {
     size_t budget;
@@ -23,6 +30,7 @@ struct ad_registry {
     ad_entry **buckets;  /* [n_buckets] chains; a power of two */
     size_t n_buckets;
     ad_version *freshest, *stalest;
+    ad_shared_template *templates[TEMPLATES]; /* chains by hash of the text */
     ad_registry_stats stats;
 };
 
@@ -311,13 +319,78 @@ void ad_registry_get_stats(const ad_registry *reg, ad_registry_stats *out)
     out->budget = reg->budget;
 }
 
+/* ---- chat templates ---- */
+
+static ad_shared_template **chain_of(ad_registry *reg, const char *text) { return &reg->templates[hash_name(text) % TEMPLATES]; }
+
+static ad_shared_template *find_template(ad_registry *reg, const char *text)
+{
+    ad_shared_template *t = *chain_of(reg, text);
+    while (t && strcmp(ad_chat_template_source(t->chat), text)) t = t->next;
+    return t;
+}
+
+static void drop_template(ad_version *v)
+{
+    ad_shared_template *t = v->chat;
+    v->chat = NULL;
+    v->chat_template = NULL;
+    if (!t || --t->refs > 0) return;
+    ad_shared_template **link = chain_of(v->registry, ad_chat_template_source(t->chat));
+    while (*link != t) link = &(*link)->next;
+    *link = t->next;
+    ad_chat_template_free(&t->chat);
+    free(t);
+}
+
+static void share_template(ad_version *v, ad_shared_template *t)
+{
+    t->refs++;
+    v->chat = t;
+    v->chat_template = ad_chat_template_source(t->chat);
+}
+
+ad_status ad_registry_set_template(ad_version *v, ad_chat_template **tp, ad_err *err)
+{
+    ad_chat_template *chat = *tp;
+    *tp = NULL;
+    drop_template(v);
+    if (!chat) return AD_OK;
+    ad_shared_template *t = find_template(v->registry, ad_chat_template_source(chat)), *fresh = t ? NULL : ad_calloc(1, sizeof *fresh);
+    if (fresh) {
+        ad_shared_template **head = chain_of(v->registry, ad_chat_template_source(chat));
+        *fresh = (ad_shared_template){.chat = chat, .next = *head};
+        *head = t = fresh;
+    } else {
+        ad_chat_template_free(&chat);
+    }
+    if (!t) return ad_fail(err, AD_ENOMEM, "out of memory for a chat template");
+    share_template(v, t);
+    return AD_OK;
+}
+
+ad_status ad_registry_set_template_text(ad_version *v, const char *text, ad_err *err)
+{
+    ad_chat_template *chat = NULL;
+    ad_shared_template *t = find_template(v->registry, text);
+    if (t && t != v->chat) {
+        drop_template(v);
+        share_template(v, t);
+    }
+    if (t) return AD_OK;
+    ad_status st = ad_chat_template_new(&chat, text, strlen(text), "chat template", err);
+    return st == AD_OK ? ad_registry_set_template(v, &chat, err) : st;
+}
+
+const ad_chat_template *ad_version_chat_template(const ad_version *v) { return v->chat ? v->chat->chat : NULL; }
+
 /* ---- versions ---- */
 
 static void version_free(ad_version *v)
 {
+    drop_template(v);
     free(v->source);
     free(v->selftest);
-    free(v->chat_template);
     free(v->dir);
     free(v->reason);
     free(v);

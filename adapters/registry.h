@@ -12,6 +12,7 @@
 #include "adapters/adapter.h"
 #include "adapters/signature.h"
 #include "adapters/store.h"
+#include "core/text/chat.h"
 
 typedef struct ad_registry ad_registry;
 typedef struct ad_entry ad_entry;
@@ -39,7 +40,8 @@ struct ad_version {
     size_t bytes_packed;      /* of the last load; 0: not known yet */
     int rank, modules;        /* largest rank, modules matched; 0: not known yet [owner] */
     char *source, *selftest;  /* or NULL; owned */
-    char *chat_template;      /* text of its own, or NULL: the base model's counts; owned [owner] */
+    struct ad_shared_template *chat; /* its own chat template; NULL: the base model's counts */
+    const char *chat_template; /* the text of that; or NULL */
     char *dir;                /* where it is loaded from when not from the store; or NULL; owned */
     bool failed;              /* its files could not be read, or are damaged, when they were last needed; they may be well again [owner] */
     char *reason;             /* why it does not fit, or failed; or NULL [owner] */
@@ -116,6 +118,14 @@ void ad_registry_retire(ad_version *v);
 bool ad_registry_is_surplus(const ad_version *v);
 ad_version_state ad_version_get_state(const ad_version *v);
 const char *ad_version_state_name(ad_version_state state);
+
+/* ---- chat templates of versions ---- */
+
+/* Takes *t (NULL inside: none). Most adapters of a base bring the same one: equal texts are kept once. AD_ENOMEM: v has none. */
+AD_MUSTUSE ad_status ad_registry_set_template(ad_version *v, ad_chat_template **t, ad_err *err);
+/* The same from text: compiled unless an equal one is there. AD_EFORMAT when it is no template. */
+AD_MUSTUSE ad_status ad_registry_set_template_text(ad_version *v, const char *text, ad_err *err);
+const ad_chat_template *ad_version_chat_template(const ad_version *v); /* borrowed while v is leased; NULL: it has none of its own */
 
 /* ---- leases ---- */
 

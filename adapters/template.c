@@ -27,12 +27,17 @@ static bool is_there(const char *dir, const char *name)
     return access(path, F_OK) == 0;
 }
 
-static ad_status take_text(const char *text, size_t len, const char *file, char **out, ad_err *err)
+static ad_status take_text(const char *text, size_t len, const char *file, ad_chat_template **out, ad_err *err)
 {
     if (len > AD_TEMPLATE_BYTES) return ad_fail(err, AD_ELIMIT, "%s: the chat template has %zu bytes; %d are allowed", file, len, AD_TEMPLATE_BYTES);
     if (ad_utf8_check(text, len) != len || memchr(text, '\0', len)) return ad_fail(err, AD_EFORMAT, "%s: the chat template is not UTF-8 text", file);
-    *out = strndup(text, len);
-    return *out ? AD_OK : ad_fail(err, AD_ENOMEM, "%s: out of memory", file);
+    return ad_chat_template_new(out, text, len, file, err);
+}
+
+ad_status ad_template_compile(const char *text, ad_chat_template **out, ad_err *err)
+{
+    *out = NULL;
+    return *text ? take_text(text, strlen(text), "chat_template", out, err) : AD_OK;
 }
 
 /* The text of "chat_template", which may be a list of {"name", "template"}; NULL: there is none. */
@@ -48,7 +53,7 @@ static const json_t *find_template(const json_t *config)
     return NULL;
 }
 
-static ad_status read_tokenizer_config(const ad_file *f, char **out, ad_err *err)
+static ad_status read_tokenizer_config(const ad_file *f, ad_chat_template **out, ad_err *err)
 {
     json_error_t why;
     json_t *config = json_loadb(f->data ? f->data : "", f->len, 0, &why);
@@ -61,7 +66,7 @@ static ad_status read_tokenizer_config(const ad_file *f, char **out, ad_err *err
     return st;
 }
 
-ad_status ad_template_read(const char *dir, char **out, ad_err *err)
+ad_status ad_template_read(const char *dir, ad_chat_template **out, ad_err *err)
 {
     char path[PATH];
     ad_file f = {0};

@@ -469,8 +469,11 @@ static void load(ad_generation *g)
     else if (!g->lease.n_waiting) on_loaded(&g->lease, NULL);
 }
 
+/* One adapter's own comes first; several together speak as the base. */
 static const ad_chat_template *find_template(const ad_generation *g)
 {
+    const ad_chat_template *own = g->lease.n == 1 ? ad_version_chat_template(g->lease.versions[0]) : NULL;
+    if (own) return own;
     return g->app->named_template ? g->app->named_template : ad_model_chat_template(g->app->model);
 }
 

@@ -32,6 +32,7 @@ typedef struct ad_admission {
     ad_err err;
     const char *code;
     ad_adapter *adapter;
+    ad_chat_template *chat;   /* its own; or NULL */
     ad_digest digest;
     int64_t bytes_disk;
     ad_signer signer;
@@ -165,19 +166,12 @@ static ad_status take_signature_file(admission *a)
     return st;
 }
 
-ad_status ad_keeper_read_template(const char *path, char **out, ad_err *err)
-{
-    return ad_template_read(path, out, err);
-}
-
-/* Its files are no part of the blob. */
+/* What came by itself goes before the files, which are no part of the blob. */
 static ad_status take_template(admission *a)
 {
-    char *text = NULL;
-    ad_status st = a->spec.chat_template ? AD_OK : ad_keeper_read_template(a->dir, &text, &a->err);
+    const char *text = a->spec.chat_template;
+    ad_status st = text ? ad_template_compile(text, &a->chat, &a->err) : ad_template_read(a->dir, &a->chat, &a->err);
     ad_template_remove_files(a->dir);
-    if (!a->spec.chat_template) a->spec.chat_template = text;
-    if (st == AD_OK && a->spec.chat_template && !*a->spec.chat_template) free(a->spec.chat_template), a->spec.chat_template = NULL;
     return st;
 }
 
@@ -290,7 +284,7 @@ static json_t *make_report(const admission *a)
     json_object_set_new(v, "digest", json_string(hex));
     json_object_set_new(v, "bytes_disk", json_integer(a->bytes_disk));
     json_object_set_new(v, "signature", signature_json(a));
-    json_object_set_new(v, "has_chat_template", json_boolean(a->spec.chat_template != NULL));
+    json_object_set_new(v, "has_chat_template", json_boolean(a->chat != NULL));
     json_object_set_new(v, "selftest", json_null());
     return v;
 }
@@ -359,6 +353,7 @@ static void release(ad_op *op)
     }
     ad_keeper_release(k, &a->version);
     ad_adapter_release(&a->adapter);
+    ad_chat_template_free(&a->chat);
     ad_admission_spec_deinit(&a->spec);
     json_decref(a->report);
     json_decref(a->reasons);
@@ -483,7 +478,9 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
         e->labels = a->spec.labels, a->spec.labels = NULL;
     }
     st = ad_registry_add_version(reg, e, 0, &a->digest, &v, err);
+    if (st == AD_OK) st = ad_registry_set_template(v, &a->chat, err);
     if (st != AD_OK) {
+        if (v) ad_registry_retire(v);
         if (a->is_new) ad_registry_remove(reg, e);
         return st;
     }
@@ -498,7 +495,6 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
     v->signer = a->signer;
     v->source = strdup(a->spec.path ? "path" : a->spec.url ? "url" : "upload");
     v->selftest = a->spec.selftest, a->spec.selftest = NULL;
-    v->chat_template = a->spec.chat_template, a->spec.chat_template = NULL;
     a->version = ad_version_lease(v);
     return AD_OK;
 }
@@ -512,7 +508,7 @@ static void run(ad_op *op)
     ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
     ad_err err;
     if (must_exist && !e) return; /* the op has failed, and `a` went with it */
-    bool same = e && ad_keeper_is_same(e->active, &a->digest, a->spec.chat_template);
+    bool same = e && ad_keeper_is_same(e->active, &a->digest, a->chat);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
     else if (same) {
         ad_keeper_mend(k, e->active); /* its blob is the one that came */

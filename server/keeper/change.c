@@ -167,10 +167,10 @@ void ad_keeper_mend(ad_keeper *k, ad_version *v)
     ad_keeper_tell(k, v->entry->name, v, ad_version_state_name(ad_version_get_state(v)), ad_version_state_name(AD_VERSION_FAILED));
 }
 
-bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const char *chat_template)
+bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const ad_chat_template *chat)
 {
     if (!v || memcmp(&v->digest, digest, sizeof *digest)) return false;
-    return v->chat_template && chat_template ? !strcmp(v->chat_template, chat_template) : v->chat_template == chat_template;
+    return v->chat_template && chat ? !strcmp(v->chat_template, ad_chat_template_source(chat)) : !v->chat_template && !chat;
 }
 
 void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "adapters/source.h"
+#include "adapters/template.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 
@@ -35,11 +36,21 @@ static ad_status on_adapter(void *user, const ad_stored_adapter *a, ad_err *err)
     return ad_copy_text(&e->description, a->description) && ad_copy_text(&e->labels, a->labels) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
 }
 
+/* It was a template when it came, to another version of this program: better no answer than one to another form of prompt. */
+static void refuse_template(ad_version *v, const ad_err *why)
+{
+    ad_log(AD_LOG_WARN, "adapter %s version %d: %s", v->entry->name, v->number, why->msg);
+    v->checked = true;
+    v->fits = false;
+    v->reason = strdup(why->msg);
+}
+
 static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
 {
     ad_keeper *k = user;
     ad_entry *e = ad_registry_find(k->registry, s->name);
     ad_version *v = NULL;
+    ad_err why;
     if (!e) return ad_fail(err, AD_EFORMAT, "registry: version %d of \"%s\" has no adapter", s->number, s->name);
     int next = e->next_number;
     ad_status st = ad_registry_add_version(k->registry, e, s->number, &s->digest, &v, err);
@@ -55,8 +66,9 @@ static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
     v->rank = s->rank;
     v->modules = s->modules;
     if (!v->checked && !*k->recheck_at) memcpy(k->recheck_at, s->name, sizeof k->recheck_at);
+    if (s->chat_template && ad_registry_set_template_text(v, s->chat_template, &why) != AD_OK) refuse_template(v, &why);
     if (ad_keeper_check_signature(k, s->signature, &s->digest, &v->signer, &v->trusted, err) != AD_OK && !v->trusted) ad_log(AD_LOG_WARN, "adapter %s version %d: %s", s->name, s->number, err->msg);
-    return ad_copy_text(&v->source, s->source) && ad_copy_text(&v->selftest, s->selftest) && ad_copy_text(&v->reason, s->reason) && ad_copy_text(&v->chat_template, s->chat_template) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+    return ad_copy_text(&v->source, s->source) && ad_copy_text(&v->selftest, s->selftest) && (v->reason || ad_copy_text(&v->reason, s->reason)) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
 }
 
 static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
@@ -98,18 +110,18 @@ static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_e
     if (e && e->origin == AD_ORIGIN_STORE)
         return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name, ad_store_dir(k->app->store));
     ad_signer signer = {0};
-    char *template = NULL;
+    ad_chat_template *chat = NULL;
     ad_status st = ad_adapter_load(&a, name, dir, k->app->model, err);
     if (st == AD_OK) st = ad_keeper_check_signature_file(k, dir, ad_adapter_digest(a), &signer, err);
-    if (st == AD_OK) st = ad_keeper_read_template(dir, &template, err);
+    if (st == AD_OK) st = ad_template_read(dir, &chat, err);
     if (st == AD_OK) st = ad_registry_add(k->registry, name, AD_ORIGIN_COMMAND_LINE, &e, err);
     if (st == AD_OK) st = ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(a), &v, err);
+    if (st == AD_OK) st = ad_registry_set_template(v, &chat, err);
     if (st != AD_OK) {
         ad_adapter_release(&a);
-        free(template);
+        ad_chat_template_free(&chat);
         return st;
     }
-    v->chat_template = template;
     e->created = v->created = time(NULL);
     e->revision = ad_keeper_next_revision(k);
     v->checked = v->fits = true;

@@ -90,7 +90,7 @@ void ad_keeper_ignore(void *user, ad_status st, const ad_err *err); /* for rows 
 /* v's content was just found good, against this base. */
 void ad_keeper_mend(ad_keeper *k, ad_version *v);
 /* Whether v (NULL: no) answers as one with this content and chat template would. */
-bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const char *chat_template);
+bool ad_keeper_is_same(const ad_version *v, const ad_digest *digest, const ad_chat_template *chat);
 void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d);
 
 /* ---- admit.c ---- */
@@ -100,9 +100,6 @@ void ad_keeper_hide_path(ad_err *err, const char *path);
 
 /* Signature text (or NULL) by the policy: AD_OK with *signer filled and *trusted set, AD_EUNTRUSTED only when the policy requires one. Any thread. */
 AD_MUSTUSE ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err);
-
-/* The chat template in a directory (NULL: none; the caller's), which must be one; path may also be a GGUF file, which brings none. Any thread. */
-AD_MUSTUSE ad_status ad_keeper_read_template(const char *path, char **out, ad_err *err);
 
 /* The same for a directory that stays where it is, and may hold adapter.minisig. AD_OK when the adapter may be served. */
 AD_MUSTUSE ad_status ad_keeper_check_signature_file(const ad_keeper *k, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err);

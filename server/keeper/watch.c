@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "adapters/source.h"
+#include "adapters/template.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 
@@ -19,7 +20,7 @@ typedef struct finding {
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
-    char *template;           /* or NULL */
+    ad_chat_template *chat;   /* or NULL */
     int64_t bytes;            /* of its files */
     ad_signer signer;
     ad_status status;
@@ -52,7 +53,7 @@ static void work(ad_job *job)
     f->status = (uint64_t)f->bytes > most ? ad_fail(&f->err, AD_ELIMIT, "its files have %lld bytes; --max-adapter-bytes allows %zu", (long long)f->bytes, most) : AD_OK;
     if (f->status == AD_OK) f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
     if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(k, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
-    if (f->status == AD_OK) f->status = ad_keeper_read_template(f->path, &f->template, &f->err);
+    if (f->status == AD_OK) f->status = ad_template_read(f->path, &f->chat, &f->err);
 }
 
 static void free_watcher_if_done(ad_watcher *w)
@@ -68,7 +69,7 @@ static void release(ad_op *op)
     finding *f = (finding *)((char *)op - offsetof(finding, op));
     ad_watcher *w = f->w;
     ad_adapter_release(&f->adapter);
-    free(f->template);
+    ad_chat_template_free(&f->chat);
     free(f);
     w->pending--;
     free_watcher_if_done(w);
@@ -84,8 +85,9 @@ static void publish(finding *f, ad_entry *e)
         return;
     }
     if (!e->created) e->created = time(NULL);
-    if (ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(f->adapter), &v, &err) != AD_OK) {
+    if (ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(f->adapter), &v, &err) != AD_OK || ad_registry_set_template(v, &f->chat, &err) != AD_OK) {
         ad_log(AD_LOG_WARN, "%s: %s", f->path, err.msg);
+        if (v) ad_registry_retire(v);
         return;
     }
     ad_version *old = e->active;
@@ -99,7 +101,6 @@ static void publish(finding *f, ad_entry *e)
     v->source = strdup("watch");
     v->dir = strdup(f->path);
     v->bytes_disk = f->bytes;
-    v->chat_template = f->template, f->template = NULL;
     e->revision = ad_keeper_next_revision(k);
     if (ad_registry_make_room(k->registry, v->bytes_packed)) {
         ad_registry_set_adapter(v, f->adapter);
@@ -128,7 +129,7 @@ static void run(ad_op *op)
     } else if (f->status != AD_OK) {
         ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, f->err.msg);
         ad_keeper_tell(k, f->name, NULL, "refused", NULL);
-    } else if (!e || !ad_keeper_is_same(e->active, ad_adapter_digest(f->adapter), f->template)) {
+    } else if (!e || !ad_keeper_is_same(e->active, ad_adapter_digest(f->adapter), f->chat)) {
         publish(f, e);
     }
     ad_op_finish(op);

@@ -100,11 +100,32 @@ class Templates(unittest.TestCase):
         d.call("POST", "/v1/adapters/a/activate", {"version": 2})
         self.assertEqual(self.template("a"), TWO)
 
+    def test_a_chat_is_written_by_the_template_of_the_version_that_answers(self):
+        d = self.stored()
+        d.upload("a", files_of("qv"), chat_template=ONE)
+        d.new_version("a", files_of("qv"), chat_template=TWO)
+
+        def prompt(model):
+            status, r = self.d.call("POST", "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 1, "temperature": 0})
+            return r["usage"]["prompt_tokens"] if status == 200 else r["error"]["code"]
+
+        def tokens(text):
+            return len(self.d.call("POST", "/tokenize", {"model": "base", "prompt": text, "add_special_tokens": False})[1]["tokens"])
+        for restart in (False, True):
+            if restart:
+                self.stored()
+            self.assertEqual(prompt("base"), "no_chat_template")
+            self.assertEqual(prompt("a"), tokens("Hello there é"))
+            self.assertEqual(prompt("a@1"), tokens("<user>Hello there"))
+        self.d.call("PUT", "/v1/aliases/chat", {"targets": [{"model": "a@1"}]})
+        self.assertEqual(prompt("chat"), tokens("<user>Hello there"))
+
     def test_what_is_no_template_refuses_the_adapter(self):
         d = self.stored()
         parts = parts_of(files_of("qv"), name="a")
         for part, want in ((("chat_template", None, b"x" * 65537), 413), (("chat_template", None, b"caf\xe9"), 400), (("tokenizer_config", "t", b"{"), 422), (("tokenizer_config", None, b"{}"), 400),
-                           (("tokenizer_config", "t", tokenizer_config(7)), 422), (("tokenizer_config", "t", tokenizer_config("x" * 65537)), 413)):
+                           (("tokenizer_config", "t", tokenizer_config(7)), 422), (("chat_template", None, b"{% for m in messages %}"), 422),
+                           (("tokenizer_config", "t", tokenizer_config("{{ a b }}")), 422), (("tokenizer_config", "t", tokenizer_config("x" * 65537)), 413)):
             status, e = d.send("/v1/adapters", parts + [part])
             self.assertEqual(status, want, (part[0], part[2][:20], e))
             self.assertNotIn(self.tmp.name, json.dumps(e))

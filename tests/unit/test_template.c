@@ -13,17 +13,17 @@ static void teardown(void) { tu_remove_dir(dir); }
 /* text NULL: there is none. */
 static void reads(const char *text)
 {
-    char *got = NULL;
+    ad_chat_template *got = NULL;
     ad_err err = {0};
     ck_assert_msg(ad_template_read(dir, &got, &err) == AD_OK, "%s", err.msg);
-    if (text) ck_assert_msg(got && !strcmp(got, text), "\"%s\" is not \"%s\"", got, text);
+    if (text) ck_assert_msg(got && !strcmp(ad_chat_template_source(got), text), "\"%s\" is expected", text);
     else ck_assert_ptr_null(got);
-    free(got);
+    ad_chat_template_free(&got);
 }
 
 static void refused(ad_status status, const char *why)
 {
-    char *got = NULL;
+    ad_chat_template *got = NULL;
     ad_err err = {0};
     ck_assert_int_eq(ad_template_read(dir, &got, &err), status);
     ck_assert_msg(strstr(err.msg, why), "\"%s\" does not say \"%s\"", err.msg, why);
@@ -69,6 +69,8 @@ START_TEST(what_is_no_template_is_refused_with_the_file_and_the_reason)
     big[AD_TEMPLATE_BYTES] = '\0';
     tu_write_file(dir, "chat_template.jinja", big);
     reads(big);
+    tu_write_file(dir, "chat_template.jinja", "{% for m in messages %}");
+    refused(AD_EFORMAT, "chat_template.jinja");
     tu_write_file(dir, "chat_template.jinja", "caf\xE9");
     refused(AD_EFORMAT, "UTF-8");
     ad_template_remove_files(dir);
