@@ -9,7 +9,7 @@
 
 enum {
     AD_GR_MAX_STACK = 1024,      /* frames: what nests deeper is not part of the language */
-    AD_GR_MAX_PLACES = 4096,     /* places looked at in one step */
+    AD_GR_MAX_PLACES = 16384,    /* places looked at in one step */
     AD_GR_MAX_WORK = 2000000,    /* and in all steps of one mask: tenths of a second */
 };
 

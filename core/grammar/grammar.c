@@ -22,7 +22,16 @@ struct ad_grammar {
     ad_gr_automaton automaton;
     int32_t *path;          /* [longest piece + 1] states along the branch that a mask is being made for */
     size_t mask_bytes;
+    atomic_size_t bytes, state_bytes; /* as the last one who held the lock left them: who asks must not wait for a mask */
 };
+
+static void unlock(ad_grammar *g)
+{
+    size_t states = ad_gr_automaton_bytes(&g->automaton);
+    atomic_store_explicit(&g->state_bytes, states, memory_order_relaxed);
+    atomic_store_explicit(&g->bytes, states + g->mask_bytes, memory_order_relaxed);
+    pthread_mutex_unlock(&g->mutex);
+}
 
 /* ---- life ---- */
 
@@ -70,6 +79,8 @@ ad_status ad_grammar_new(ad_grammar **out, const ad_grammar_vocab *vocab, ad_gra
     g->path = path;
     atomic_init(&g->refs, 1);
     pthread_mutex_init(&g->mutex, NULL);
+    pthread_mutex_lock(&g->mutex);
+    unlock(g); /* its first size */
     *out = g;
     return AD_OK;
 }
@@ -91,30 +102,19 @@ void ad_grammar_release(ad_grammar **gp)
     free(g);
 }
 
-size_t ad_grammar_bytes(ad_grammar *g)
-{
-    pthread_mutex_lock(&g->mutex);
-    size_t bytes = ad_gr_automaton_bytes(&g->automaton) + g->mask_bytes;
-    pthread_mutex_unlock(&g->mutex);
-    return bytes;
-}
-
-bool ad_grammar_worn(ad_grammar *g)
-{
-    pthread_mutex_lock(&g->mutex);
-    bool worn = ad_gr_automaton_bytes(&g->automaton) > MAX_STATE_BYTES / 2;
-    pthread_mutex_unlock(&g->mutex);
-    return worn;
-}
+size_t ad_grammar_bytes(const ad_grammar *g) { return atomic_load_explicit(&g->bytes, memory_order_relaxed); }
+bool ad_grammar_worn(const ad_grammar *g) { return atomic_load_explicit(&g->state_bytes, memory_order_relaxed) > MAX_STATE_BYTES / 2; }
 
 /* ---- walking ---- */
 
 int32_t ad_grammar_next_text(ad_grammar *g, int32_t state, ad_str text)
 {
     pthread_mutex_lock(&g->mutex);
-    g->automaton.work = 0;
-    for (size_t i = 0; i < text.len && state >= 0; i++) state = ad_gr_next(&g->automaton, state, (uint8_t)text.ptr[i]);
-    pthread_mutex_unlock(&g->mutex);
+    for (size_t i = 0; i < text.len && state >= 0; i++) {
+        g->automaton.work = 0;
+        state = ad_gr_next(&g->automaton, state, (uint8_t)text.ptr[i]);
+    }
+    unlock(g);
     return state;
 }
 
@@ -183,6 +183,6 @@ bool ad_grammar_mask(ad_grammar *g, int32_t state, uint64_t *out)
     pthread_mutex_lock(&g->mutex);
     const uint64_t *mask = mask_of(g, state);
     if (mask) memcpy(out, mask, ad_grammar_mask_words(g->vocab->n_vocab) * sizeof *mask);
-    pthread_mutex_unlock(&g->mutex);
+    unlock(g);
     return mask != NULL;
 }

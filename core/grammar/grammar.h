@@ -42,8 +42,8 @@ void ad_grammar_release(ad_grammar **g);      /* takes *g; NULL is fine; leaves 
 
 /* Bytes it holds now; grows while it is used. A worn one has used up half of what it may hold: those who begin should
  * compile it anew. */
-size_t ad_grammar_bytes(ad_grammar *g);
-bool ad_grammar_worn(ad_grammar *g);
+size_t ad_grammar_bytes(const ad_grammar *g);
+bool ad_grammar_worn(const ad_grammar *g);
 
 /* ---- walking ---- */
 

@@ -6,7 +6,9 @@
  * the same document (also recursive), minLength, maxLength, pattern, format, minimum, maximum, exclusiveMinimum, exclusiveMaximum, true
  * and false. Properties come in the schema's order, others after them; without additionalProperties a schema with properties has no
  * others. Whatever else restricts a value is refused by name; annotations and unknown words are ignored. Every text that is made is
- * valid under the schema; the order, the blanks and the digits of numbers (json.h) are narrower than the schema says. */
+ * valid under the schema, but that branches of oneOf may overlap; the order, the blanks and the digits of numbers (json.h) are narrower
+ * than the schema says. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,28 +87,27 @@ static const char *const ARRAY_KEYS[] = {"items", "prefixItems", "additionalItem
 static const char *const STRING_KEYS[] = {"minLength", "maxLength", "pattern", NULL};
 static const char *const NUMBER_KEYS[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", NULL};
 
-/* The types to write: without "type", the one that the other keywords are about. */
-static int wanted_types(compiler *c, const json_t *s)
+/* A value with which a keyword restricts nothing. */
+static bool says_nothing(const char *key, const json_t *v)
 {
-    int types = types_of(c, s);
-    if (json_object_get(s, "type")) return types;
-    int hinted = (has_any(s, OBJECT_KEYS) ? T_OBJECT : 0) | (has_any(s, ARRAY_KEYS) ? T_ARRAY : 0) | (has_any(s, STRING_KEYS) ? T_STRING : 0) | (has_any(s, NUMBER_KEYS) ? T_NUMBER : 0);
-    return hinted ? hinted : T_ALL;
+    if (!strcmp(key, "uniqueItems")) return json_is_false(v);
+    if (!strncmp(key, "unevaluated", 11)) return json_is_true(v);
+    bool negates = !strcmp(key, "not") || !strcmp(key, "if") || !strcmp(key, "contains");
+    return json_is_object(v) && !json_object_size(v) && !negates;
 }
 
 static void refuse(compiler *c, const json_t *s, int types)
 {
     static const struct { int types; const char *key; } no[] = {
         {T_ALL, "not"}, {T_ALL, "if"}, {T_ALL, "$dynamicRef"}, {T_ALL, "$recursiveRef"}, {T_ALL, "dependencies"},
-        {T_OBJECT, "patternProperties"}, {T_OBJECT, "propertyNames"}, {T_OBJECT, "dependentRequired"}, {T_OBJECT, "dependentSchemas"}, {T_OBJECT, "unevaluatedProperties"},
+        {T_OBJECT, "patternProperties"}, {T_OBJECT, "propertyNames"}, {T_OBJECT, "dependentRequired"}, {T_OBJECT, "dependentSchemas"},
+        {T_OBJECT, "unevaluatedProperties"},
         {T_ARRAY, "contains"}, {T_ARRAY, "uniqueItems"}, {T_ARRAY, "unevaluatedItems"},
         {T_INTEGER | T_NUMBER, "multipleOf"},
     };
     for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
         const json_t *v = json_object_get(s, no[i].key);
-        bool idle = !v || (json_is_false(v) && !strcmp(no[i].key, "uniqueItems")) || (json_is_object(v) && !json_object_size(v) && strcmp(no[i].key, "not") && strcmp(no[i].key, "if")) ||
-                    (json_is_true(v) && !strncmp(no[i].key, "unevaluated", 11));
-        if (!idle && types & no[i].types) unsupported(c, no[i].key, "");
+        if (v && types & no[i].types && !says_nothing(no[i].key, v)) unsupported(c, no[i].key, "");
     }
 }
 
@@ -132,20 +133,23 @@ static const struct { const char *name, *pattern; } FORMATS[] = {
 #define HOST LABEL "(?:\\." LABEL "){0,8}"
 #define OCTET "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 #define HEX4 "[0-9a-fA-F]{1,4}"
+#define COUNT "[0-9]{1,9}"
+#define HMS "(?:" COUNT "H(?:" COUNT "M(?:" COUNT "S)?)?|" COUNT "M(?:" COUNT "S)?|" COUNT "S)"
+#define URI_CHARS "A-Za-z0-9._~!$&'()*+,;=:@-"
     {"date", DATE},
     {"time", TIME},
     {"date-time", DATE "T" TIME},
-    {"duration", "P(?:[0-9]{1,9}W|(?:[0-9]{1,9}Y(?:[0-9]{1,9}M(?:[0-9]{1,9}D)?)?|[0-9]{1,9}M(?:[0-9]{1,9}D)?|[0-9]{1,9}D)(?:T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|[0-9]{1,9}S))?|"
-                 "T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|[0-9]{1,9}S))"},
+    {"duration", "P(?:" COUNT "W|(?:" COUNT "Y(?:" COUNT "M(?:" COUNT "D)?)?|" COUNT "M(?:" COUNT "D)?|" COUNT "D)(?:T" HMS ")?|T" HMS ")"},
     {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
     {"email", "[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,3}@" LABEL "(?:\\." LABEL "){1,4}"},
     {"hostname", HOST},
     {"ipv4", OCTET "(?:\\." OCTET "){3}"},
     {"ipv6", "(?:" HEX4 ":){7}" HEX4 "|(?:" HEX4 ":){1,6}:" HEX4 "|::(?:" HEX4 ")?"},
-    {"uri", "[A-Za-z][A-Za-z0-9+.-]{0,15}://" HOST "(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)*(?:\\?[A-Za-z0-9._~!$&'()*+,;=:@/?-]*)?(?:#[A-Za-z0-9._~!$&'()*+,;=:@/?-]*)?"},
+    {"uri", "[A-Za-z][A-Za-z0-9+.-]{0,15}://" HOST "(?::[0-9]{1,5})?(?:/[" URI_CHARS "]*)*(?:\\?[/?" URI_CHARS "]*)?(?:#[/?" URI_CHARS "]*)?"},
 };
 
-static const char *const UNSERVED_FORMATS[] = {"idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer", "relative-json-pointer", "regex"};
+static const char *const UNSERVED_FORMATS[] = {"idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template",
+                                               "json-pointer", "relative-json-pointer", "regex"};
 
 /* Content that matches and has min to max characters. */
 static ad_gx limited(compiler *c, ad_gr_match m, uint32_t min, uint32_t max, const char *keyword)
@@ -157,8 +161,10 @@ static ad_gx limited(compiler *c, ad_gr_match m, uint32_t min, uint32_t max, con
 
 static ad_gx format_content(compiler *c, const char *name, uint32_t min, uint32_t max)
 {
-    for (size_t i = 0; i < sizeof FORMATS / sizeof *FORMATS; i++)
-        if (!strcmp(name, FORMATS[i].name)) return limited(c, ad_gr_regex_of(c->b, (ad_str){FORMATS[i].pattern, strlen(FORMATS[i].pattern)}, ad_gr_json_class, false), min, max, "format");
+    for (size_t i = 0; i < sizeof FORMATS / sizeof *FORMATS; i++) {
+        ad_str pattern = {FORMATS[i].pattern, strlen(FORMATS[i].pattern)};
+        if (!strcmp(name, FORMATS[i].name)) return limited(c, ad_gr_regex_of(c->b, pattern, ad_gr_json_class, false), min, max, "format");
+    }
     return ad_gr_fail(c->b, AD_EUNSUPPORTED, "JSON schema: format \"%.60s\" is not supported", name);
 }
 
@@ -170,6 +176,18 @@ static bool format_counts(const char *name)
     for (size_t i = 0; i < sizeof UNSERVED_FORMATS / sizeof *UNSERVED_FORMATS; i++)
         if (!strcmp(name, UNSERVED_FORMATS[i])) return true;
     return false;
+}
+
+/* The types to write: without "type", the one that the other keywords are about. */
+static int wanted_types(compiler *c, const json_t *s)
+{
+    int types = types_of(c, s);
+    if (json_object_get(s, "type")) return types;
+    const json_t *format = json_object_get(s, "format");
+    if (json_is_string(format) && format_counts(json_string_value(format))) return T_STRING;
+    int hinted = (has_any(s, OBJECT_KEYS) ? T_OBJECT : 0) | (has_any(s, ARRAY_KEYS) ? T_ARRAY : 0) | (has_any(s, STRING_KEYS) ? T_STRING : 0) |
+                 (has_any(s, NUMBER_KEYS) ? T_NUMBER : 0);
+    return hinted ? hinted : T_ALL;
 }
 
 static ad_gx string_expr(compiler *c, const json_t *s)
@@ -279,7 +297,7 @@ static ad_gx other_pairs(compiler *c, const json_t *s, const properties *p)
     if (!names) return ad_gr_fail(c->b, AD_ENOMEM, "JSON schema: out of memory");
     n = 0;
     for (size_t i = 0; i < p->n; i++) names[n++] = p->list[i].name;
-    for (void *it = json_object_iter((json_t *)props); it; it = json_object_iter_next((json_t *)props, it)) /* also those that may not be there */
+    for (void *it = json_object_iter((json_t *)props); it; it = json_object_iter_next((json_t *)props, it)) /* those that may not be there, too */
         names[n++] = (ad_str){json_object_iter_key(it), strlen(json_object_iter_key(it))};
     ad_gx key = ad_gr_json_key_but(c->b, names, n), value = others ? schema_expr(c, others) : ad_gr_json_value(c->b);
     free(names);
@@ -288,20 +306,24 @@ static ad_gx other_pairs(compiler *c, const json_t *s, const properties *p)
     return value == AD_GX_NONE ? AD_GX_NONE : ad_gr_ref(c->b, rule);
 }
 
-/* From property i on. `after`: something was written before, so a comma comes first. */
-static ad_gx rest_of_object(compiler *c, const properties *p, const uint32_t *tails, size_t i, bool after)
+/* From property i on, behind another. */
+static ad_gx tail_body(ad_gr_builder *b, const properties *p, const uint32_t *tails, size_t i)
 {
-    ad_gr_builder *b = c->b;
-    ad_gx comma = ad_gr_json_comma(b), x;
-    if (i == p->n) {
-        ad_gx more = ad_gr_repeat(b, ad_gr_seq(b, comma, p->others), 0, AD_GR_INF);
-        return after ? more : ad_gr_repeat(b, ad_gr_seq(b, p->others, more), 0, 1);
+    ad_gx comma = ad_gr_json_comma(b);
+    if (i == p->n) return ad_gr_repeat(b, ad_gr_seq(b, comma, p->others), 0, AD_GR_INF);
+    ad_gx pair = ad_gr_seq(b, comma, ad_gr_ref(b, p->list[i].pair));
+    return ad_gr_seq(b, ad_gr_repeat(b, pair, p->list[i].required, 1), ad_gr_ref(b, tails[i + 1]));
+}
+
+/* All of it: whichever property comes first has no comma, and none that is required before it. */
+static ad_gx members(ad_gr_builder *b, const properties *p, const uint32_t *tails)
+{
+    ad_gx x = AD_GX_NONE;
+    for (size_t i = 0; i < p->n; i++) {
+        x = ad_gr_alt(b, x, ad_gr_seq(b, ad_gr_ref(b, p->list[i].pair), ad_gr_ref(b, tails[i + 1])));
+        if (p->list[i].required) return x;
     }
-    x = ad_gr_seq(b, after ? comma : AD_GX_EMPTY, ad_gr_ref(b, p->list[i].pair));
-    ad_gx tail = ad_gr_ref(b, tails[i + 1]);
-    if (p->list[i].required) return ad_gr_seq(b, x, tail);
-    if (after) return ad_gr_seq(b, ad_gr_repeat(b, x, 0, 1), tail);
-    return ad_gr_alt(b, ad_gr_seq(b, x, tail), rest_of_object(c, p, tails, i + 1, false));
+    return ad_gr_alt(b, x, ad_gr_repeat(b, ad_gr_seq(b, p->others, ad_gr_ref(b, tails[p->n])), 0, 1));
 }
 
 static ad_gx object_of(compiler *c, const properties *p)
@@ -310,8 +332,8 @@ static ad_gx object_of(compiler *c, const properties *p)
     uint32_t *tails = ad_calloc(p->n + 1, sizeof *tails);
     if (!tails) return ad_gr_fail(b, AD_ENOMEM, "JSON schema: out of memory");
     for (size_t i = 0; i <= p->n; i++) tails[i] = ad_gr_rule_new(b, NULL, 0);
-    for (size_t i = 0; i <= p->n; i++) ad_gr_rule_set(b, tails[i], rest_of_object(c, p, tails, i, true));
-    ad_gx x = ad_gr_seq(b, ad_gr_lit(b, "{"), rest_of_object(c, p, tails, 0, false));
+    for (size_t i = 0; i <= p->n; i++) ad_gr_rule_set(b, tails[i], tail_body(b, p, tails, i));
+    ad_gx x = ad_gr_seq(b, ad_gr_lit(b, "{"), members(b, p, tails));
     free(tails);
     return ad_gr_seq(b, x, ad_gr_lit(b, "}"));
 }
@@ -360,7 +382,10 @@ static ad_gx array_expr(compiler *c, const json_t *s)
     if (min > max) return AD_GX_NONE;
     uint32_t from = n_first < max ? (uint32_t)n_first : max;
     rest = ad_gr_repeat(b, ad_gr_seq(b, comma, item), min > from ? min - from : 0, max == AD_GR_INF ? max : max - from);
-    if (!from) rest = max ? ad_gr_repeat(b, ad_gr_seq(b, item, ad_gr_repeat(b, ad_gr_seq(b, comma, item), min ? min - 1 : 0, max == AD_GR_INF ? max : max - 1)), min > 0, 1) : AD_GX_EMPTY;
+    if (!from && max) {
+        ad_gx others = ad_gr_repeat(b, ad_gr_seq(b, comma, item), min ? min - 1 : 0, max == AD_GR_INF ? max : max - 1);
+        rest = ad_gr_repeat(b, ad_gr_seq(b, item, others), min > 0, 1);
+    }
     for (uint32_t i = from; i-- > 0;) { /* from the last one on: each may be missing only with all behind it */
         ad_gx one = ad_gr_seq(b, i ? comma : AD_GX_EMPTY, schema_expr(c, json_array_get(first, i)));
         rest = ad_gr_repeat(b, ad_gr_seq(b, one, rest), i < min, 1);
@@ -377,7 +402,7 @@ static int type_of_value(const json_t *v)
     case JSON_ARRAY: return T_ARRAY;
     case JSON_STRING: return T_STRING;
     case JSON_INTEGER: return T_INTEGER | T_NUMBER;
-    case JSON_REAL: return json_real_value(v) == (double)(int64_t)(json_real_value(v) < 1e15 && json_real_value(v) > -1e15 ? json_real_value(v) : 0.5) ? T_INTEGER | T_NUMBER : T_NUMBER;
+    case JSON_REAL: return json_real_value(v) == trunc(json_real_value(v)) ? T_INTEGER | T_NUMBER : T_NUMBER;
     case JSON_NULL: return T_NULL;
     default: return T_BOOLEAN;
     }
@@ -446,7 +471,10 @@ static ad_gx plain_expr(compiler *c, const json_t *s)
 
 /* ---- merging ---- */
 
-static void put(compiler *c, json_t *to, const char *key, json_t *v) { json_object_set(to, key, v) == 0 ? (void)0 : (void)ad_gr_fail(c->b, AD_ENOMEM, "JSON schema: out of memory"); }
+static void put(compiler *c, json_t *to, const char *key, json_t *v)
+{
+    if (json_object_set(to, key, v) != 0) ad_gr_fail(c->b, AD_ENOMEM, "JSON schema: out of memory");
+}
 
 static json_t *both(compiler *c, json_t *x, json_t *y)
 {
@@ -520,6 +548,14 @@ static bool in(const char *key, const char *const *keys)
     return false;
 }
 
+/* Words that say nothing about a value. */
+static bool is_note(const char *key)
+{
+    static const char *const notes[] = {"title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions", "deprecated",
+                                        "readOnly", "writeOnly", NULL};
+    return in(key, notes) || !strncmp(key, "x-", 2);
+}
+
 static void merge_prefix(compiler *c, json_t *to, const json_t *more)
 {
     json_t *x = json_object_get(to, "prefixItems"), *y = json_object_get(more, "prefixItems");
@@ -535,9 +571,8 @@ static void merge_key(compiler *c, json_t *to, const char *key, json_t *v, const
     static const char *const larger[] = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", NULL};
     static const char *const smaller[] = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", NULL};
     static const char *const branches[] = {"anyOf", "oneOf", NULL};
-    static const char *const notes[] = {"title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions", "deprecated", "readOnly", "writeOnly", NULL};
     json_t *mine = json_object_get(to, key);
-    if (json_equal(mine, v) || in(key, notes) || !strncmp(key, "x-", 2)) return;
+    if (json_equal(mine, v) || is_note(key)) return;
     if (in(key, larger)) put(c, to, key, json_number_value(mine) >= json_number_value(v) ? mine : v);
     else if (in(key, smaller)) put(c, to, key, json_number_value(mine) <= json_number_value(v) ? mine : v);
     else if (!strcmp(key, "required") || !strcmp(key, "allOf")) put(c, to, key, joined(c, mine, v));
@@ -553,11 +588,18 @@ static void merge_key(compiler *c, json_t *to, const char *key, json_t *v, const
     } else unsupported(c, key, "in two parts of one `allOf`");
 }
 
+/* y's items would begin within x's prefixItems. */
+static bool counts_apart(const json_t *x, const json_t *y)
+{
+    return json_object_get(x, "prefixItems") && !json_object_get(y, "prefixItems") && json_object_get(y, "items");
+}
+
 /* to becomes what satisfies both. */
 static void merge(compiler *c, json_t *to, const json_t *more)
 {
     static const char *const apart[] = {"type", "properties", "additionalProperties", NULL};
     bool typed = json_object_get(to, "type") && json_object_get(more, "type");
+    if (counts_apart(to, more) || counts_apart(more, to)) unsupported(c, "items", "and `prefixItems` in different parts of one `allOf`");
     merge_properties(c, to, more);
     if (typed) merge_types(c, to, more);
     for (void *it = json_object_iter((json_t *)more); it && c->b->st == AD_OK; it = json_object_iter_next((json_t *)more, it)) {
@@ -566,8 +608,6 @@ static void merge(compiler *c, json_t *to, const json_t *more)
         if (json_object_get(to, key)) merge_key(c, to, key, json_object_iter_value(it), more);
         else put(c, to, key, json_object_iter_value(it));
     }
-    if (json_object_get(to, "prefixItems") && json_object_get(to, "items") && !(json_object_get(more, "prefixItems") && json_object_get(more, "items")) && json_object_get(more, "items") != json_object_get(to, "items"))
-        unsupported(c, "items", "and `prefixItems` in different parts of one `allOf`");
 }
 
 /* `s` without `key`, and with what `more` says. NULL when nothing can be both. */
@@ -629,9 +669,8 @@ static ad_gx reference(compiler *c, const json_t *target)
 /* Whether nothing beside `$ref` restricts. */
 static bool only_refers(const json_t *s)
 {
-    static const char *const notes[] = {"$ref", "title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions", "deprecated", "readOnly", "writeOnly", NULL};
     for (void *it = json_object_iter((json_t *)s); it; it = json_object_iter_next((json_t *)s, it))
-        if (!in(json_object_iter_key(it), notes) && strncmp(json_object_iter_key(it), "x-", 2)) return false;
+        if (strcmp(json_object_iter_key(it), "$ref") && !is_note(json_object_iter_key(it))) return false;
     return true;
 }
 

@@ -96,6 +96,30 @@ class Regex(Driver):
             yes = [t for t in texts if re.fullmatch(pattern, t)]
             self.run_all(REGEX, pattern, walks=2, yes=yes, no=[t for t in texts if t not in set(yes)])
 
+    def test_random_expressions_judge_every_short_text_as_re_does(self):
+        from itertools import product
+        from random import Random
+        rnd = Random(7)
+        texts = ["".join(t) for n in range(7) for t in product("ab", repeat=n)]
+
+        def expression(depth):
+            kind = rnd.randrange(8) if depth else 0
+            if kind < 2:
+                return rnd.choice(["a", "b", ".", "[ab]", "[^a]", "ab", ""])
+            if kind < 4:
+                return expression(depth - 1) + expression(depth - 1)
+            if kind == 4:
+                return f"(?:{expression(depth - 1)}|{expression(depth - 1)})"
+            low = rnd.randrange(3)
+            return f"(?:{expression(depth - 1)})" + rnd.choice(["*", "+", "?", f"{{{low}}}", f"{{{low},}}", f"{{{low},{low + rnd.randrange(3)}}}"])
+
+        for _ in range(200):
+            pattern = expression(4)
+            r = re.compile(pattern)
+            yes = {t for t in texts if r.fullmatch(t)}
+            got = self.ask(self.drivers[0], kind=REGEX, text=pattern, check=texts)
+            self.assertEqual({t for t, good in zip(texts, got["accepted"]) if good}, yes, pattern)
+
     def test_what_is_not_regular_or_means_two_things_is_refused_by_name(self):
         for pattern, code, words in [("(?=a)", "unsupported", "lookaround"), ("(?<!a)b", "unsupported", "lookaround"), ("(a)\\1", "unsupported", "backreferences"), ("\\bword", "unsupported", "word boundaries"),
                                      ("(?i)a", "unsupported", "flags"), ("\\p{L}", "unsupported", "Unicode properties"), ("a++", "unsupported", "possessive"), ("[]a]", "unsupported", "empty class"),
@@ -226,8 +250,8 @@ class Schemas(Driver):
         self.judge({"type": "object", "required": ["x", "y"]}, [{"x": 1, "y": None}], [{}, {"x": 1}])
         self.judge({"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 1, "maxProperties": 2}, [{"a": None}, {"a": None, "b": None}], [{}, {"a": None, "b": None, "c": None}])
         self.judge({"properties": {"é\"\\": {"const": 1}}, "required": ["é\"\\"]}, [{"é\"\\": 1}], [{"é": 1}, {}])
-        many = {f"p{i}": {"type": "integer"} for i in range(60)}
-        self.judge({"type": "object", "properties": many}, [{}, {"p0": 1}, {"p59": 1}, {"p3": 1, "p30": 2}, {p: 0 for p in many}], [{"p3": "x"}], walks=3)
+        many = {f"p{i}": {"type": "integer"} for i in range(1000)}
+        self.judge({"type": "object", "properties": many}, [{}, {"p0": 1}, {"p999": 1}, {"p3": 1, "p30": 2}, {p: 0 for p in many}], [{"p3": "x"}], walks=2)
 
     def test_arrays(self):
         self.judge({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 4}, [[1, 2], [1, 2, 3, 4]], [[], [1], [1, 2, 3, 4, 5], [1, "a"]])
@@ -249,6 +273,8 @@ class Schemas(Driver):
         self.judge({"allOf": [{"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}, {"properties": {"a": {"minimum": 3, "type": "integer"}, "b": {"type": "string"}}}]},
                    [{"a": 3}, {"a": 4, "b": "x"}], [{"a": 2}, {"a": 3.5}, {}])
         self.judge({"allOf": [{"type": ["integer", "string"]}, {"type": ["number", "null"]}, {"maximum": 5}]}, [5, -3], [6, None, "a", 1.5])
+        self.judge({"allOf": [{"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, {"minItems": 2}]}, [[1, "a"]], [[1], ["a", "b"], [1, 2]])
+        self.judge({"properties": {"a": {"format": "date"}}, "required": ["a"]}, [{"a": "2024-01-01"}], [{"a": "x"}])
         self.judge({"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}]}, [2, 3], [1, 4])
         self.judge({"allOf": [{"anyOf": [{"type": "integer"}, {"type": "null"}]}, {"anyOf": [{"type": "integer"}, {"type": "string"}]}]}, [1], [None, "a"])
 
@@ -312,7 +338,7 @@ class Schemas(Driver):
         for schema, words in [({"not": {}}, "`not`"), ({"if": {}, "then": {}}, "`if`"), ({"type": "object", "patternProperties": {"a": {}}}, "`patternProperties`"), ({"type": "array", "uniqueItems": True}, "`uniqueItems`"),
                               ({"type": "array", "contains": {"const": 1}}, "`contains`"), ({"type": "integer", "multipleOf": 3}, "`multipleOf`"), ({"type": "object", "propertyNames": {"maxLength": 3}}, "`propertyNames`"),
                               ({"type": "object", "dependentRequired": {"a": ["b"]}}, "`dependentRequired`"), ({"$ref": "http://x/y"}, "`$ref`"), ({"type": "string", "format": "idn-email"}, "idn-email"),
-                              ({"type": "string", "pattern": "(?=a)"}, "lookaround"), ({"type": "string", "pattern": "a.c|b", "maxLength": 2}, "`pattern`"), ({"enum": ["a"], "minLength": 3}, "`minLength`"),
+                              ({"type": "string", "pattern": "(?=a)"}, "lookaround"), ({"type": "string", "pattern": "a.c|b", "maxLength": 2}, "`pattern`"), ({"enum": ["a"], "minLength": 3}, "`minLength`"), ({"allOf": [{"prefixItems": [{}], "type": "array"}, {"items": {"type": "null"}}]}, "`items`"),
                               ({"type": "object", "properties": {"a": {"type": "array", "items": {"not": {}}}}}, "`not`")]:
             self.refused(SCHEMA, json.dumps(schema), "unsupported", words)
         for schema in [{"type": "array", "uniqueItems": False}, {"type": "string", "multipleOf": 3, "contains": {"x": 1}}, {"type": "string", "title": "t", "x-order": 1, "whatever": [1], "format": "password", "default": 5, "examples": [1]}]:
