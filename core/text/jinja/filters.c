@@ -335,6 +335,12 @@ FILTER(unique)
 
 /* ---- choosing and mapping ---- */
 
+/* What these filters take: like Jinja2's they read nothing false, so that none has no items instead of being an error. */
+static jj_list *items_if_true(jj *j, jj_val v)
+{
+    return jj_truth(v) ? jj_items(j, v) : jj_list_new(j, JJ_LIST).list;
+}
+
 /* select, reject, selectattr, rejectattr: [attribute,] test, the test's arguments. */
 static jj_val choose(jj *j, jj_val v, const jj_args *args, bool by_attribute, bool wanted)
 {
@@ -347,7 +353,7 @@ static jj_val choose(jj *j, jj_val v, const jj_args *args, bool by_attribute, bo
     }
     const jj_str *test = rest.n ? jj_want_str(j, rest.pos[0], "a test's name") : NULL;
     if (test) rest.pos++, rest.n--;
-    jj_list *l = jj_items(j, v);
+    jj_list *l = items_if_true(j, v);
     for (size_t i = 0; i < l->n; i++) {
         jj_val key = by_path(j, l->items[i], path, (jj_val){0});
         jj_step(j, 1);
@@ -379,7 +385,7 @@ FILTER(map)
         else jj_fail(j, AD_EINVAL, "filter 'map' has no parameter '%.60s'", args->named[i].name);
     }
     if (!op && !given(path)) jj_fail(j, AD_EINVAL, "filter 'map' needs a filter or an attribute");
-    jj_list *l = jj_items(j, v);
+    jj_list *l = items_if_true(j, v);
     for (size_t i = 0; i < l->n; i++) {
         jj_step(j, 1);
         jj_push(j, out, op ? jj_apply(j, "filter", op, l->items[i], &rest) : by_path(j, l->items[i], path, preset));
