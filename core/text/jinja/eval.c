@@ -214,6 +214,17 @@ static jj_val float_math(jj *j, jj_node_kind op, double a, double b)
     }
 }
 
+static jj_val add_strings(jj *j, const jj_str *a, const jj_str *b)
+{
+    bool markup = a->markup || b->markup;
+    jj_build out = {0};
+    jj_add_str(j, &out, markup ? jj_escape(j, a).s : a);
+    jj_add_str(j, &out, markup ? jj_escape(j, b).s : b);
+    jj_val v = jj_built(j, &out);
+    ((jj_str *)v.s)->markup = markup;
+    return v;
+}
+
 jj_val jj_binary(jj *j, jj_node_kind op, jj_val a, jj_val b)
 {
     static const char *const signs[] = {"+", "-", "*", "/", "//", "%", "**"};
@@ -223,12 +234,7 @@ jj_val jj_binary(jj *j, jj_node_kind op, jj_val a, jj_val b)
     if (b.kind == JJ_UNDEFINED) undefined(j, b);
     if (jj_as_int(a, &x) && jj_as_int(b, &y)) return int_math(j, op, x, y);
     if (jj_is_number(a) && jj_is_number(b)) return float_math(j, op, jj_number(a), jj_number(b));
-    if (op == JN_ADD && a.kind == JJ_STR && b.kind == JJ_STR) {
-        jj_build out = {0};
-        jj_add_str(j, &out, a.s);
-        jj_add_str(j, &out, b.s);
-        return jj_built(j, &out);
-    }
+    if (op == JN_ADD && a.kind == JJ_STR && b.kind == JJ_STR) return add_strings(j, a.s, b.s);
     if (op == JN_ADD && is_sequence(a) && a.kind == b.kind) return join_lists(j, a, b);
     if (op == JN_MUL && is_sequence(a) && jj_as_int(b, &y)) return repeat(j, a, y);
     if (op == JN_MUL && is_sequence(b) && jj_as_int(a, &x)) return repeat(j, b, x);

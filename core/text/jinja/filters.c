@@ -88,18 +88,14 @@ FILTER(indent)
     return jj_built(j, &b);
 }
 
-FILTER(escape)
+FILTER(escape) { return jj_escape(j, jj_to_str(j, v)); }
+
+FILTER(safe)
 {
-    static const char *const as[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     const jj_str *s = jj_to_str(j, v);
-    jj_build b = {0};
-    jj_step(j, s->len / 4);
-    for (size_t i = 0; i < s->len; i++) {
-        const char *hit = s->p[i] ? strchr("&<>'\"", s->p[i]) : NULL;
-        if (!hit) jj_add_part(j, &b, s, i, i + 1);
-        else jj_add(j, &b, as[hit - "&<>'\""], strlen(as[hit - "&<>'\""]), jj_untrusted_at(s, i));
-    }
-    return jj_built(j, &b);
+    jj_val out = jj_part(j, s, 0, s->len);
+    ((jj_str *)out.s)->markup = true;
+    return out;
 }
 
 FILTER(tojson)
@@ -426,7 +422,7 @@ const jj_op *jj_filter(const char *name)
         {"replace", "old,new,count", 2, filter_replace},
         {"reverse", "", 0, filter_reverse},
         {"round", "precision,method", 0, filter_round},
-        {"safe", "", 0, filter_string},
+        {"safe", "", 0, filter_safe},
         {"select", NULL, 0, filter_select},
         {"selectattr", NULL, 0, filter_selectattr},
         {"sort", "reverse,case_sensitive,attribute", 0, filter_sort},

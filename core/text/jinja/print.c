@@ -215,7 +215,7 @@ static void add_json_str(jj *j, jj_build *b, const jj_str *s, bool ascii)
     for (size_t i = 0; i < s->len;) {
         int len;
         uint32_t cp = ad_utf8_get(s->p + i, &len);
-        if (cp < 0x20 || cp == '"' || cp == '\\' || (ascii && cp > 0x7E && cp != 0x7F)) {
+        if (cp < 0x20 || cp == '"' || cp == '\\' || (ascii && cp > 0x7E)) {
             jj_add_part(j, b, s, done, i);
             add_json_escape(j, b, cp, jj_untrusted_at(s, i));
             done = i + (size_t)len;

@@ -72,6 +72,7 @@ struct jj_str {
     size_t chars;        /* code points; 0: not counted yet */
     const uint8_t *mask; /* [len] 1: untrusted; NULL: all bytes are what `untrusted` says */
     bool untrusted;
+    bool markup; /* came out of safe or escape: what + joins to it is escaped, as in Jinja2 */
 };
 
 struct jj_list {
@@ -338,6 +339,7 @@ jj_val jj_split(jj *j, const jj_str *s, jj_val sep, int64_t most, bool from_righ
 jj_val jj_lines(jj *j, const jj_str *s, bool keep_ends);
 typedef enum { JJ_UPPER, JJ_LOWER, JJ_TITLE, JJ_CAPITALIZE } jj_case;
 jj_val jj_change_case(jj *j, const jj_str *s, jj_case how);
+jj_val jj_escape(jj *j, const jj_str *s); /* HTML; markup stays as it is */
 /* Blanks up to `width` characters; where < 0: the text at the left, 0: in the middle, > 0: at the right. */
 jj_val jj_pad(jj *j, const jj_str *s, int64_t width, const jj_str *with, int where);
 /* Where `what` first (or last) begins in bytes [from, to) of s; to + 1 when it is not there. */

@@ -282,7 +282,26 @@ jj_val jj_change_case(jj *j, const jj_str *s, jj_case how)
         i += (size_t)n;
         jj_step(j, 1);
     }
-    return jj_built(j, &b);
+    jj_val out = jj_built(j, &b);
+    ((jj_str *)out.s)->markup = s->markup;
+    return out;
+}
+
+jj_val jj_escape(jj *j, const jj_str *s)
+{
+    static const char special[] = "&<>'\"";
+    static const char *const as[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    if (s->markup) return (jj_val){JJ_STR, {.s = s}};
+    jj_build b = {0};
+    jj_step(j, s->len / 4);
+    for (size_t i = 0; i < s->len; i++) {
+        const char *hit = memchr(special, s->p[i], sizeof special - 1);
+        if (!hit) jj_add_part(j, &b, s, i, i + 1);
+        else jj_add(j, &b, as[hit - special], strlen(as[hit - special]), jj_untrusted_at(s, i));
+    }
+    jj_val out = jj_built(j, &b);
+    ((jj_str *)out.s)->markup = true;
+    return out;
 }
 
 jj_val jj_pad(jj *j, const jj_str *s, int64_t width, const jj_str *with, int where)

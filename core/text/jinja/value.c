@@ -29,7 +29,7 @@ jj_val jj_literal(jj *j, const char *s)
 jj_val jj_part(jj *j, const jj_str *s, size_t from, size_t to)
 {
     jj_str *part = jj_alloc(j, 1, sizeof *part);
-    *part = (jj_str){.p = s->p + from, .len = to - from, .mask = s->mask ? s->mask + from : NULL, .untrusted = s->untrusted};
+    *part = (jj_str){.p = s->p + from, .len = to - from, .mask = s->mask ? s->mask + from : NULL, .untrusted = s->untrusted, .markup = s->markup};
     return (jj_val){JJ_STR, {.s = part}};
 }
 
