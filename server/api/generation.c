@@ -47,6 +47,8 @@ static void on_client_gone(ad_http_exchange *x, void *user)
     ad_generation *g = user;
     (void)x;
     g->x = NULL;
+    for (int i = 0; i < g->n_choices; i++)
+        if (!g->choices[i].end) ad_metrics_ended(g->app->metrics, AD_ENDED_ABORT);
     cancel_all(g);
     ad_lease_stop_waiting(&g->lease);
     free_if_idle(g);
@@ -295,6 +297,7 @@ static void end_choice(ad_choice *ch, ad_end end)
     ad_generation *g = ch->owner;
     if (ad_detok_finish(ch->detok, &ch->text) != AD_OK || ch->text.failed) ad_generation_fail(g, 503, NULL, "out of memory");
     ch->end = end;
+    ad_metrics_ended(g->app->metrics, end == AD_END_LENGTH ? AD_ENDED_LENGTH : AD_ENDED_STOP);
     g->n_done++;
     if (g->rq.stream && !g->failed) send_choice(ch);
 }

@@ -27,7 +27,7 @@ struct ad_metrics {
     request_series requests[MAX_SERIES];
     int n_requests;
     histogram duration, ttft, inter_token;
-    uint64_t prompt_tokens, generated_tokens, rejected;
+    uint64_t prompt_tokens, generated_tokens, rejected, ends[AD_ENDS];
 };
 
 /* Bounds in seconds; vLLM's, so that existing dashboards fit. */
@@ -76,6 +76,7 @@ void ad_metrics_request(ad_metrics *m, const char *route, int status, uint64_t d
 void ad_metrics_ttft(ad_metrics *m, uint64_t ns) { observe(&m->ttft, ns); }
 void ad_metrics_inter_token(ad_metrics *m, uint64_t ns) { observe(&m->inter_token, ns); }
 void ad_metrics_rejected(ad_metrics *m) { m->rejected++; }
+void ad_metrics_ended(ad_metrics *m, ad_metrics_end why) { m->ends[why]++; }
 
 void ad_metrics_tokens(ad_metrics *m, int prompt, int generated)
 {
@@ -106,18 +107,23 @@ static void put_bound(ad_buf *out, double v)
     ad_buf_printf(out, v == (double)(long)v ? "%.1f" : "%g", v);
 }
 
-static void put_histogram(ad_buf *out, const char *name, const char *help, const histogram *h)
+/* labels: those of every sample, each followed by a comma; or "". */
+static void put_histogram(ad_buf *out, const char *name, const char *help, const histogram *h, const char *labels)
 {
     uint64_t sum = 0;
+    int n = (int)strlen(labels) - 1;
     put_family(out, name, "histogram", help);
     for (int i = 0; i < h->n; i++) {
         sum += h->counts[i];
-        ad_buf_printf(out, "%s_bucket{le=\"", name);
+        ad_buf_printf(out, "%s_bucket{%sle=\"", name, labels);
         put_bound(out, h->bounds[i]);
         ad_buf_printf(out, "\"} %llu\n", (unsigned long long)sum);
     }
     sum += h->counts[h->n];
-    ad_buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.9g\n%s_count %llu\n", name, (unsigned long long)sum, name, h->sum, name, (unsigned long long)sum);
+    const char *open = n < 0 ? "" : "{", *close = n < 0 ? "" : "}";
+    ad_buf_printf(out, "%s_bucket{%sle=\"+Inf\"} %llu\n", name, labels, (unsigned long long)sum);
+    if (n < 0) n = 0;
+    ad_buf_printf(out, "%s_sum%s%.*s%s %.9g\n%s_count%s%.*s%s %llu\n", name, open, n, labels, close, h->sum, name, open, n, labels, close, (unsigned long long)sum);
 }
 
 static void put_label(ad_buf *out, const char *s)
@@ -219,24 +225,105 @@ static void put_engine(const ad_worker_stats *s, ad_buf *out)
 /* What llama-server counts, under its names, for dashboards made for it. Its times of prompts and answers apart are not known here: a step has both. */
 static void put_llamacpp(const ad_worker_stats *s, ad_buf *out)
 {
-    put_number(out, "llamacpp:prompt_tokens_total", "counter", "Number of prompt tokens processed.", atomic_load(&s->prompt_tokens));
-    put_number(out, "llamacpp:tokens_predicted_total", "counter", "Number of generation tokens processed.", atomic_load(&s->generated_tokens));
+    put_number(out, "llamacpp:prompt_tokens_total", "counter", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
+    put_number(out, "llamacpp:tokens_predicted_total", "counter", "Tokens generated.", atomic_load(&s->generated_tokens));
     put_number(out, "llamacpp:n_decode_total", "counter", "Batched forward steps.", atomic_load(&s->steps));
-    put_number(out, "llamacpp:requests_processing", "gauge", "Number of requests processing.", (unsigned long long)atomic_load(&s->running));
-    put_number(out, "llamacpp:requests_deferred", "gauge", "Number of requests deferred.", (unsigned long long)atomic_load(&s->waiting));
+    put_number(out, "llamacpp:requests_processing", "gauge", "Sequences in the batch.", (unsigned long long)atomic_load(&s->running));
+    put_number(out, "llamacpp:requests_deferred", "gauge", "Sequences waiting for a place in the batch.", (unsigned long long)atomic_load(&s->waiting));
+}
+
+/* ---- what gateways read: vLLM's names ---- */
+
+static void put_labelled(ad_buf *out, const char *name, const char *type, const char *help, const char *labels, double value)
+{
+    put_family(out, name, type, help);
+    ad_buf_printf(out, "%s{%.*s} %.9g\n", name, (int)strlen(labels) - 1, labels, value);
+}
+
+/* Adapters in memory, or those that requests wait for, joined by commas. */
+static void put_names(const ad_registry *reg, bool resident, ad_buf *out)
+{
+    enum { MOST_BYTES = 64 * 1024 }; /* a scrape comes twenty times a second */
+    size_t start = out->len;
+    for (size_t i = 0; i < ad_registry_count(reg) && out->len - start < MOST_BYTES; i++) {
+        const ad_entry *e = ad_registry_at(reg, i);
+        const ad_version *v = e->active;
+        if (!v || (resident ? !v->adapter : v->adapter || !v->leases)) continue;
+        if (out->len > start) ad_buf_puts(out, ",");
+        put_label(out, e->name);
+    }
+}
+
+/* How many adapters as large as the largest now in memory would fit. */
+static unsigned long long slots_of(const ad_registry *reg, const ad_registry_stats *r)
+{
+    size_t largest = 1;
+    if (!r->budget) return ad_registry_adapters(reg) ? ad_registry_adapters(reg) : 1;
+    for (size_t i = 0; i < ad_registry_count(reg); i++) {
+        const ad_version *v = ad_registry_at(reg, i)->active;
+        if (v && v->adapter && v->bytes_packed > largest) largest = v->bytes_packed;
+    }
+    return largest == 1 || r->budget < largest ? 1 : r->budget / largest;
+}
+
+/* One series: the newest counts, and there is no other. */
+static void put_lora_info(const ad_app *app, ad_buf *out)
+{
+    ad_registry_stats r;
+    ad_registry_get_stats(app->registry, &r);
+    put_family(out, "vllm:lora_requests_info", "gauge", "Adapters in memory, and those that requests wait for; the value is the Unix time.");
+    ad_buf_printf(out, "vllm:lora_requests_info{max_lora=\"%llu\",running_lora_adapters=\"", slots_of(app->registry, &r));
+    put_names(app->registry, true, out);
+    ad_buf_puts(out, "\",waiting_lora_adapters=\"");
+    put_names(app->registry, false, out);
+    ad_buf_printf(out, "\"} %lld\n", (long long)time(NULL));
+}
+
+static void put_finished(const ad_metrics *m, const char *labels, ad_buf *out)
+{
+    static const char *const reasons[] = {"stop", "length", "abort"};
+    put_family(out, "vllm:request_success_total", "counter", "Choices by why they ended.");
+    for (int i = 0; i < AD_ENDS; i++) ad_buf_printf(out, "vllm:request_success_total{%sfinished_reason=\"%s\"} %llu\n", labels, reasons[i], (unsigned long long)m->ends[i]);
+}
+
+static void put_vllm(const ad_metrics *m, const ad_app *app, ad_buf *out)
+{
+    const ad_worker_stats *s = ad_worker_get_stats(app->worker);
+    unsigned long long used = atomic_load(&s->kv_pages_used), total = atomic_load(&s->kv_pages_total), cached = atomic_load(&s->cached_tokens);
+    ad_buf b = {0};
+    ad_buf_puts(&b, "engine=\"0\",model_name=\"");
+    put_label(&b, app->served_name);
+    ad_buf_puts(&b, "\",");
+    const char *labels = b.failed ? "engine=\"0\"," : b.data;
+    put_labelled(out, "vllm:num_requests_running", "gauge", "Sequences in the batch.", labels, atomic_load(&s->running));
+    put_labelled(out, "vllm:num_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", labels, atomic_load(&s->waiting));
+    put_labelled(out, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache that sequences hold, 0 to 1.", labels, total ? (double)used / (double)total : 0);
+    put_family(out, "vllm:cache_config_info", "gauge", "Always 1; the KV cache's pages.");
+    ad_buf_printf(out, "vllm:cache_config_info{%sblock_size=\"%d\",num_gpu_blocks=\"%llu\"} 1\n", labels, AD_KV_PAGE, total);
+    put_lora_info(app, out);
+    put_labelled(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens computed.", labels, (double)atomic_load(&s->prompt_tokens));
+    put_labelled(out, "vllm:generation_tokens_total", "counter", "Tokens generated.", labels, (double)atomic_load(&s->generated_tokens));
+    put_labelled(out, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.", labels, (double)(atomic_load(&s->prompt_tokens) + cached));
+    put_labelled(out, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there.", labels, (double)cached);
+    put_labelled(out, "vllm:num_preemptions_total", "counter", "Sequences that gave their KV pages to older ones.", labels, (double)atomic_load(&s->preemptions));
+    put_finished(m, labels, out);
+    put_histogram(out, "vllm:time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft, labels);
+    put_histogram(out, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token, labels);
+    ad_buf_deinit(&b);
 }
 
 void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out)
 {
     put_process(app, out);
     put_requests(m, out);
-    put_histogram(out, "adapterd_http_request_duration_seconds", "Time from a request's first byte to the end of its reply.", &m->duration);
+    put_histogram(out, "adapterd_http_request_duration_seconds", "Time from a request's first byte to the end of its reply.", &m->duration, "");
     put_number(out, "adapterd_requests_rejected_total", "counter", "Requests refused because the queue was full.", m->rejected);
     put_number(out, "adapterd_prompt_tokens_total", "counter", "Prompt tokens of finished requests.", m->prompt_tokens);
     put_number(out, "adapterd_generated_tokens_total", "counter", "Generated tokens of finished requests.", m->generated_tokens);
-    put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft);
-    put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token);
+    put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft, "");
+    put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token, "");
     put_grammars(app, out);
     put_engine(ad_worker_get_stats(app->worker), out);
+    put_vllm(m, app, out);
     put_llamacpp(ad_worker_get_stats(app->worker), out);
 }

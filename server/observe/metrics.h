@@ -18,6 +18,8 @@ void ad_metrics_request(ad_metrics *m, const char *route, int status, uint64_t d
 void ad_metrics_ttft(ad_metrics *m, uint64_t ns);              /* request start to first token */
 void ad_metrics_inter_token(ad_metrics *m, uint64_t ns);
 void ad_metrics_tokens(ad_metrics *m, int prompt, int generated); /* of one finished request */
+typedef enum { AD_ENDED_STOP, AD_ENDED_LENGTH, AD_ENDED_ABORT, AD_ENDS } ad_metrics_end;
+void ad_metrics_ended(ad_metrics *m, ad_metrics_end why);       /* one choice; aborted: its client left */
 void ad_metrics_rejected(ad_metrics *m);                        /* a 503 for a full queue */
 
 /* Appends the exposition text; reads the worker's atomics through app. */

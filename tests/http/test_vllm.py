@@ -2,9 +2,11 @@
 """What routers and controllers written for vLLM send and compare: the two LoRA calls, start-up spellings, small questions."""
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
+import time
 import unittest
 
 from daemon import TINY, Daemon, fails_to_start
@@ -53,6 +55,27 @@ class Vllm(unittest.TestCase):
         if message is not None:
             self.assertEqual(nested["message"], message)
         return nested["message"]
+
+    def test_metrics_have_what_gateways_read(self):
+        ended = lambda: {r: float(re.search(rf'vllm:request_success_total{{engine="0",model_name="base",finished_reason="{r}"}} (\d+)\n', self.d.request("GET", "/metrics")[2].decode())[1])
+                         for r in ("stop", "length", "abort")}
+        before = ended()
+        self.d.complete(model="rslora", prompt=[1, 2], max_tokens=3, ignore_eos=True)
+        self.assertEqual(ended(), {**before, "length": before["length"] + 1})
+        text = self.d.request("GET", "/metrics")[2].decode()
+        labels = 'engine="0",model_name="base"'
+        for family, kind in {"num_requests_running": "gauge", "num_requests_waiting": "gauge", "kv_cache_usage_perc": "gauge", "prompt_tokens_total": "counter", "generation_tokens_total": "counter",
+                             "prefix_cache_queries_total": "counter", "prefix_cache_hits_total": "counter", "num_preemptions_total": "counter"}.items():
+            self.assertIn(f"# TYPE vllm:{family} {kind}\n", text)
+            self.assertEqual(len(re.findall(rf"^vllm:{family}{{{labels}}} [0-9.e+]+$", text, re.M)), 1, family)
+        self.assertEqual(len(re.findall(rf'^vllm:cache_config_info{{{labels},block_size="16",num_gpu_blocks="\d+"}} 1$', text, re.M)), 1)
+        info, = re.findall(r'^vllm:lora_requests_info{max_lora="(\d+)",running_lora_adapters="([^"]*)",waiting_lora_adapters=""} (\d+)$', text, re.M)
+        self.assertGreaterEqual(int(info[0]), 1)
+        self.assertIn("rslora", info[1].split(","))
+        self.assertLess(abs(int(info[2]) - time.time()), 60)
+        for family in ("time_to_first_token_seconds", "inter_token_latency_seconds"):
+            count = re.search(rf"^vllm:{family}_count{{{labels}}} (\d+)$", text, re.M)[1]
+            self.assertIn(f'vllm:{family}_bucket{{{labels},le="+Inf"}} {count}\n', text)
 
     def test_loading_and_unloading_answer_plain_text_without_a_type(self):
         self.assertEqual(self.load("plain"), (200, "Success: LoRA adapter 'plain' added successfully.", None))
