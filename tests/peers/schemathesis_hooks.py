@@ -36,8 +36,10 @@ def drawn(text, choices):
 @schemathesis.hook
 def map_body(context, body):
     """A drawn name would almost never be a model's."""
-    if isinstance(body, dict) and isinstance(body.get("model"), str):
-        body["model"] = drawn(repr(body), MODELS) or body["model"]
+    parameters = body.get("parameters") if isinstance(body, dict) else None
+    for fields, key in ((body, "model"), (parameters, "adapter_id")):
+        if isinstance(fields, dict) and isinstance(fields.get(key), str):
+            fields[key] = drawn(repr(body), MODELS) or fields[key]
     return body
 
 
