@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* POST /generate, /generate_stream and / (which has `stream` in its body), as LoRAX and TGI have them. An adapter is named per request; it must be registered:
  * nothing is fetched because a request names it. merged_adapters add up exactly, each with its weight. Loop thread, but for what reads. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -47,7 +46,7 @@ static bool read_merged(const ad_reader *p, const json_t *v)
     for (size_t i = 0; i < n; i++) {
         const char *id = plain_string(json_array_get(ids, i));
         const json_t *w = json_array_get(weights, i);
-        if (!id || !json_is_number(w) || !isfinite((float)json_number_value(w))) return ad_read_wrong(p, "merged_adapters", "must have `ids` that are strings and `weights` that are numbers");
+        if (!id || !ad_is_weight(w)) return ad_read_wrong(p, "merged_adapters", "must have `ids` that are strings and `weights` that are numbers from -1000 to 1000");
         p->r->adapters[p->r->n_adapters++] = (ad_weighted_name){.name = id, .weight = (float)json_number_value(w)};
     }
     return true;

@@ -91,12 +91,17 @@ bool ad_read_model(const ad_reader *rd, bool required)
     return true;
 }
 
+bool ad_is_weight(const json_t *v)
+{
+    return json_is_number(v) && fabs(json_number_value(v)) <= AD_MAX_WEIGHT;
+}
+
 static bool add_adapter(const ad_reader *rd, const json_t *v)
 {
     const json_t *name = json_object_get(v, "name"), *weight = json_object_get(v, "weight");
     double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
     if (!json_is_string(name) || strlen(json_string_value(name)) != json_string_length(name)) return ad_read_wrong(rd, "adapters", "must be an array of objects with a \"name\"");
-    if ((weight && !json_is_null(weight) && !json_is_number(weight)) || !isfinite((float)w)) return ad_read_wrong(rd, "adapters", "has a \"weight\" that is not a number");
+    if (weight && !json_is_null(weight) && !ad_is_weight(weight)) return ad_read_wrong(rd, "adapters", "has a \"weight\" that is not a number from -1000 to 1000");
     if (rd->r->n_adapters == AD_MAX_MIX) return ad_fault_set(rd->f, 400, "invalid_value", "adapters", "`adapters` has more than %d entries", AD_MAX_MIX);
     rd->r->adapters[rd->r->n_adapters++] = (ad_weighted_name){json_string_value(name), (float)w};
     return true;
@@ -108,7 +113,7 @@ bool ad_read_lora(const json_t *v, const char *param, ad_fault *f)
     bool good = json_is_array(v);
     for (size_t i = 0; good && i < json_array_size(v); i++) {
         const json_t *id = json_object_get(json_array_get(v, i), "id"), *scale = json_object_get(json_array_get(v, i), "scale");
-        good = json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX && json_is_number(scale) && isfinite((float)json_number_value(scale));
+        good = json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX && ad_is_weight(scale);
     }
     return good || ad_fault_set(f, 400, "invalid_value", param, "'%s' %s", param, shape);
 }

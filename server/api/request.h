@@ -11,6 +11,7 @@
 
 enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4, AD_MAX_BIASES = 1024, AD_MAX_STOP_IDS = 64 };
 
+#define AD_MAX_WEIGHT 1000 /* of an adapter in a request: far more makes numbers overflow */
 #define AD_MIN_REPETITION_PENALTY 0.01 /* logits are divided by it: far less would make them infinite */
 
 typedef struct {
@@ -89,6 +90,7 @@ bool ad_read_unserved(const ad_reader *rd, const char *const *names, size_t n);
 /* ---- groups of fields ---- */
 
 bool ad_read_model(const ad_reader *rd, bool required);
+bool ad_is_weight(const json_t *v);           /* a number within AD_MAX_WEIGHT */
 bool ad_read_adapters(const ad_reader *rd);   /* `adapters`, `lora` and `cache_salt` */
 /* An array of {"id", "scale"}, as llama-server names adapters; param: of the fault. */
 bool ad_read_lora(const json_t *v, const char *param, ad_fault *f);

@@ -117,7 +117,7 @@ class Batching(unittest.TestCase):
 
     def test_mixes_of_wrong_form_are_refused(self):
         for adapters, status in (([{"name": "nope"}], 404), ("qv", 400), ([{"weight": 1}], 400), ([{"name": 5}], 400), ([{"name": "qv", "weight": "x"}], 400),
-                                 ([{"name": "qv", "weight": 1e300}], 400), ([{"name": "qv"}] * 9, 400), (["qv"], 400)):
+                                 ([{"name": "qv", "weight": 1e300}], 400), ([{"name": "qv", "weight": 1001}], 400), ([{"name": "qv"}] * 9, 400), (["qv"], 400)):
             got, reply = self.d.post({"model": "base", "prompt": "x", "adapters": adapters})
             self.assertEqual((got, reply["error"]["param"]), (status, "adapters"), adapters)
         for name in ALONE:
@@ -126,6 +126,8 @@ class Batching(unittest.TestCase):
                 got, reply = self.d.post({"model": "base", "prompt": "x", "adapters": adapters})
                 self.assertEqual((got, reply["error"]["param"]), (400, "adapters"), adapters)
                 self.assertIn("by itself", reply["error"]["message"])
+        for weight in (1000, -1000):
+            self.assertEqual(self.d.post({"model": "base", "prompt": "x", "max_tokens": 4, "adapters": [{"name": "qv", "weight": weight}]})[0], 200)
         got, reply = self.d.post({"model": "qv", "prompt": "x", "adapters": [{"name": "all"}]})
         self.assertEqual((got, reply["error"]["param"]), (400, "adapters"))
         self.assertEqual(self.d.post({"model": "base", "prompt": "x", "max_tokens": 1, "adapters": []})[0], 200)

@@ -267,7 +267,7 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.d.post({"model": "base", "prompt": "a", "lora": [{"id": 3, "scale": 1}]})[1]["error"]["param"], "lora")
 
     def test_lists_that_are_none_are_refused(self):
-        for lora in (3, {"id": 0}, [3], [{"id": "0", "scale": 1}], [{"scale": 1}], [{"id": 0}], [{"id": -1, "scale": 1}], [{"id": 0, "scale": "1"}], [{"id": 0, "scale": 1e39}], [{"id": 1 << 40, "scale": 1}]):
+        for lora in (3, {"id": 0}, [3], [{"id": "0", "scale": 1}], [{"scale": 1}], [{"id": 0}], [{"id": -1, "scale": 1}], [{"id": 0, "scale": "1"}], [{"id": 0, "scale": -1001}], [{"id": 1 << 40, "scale": 1}]):
             self.assertEqual(self.refused(lora=lora), "'lora' must be an array of objects with 'id' and 'scale' fields")
         self.refused("twice", lora=[{"id": 0, "scale": 1}, {"id": 0, "scale": 0.5}])
         self.refused("lora", model="qv", lora=[{"id": 1, "scale": 1}])
