@@ -135,11 +135,12 @@ static int raise_file_limit(int connections)
 static ad_status listen_http(ad_app *app, ad_err *err)
 {
     static const char *const reserved[] = {"/health", "/livez", "/readyz", "/metrics", NULL};
-    enum { PAUSED_BUFFERS = 16 };
+    enum { PAUSED_BUFFERS = 16, LARGE_BODIES = 32, LEAST_BODIES = 64 << 20 };
+    size_t bodies = app->config->max_body_bytes * LARGE_BODIES;
     const ad_config *c = app->config;
     ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
     ad_http_options opt = {
-        .addresses = addresses, .max_body_bytes = c->max_body_bytes, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
+        .addresses = addresses, .max_body_bytes = c->max_body_bytes, .max_bodies_bytes = bodies > LEAST_BODIES ? bodies : LEAST_BODIES, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
         .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
         .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
         .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),

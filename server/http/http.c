@@ -26,6 +26,7 @@ enum {
     MAX_AHEAD = 64 * 1024,     /* bytes read ahead while an exchange runs */
     MAX_BEHIND = 64 * 1024,    /* bytes of earlier replies that still wait when the next request is begun */
     READ_BYTES = 64 * 1024,
+    KEEP_BYTES = 4096,         /* a larger input buffer is given back when it is empty */
     MIN_BODY_RATE = 4096,      /* bytes a second of a body */
     MIN_TAKEN = 16 * 1024,     /* bytes of a reply that a client takes within the write timeout, if it does not take all */
     RESERVED = 16,             /* connections beyond the cap, for what is reserved */
@@ -117,6 +118,7 @@ struct ad_http_server {
     int n_conns, n_reserved;  /* reserved are among n_conns */
     conn *conns;              /* the newest first */
     conn *peers[PEER_BUCKETS]; /* by the hash of their keys */
+    size_t collected;         /* bytes of all bodies that are collected or answered */
     ad_http_counts counts;
     llhttp_settings_t settings;
     uint64_t id_base, id_next;
@@ -153,6 +155,7 @@ static void maybe_finish(ad_http_server *s)
 
 static void exchange_free(ad_http_exchange *x)
 {
+    x->conn->server->collected -= x->body.len;
     ad_buf_deinit(&x->body);
     ad_buf_deinit(&x->extra);
     ad_http_head_deinit(&x->head);
@@ -237,7 +240,6 @@ static void on_timer(uv_timer_t *t)
     else if (c->phase == PHASE_HEAD && c->first_byte_ns && begin_exchange(c)) refuse(c, 408, "the request's head did not arrive in time"); /* say so before leaving */
     else conn_close(c);
 }
-
 
 /* Ends the connection in the next loop turn. */
 static void doom(conn *c)
@@ -512,6 +514,7 @@ static void refuse(conn *c, int status, const char *message)
 }
 
 static const char too_large[] = "the request's body is larger than this server accepts";
+static const char no_room[] = "there is no memory for the request's body; try again later";
 
 /* from[len] of a query into out[size]. False, with out "": a bad escape, an escaped NUL, or more than fits. */
 static bool decode_query(const char *from, size_t len, char *out, size_t size)
@@ -603,7 +606,8 @@ static int check_request(conn *c, const char **why)
 {
     ad_http_exchange *x = c->x;
     *why = "there are too many connections; try again later";
-    if (c->reserved && !is_reserved(c->server, x->route)) return c->server->counts.refused_full++, 503;
+    bool has_body = x->head.length || x->head.chunked;
+    if (c->reserved && (has_body || !is_reserved(c->server, x->route))) return c->server->counts.refused_full++, 503;
     *why = too_large;
     if (x->head.length > c->server->opt.max_body_bytes && !(x->route && x->route->streams && x->head.length < SIZE_MAX)) return 413;
     *why = "the request's body must come without a Content-Encoding";
@@ -637,6 +641,16 @@ static int on_headers_complete(llhttp_t *p)
     return 0;
 }
 
+/* A body of which there is no room for more counts as one whose memory could not be had. */
+static void collect(ad_http_exchange *x, const char *at, size_t len)
+{
+    ad_http_server *s = x->conn->server;
+    size_t before = x->body.len;
+    if (s->collected + len > s->opt.max_bodies_bytes) x->body.failed = true;
+    ad_buf_append(&x->body, at, len);
+    s->collected += x->body.len - before;
+}
+
 /* A piece for the handler. */
 static int feed_piece(conn *c, const char *at, size_t len)
 {
@@ -646,7 +660,7 @@ static int feed_piece(conn *c, const char *at, size_t len)
     x->feed.received += len;
     x->window_bytes += len;
     if (x->feed.data) x->feed.data(x, at, len, x->feed.user);
-    else if (x->feed.taken) ad_buf_append(&x->body, at, len);
+    else if (x->feed.taken) collect(x, at, len);
     if (c->phase != PHASE_FEED) return HPE_USER; /* answered in the callback, which ended x */
     if (x->body.failed) return HPE_USER;
     return x->feed.paused ? HPE_PAUSED : 0;
@@ -656,11 +670,11 @@ static int on_body(llhttp_t *p, const char *at, size_t len)
 {
     conn *c = p->data;
     if (c->phase == PHASE_FEED) return feed_piece(c, at, len);
-    ad_buf *body = &c->x->body;
-    c->x->window_bytes += len;
-    if (body->len + len > c->server->opt.max_body_bytes) return HPE_USER;
-    ad_buf_append(body, at, len);
-    return body->failed ? HPE_USER : 0;
+    ad_http_exchange *x = c->x;
+    x->window_bytes += len;
+    if (x->body.len + len > c->server->opt.max_body_bytes) return HPE_USER;
+    collect(x, at, len);
+    return x->body.failed ? HPE_USER : 0;
 }
 
 static int on_message_complete(llhttp_t *p)
@@ -676,7 +690,8 @@ static void consume(conn *c, size_t n)
     c->in_at += n;
     c->scanned = c->scanned > n ? c->scanned - n : 0;
     if (c->in_at < c->in.len) return;
-    ad_buf_clear(&c->in);
+    if (c->in.cap > KEEP_BYTES) ad_buf_deinit(&c->in);
+    else ad_buf_clear(&c->in);
     c->in_at = 0;
 }
 
@@ -830,7 +845,7 @@ static bool read_feed(conn *c)
         return true;
     }
     bool user = rc == HPE_USER;
-    fail_feed(c, !user ? 400 : x->body.failed ? 503 : 413, !user ? why : x->body.failed ? "out of memory" : too_large);
+    fail_feed(c, !user ? 400 : x->body.failed ? 503 : 413, !user ? why : x->body.failed ? no_room : too_large);
     return false;
 }
 
@@ -928,7 +943,7 @@ static bool read_body(conn *c)
         return c->complete;
     }
     bool over = rc == HPE_USER && !c->x->body.failed;
-    refuse(c, over ? 413 : rc == HPE_USER ? 503 : 400, over ? too_large : rc == HPE_USER ? "out of memory" : why);
+    refuse(c, over ? 413 : rc == HPE_USER ? 503 : 400, over ? too_large : rc == HPE_USER ? no_room : why);
     return false;
 }
 
@@ -1059,6 +1074,10 @@ static void shed_reserved(const conn *newer)
     for (conn *c = newer->next; c; c = c->next)
         if (c->reserved && (c->phase == PHASE_HEAD || c->phase == PHASE_LINGER) && !c->closing) oldest = c;
     if (!oldest) return;
+    if (oldest->phase == PHASE_LINGER) {
+        conn_close(oldest); /* it has its answer */
+        return;
+    }
     newer->server->counts.refused_full++;
     turn_away(oldest, full);
 }
@@ -1150,7 +1169,8 @@ static void on_listener_closed(uv_handle_t *h)
     maybe_finish(l->server);
 }
 
-static ad_status bind_tcp(listener *l, const ad_http_address *a, ad_err *err)
+/* only: it is the only address. [::] takes IPv4 connections then, too. */
+static ad_status bind_tcp(listener *l, const ad_http_address *a, bool only, ad_err *err)
 {
     char port[16];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
@@ -1159,7 +1179,7 @@ static ad_status bind_tcp(listener *l, const ad_http_address *a, ad_err *err)
     snprintf(port, sizeof port, "%d", a->port);
     int rc = getaddrinfo(a->host, port, &hints, &list);
     if (rc) return ad_fail(err, AD_EINVAL, "host \"%.100s\": %s", a->host, gai_strerror(rc));
-    rc = uv_tcp_bind(&l->sock.tcp, list->ai_addr, list->ai_family == AF_INET6 ? UV_TCP_IPV6ONLY : 0);
+    rc = uv_tcp_bind(&l->sock.tcp, list->ai_addr, list->ai_family == AF_INET6 && !only ? UV_TCP_IPV6ONLY : 0);
     freeaddrinfo(list);
     if (!rc) rc = uv_listen(&l->sock.stream, BACKLOG, on_connection);
     struct sockaddr_storage addr;
@@ -1188,11 +1208,11 @@ static ad_status bind_unix(listener *l, const ad_http_address *a, ad_err *err)
     return AD_OK;
 }
 
-static ad_status add_listener(ad_http_server *s, const ad_http_address *a, ad_err *err)
+static ad_status add_listener(ad_http_server *s, const ad_http_address *a, bool only, ad_err *err)
 {
     listener *l = &s->listeners[s->n_listeners++];
     l->server = s;
-    ad_status st = a->host[0] ? bind_tcp(l, a, err) : bind_unix(l, a, err);
+    ad_status st = a->host[0] ? bind_tcp(l, a, only, err) : bind_unix(l, a, err);
     l->sock.handle.data = l;
     return st;
 }
@@ -1209,7 +1229,7 @@ ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_op
     s->settings.on_message_complete = on_message_complete;
     if (getrandom(&s->id_base, sizeof s->id_base, 0) != sizeof s->id_base) s->id_base = uv_hrtime();
     ad_status st = AD_OK;
-    for (int i = 0; i < opt->n_addresses && st == AD_OK; i++) st = add_listener(s, &opt->addresses[i], err);
+    for (int i = 0; i < opt->n_addresses && st == AD_OK; i++) st = add_listener(s, &opt->addresses[i], opt->n_addresses == 1, err);
     s->opt.addresses = NULL;
     if (st == AD_OK) *out = s;
     else ad_http_close(&s, NULL, NULL);

@@ -26,7 +26,8 @@ typedef struct {
 typedef struct {
     const ad_http_address *addresses; /* n_addresses to listen on, at most AD_HTTP_MAX_ADDRESSES; read once */
     int n_addresses;
-    size_t max_body_bytes;
+    size_t max_body_bytes;    /* of one request; more is 413 */
+    size_t max_bodies_bytes;  /* of all requests that are read or answered; more is 503 */
     int max_connections;
     const char *const *reserved; /* the paths of routes that a few connections beyond max_connections may still ask for; ends in NULL. May be NULL */
     int max_per_peer;         /* connections of one IPv4 address or IPv6 /64; 0: half of max_connections, and no limit on loopback. Unix sockets have none */

@@ -96,7 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uv_loop_t loop;
     ad_err err;
     ad_http_server *s = NULL;
-    ad_http_options opt = {.max_body_bytes = 1000, .max_connections = 10, .header_timeout_ms = 1000, .body_timeout_ms = 1000,
+    ad_http_options opt = {.max_body_bytes = 1000, .max_bodies_bytes = 5000, .max_connections = 10, .header_timeout_ms = 1000, .body_timeout_ms = 1000,
                            .idle_timeout_ms = 1000, .write_timeout_ms = 1000, .max_output_bytes = 100000, .routes = routes, .n_routes = 3, .error_body = error_body};
     uv_loop_init(&loop);
     if (ad_http_listen(&s, &loop, &opt, &err) != AD_OK) abort();

@@ -655,6 +655,39 @@ class ConnectionCap(unittest.TestCase):
         finally:
             d.stop()
 
+    def test_a_body_on_a_connection_beyond_the_cap_is_not_waited_for(self):
+        d = Daemon(MODEL, "--max-connections", "20")
+        try:
+            self.hold(d, 20)
+            for extra in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"):
+                s = connect(d)
+                s.sendall(b"GET /health HTTP/1.1\r\n" + HOST + extra + b"\r\n")
+                self.assertIn(b"HTTP/1.1 503 ", s.recv(4096))
+                s.close()
+        finally:
+            d.stop()
+
+    def test_bodies_that_are_collected_share_a_bound(self):
+        d = UploadDaemon()
+        try:
+            request = b"GET /query HTTP/1.1\r\n" + HOST + b"Content-Length: 1000\r\n\r\n" + b"x" * 1000
+            for _ in range(40):
+                self.open.append(connect(d))
+                self.open[-1].sendall(request[:-1])
+            refused = 0
+            for s in self.open:
+                s.settimeout(0.02)
+                try:
+                    refused += s.recv(100).startswith(b"HTTP/1.1 503 ")
+                except TimeoutError:
+                    s.sendall(b"x")
+                    s.settimeout(10)
+                    self.assertIn(b"HTTP/1.1 200 ", s.recv(4096))
+            self.assertEqual(refused, 8)
+            self.assertEqual(d.request("GET", "/query", b"x" * 1000)[0], 200)
+        finally:
+            d.stop()
+
     def test_connections_beyond_the_cap_that_ask_nothing_make_room_for_a_probe(self):
         d = Daemon(MODEL, "--max-connections", "20")
         try:
