@@ -321,7 +321,7 @@ int main(int argc, char **argv)
     config.max_adapter_bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1u << 30;
     ad_http_address address = {.host = "127.0.0.1"};
     ad_http_options opt = {.addresses = &address, .n_addresses = 1, .max_body_bytes = 1000, .max_bodies_bytes = 32000, .max_connections = 100, .header_timeout_ms = 200, .idle_timeout_ms = 200,
-                           .body_timeout_ms = argc > 1 ? atoi(argv[1]) : 1000, .write_timeout_ms = 1000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
+                           .body_timeout_ms = argc > 1 ? atoi(argv[1]) : 1000, .write_timeout_ms = 2000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
                            .app = &app, .error_body = ad_error_body};
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
