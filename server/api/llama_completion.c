@@ -98,10 +98,11 @@ static bool read_off(const ad_reader *rd, const char *name, double low, double h
 
 static bool read_unserved(const ad_reader *rd)
 {
-    static const char *const names[] = {"mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range", "samplers", "post_sampling_probs", "t_max_predict_ms", "n_indent",
-                                        "grammar_lazy", "control_vectors", "adaptive_target"};
+    static const char *const names[] = {"mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range", "samplers", "post_sampling_probs", "n_indent",
+                                        "grammar_lazy", "control_vectors"};
     return ad_read_unserved(rd, names, sizeof names / sizeof *names) && read_off(rd, "typical_p", 1, INFINITY) && read_off(rd, "top_n_sigma", -INFINITY, 0) &&
-           read_off(rd, "min_keep", 0, 1) && read_off(rd, "n", 1, 1) && read_off(rd, "n_cmpl", 1, 1);
+           read_off(rd, "adaptive_target", -INFINITY, -1e-9) &&
+           read_off(rd, "t_max_predict_ms", -INFINITY, 0) && read_off(rd, "min_keep", 0, 1) && read_off(rd, "n", 1, 1) && read_off(rd, "n_cmpl", 1, 1);
 }
 
 static bool add_bias(const ad_reader *rd, int32_t id, double bias)
@@ -333,19 +334,19 @@ static bool is_truncated(const ad_choice *ch)
     return ch->end == AD_END_LENGTH && ch->n_generated < g->rq.sampling.max_tokens;
 }
 
-/* The parts that `response_fields` names, each under the last name of its path. */
+/* The parts that `response_fields` names, each under its path. */
 static json_t *select_fields(json_t *v, const json_t *fields)
 {
     json_t *out = json_object();
     for (size_t i = 0; i < json_array_size(fields); i++) {
-        const char *path = json_string_value(json_array_get(fields, i)), *at = path;
+        const char *path = json_string_value(json_array_get(fields, i));
         json_t *part = path ? v : NULL;
-        for (size_t n; part; at += n + 1) {
-            n = strcspn(at, "/");
-            part = json_object_getn(part, at, n);
-            if (!at[n]) break;
+        for (size_t n, at = 0; part; at += n + 1) {
+            n = strcspn(path + at, "/");
+            part = json_object_getn(part, path + at, n);
+            if (!path[at + n]) break;
         }
-        if (part) json_object_set(out, at, part);
+        if (part) json_object_set(out, path, part);
     }
     json_decref(v);
     return out;

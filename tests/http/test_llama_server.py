@@ -116,8 +116,8 @@ class Completion(unittest.TestCase):
 
     def test_response_fields_selects_by_path(self):
         reply = self.d.completion(response_fields=["content", "generation_settings/n_predict", "timings/prompt_n", "nope", "content/x"])
-        self.assertEqual(set(reply), {"content", "n_predict", "prompt_n"})
-        self.assertEqual(reply["n_predict"], 6)
+        self.assertEqual(set(reply), {"content", "generation_settings/n_predict", "timings/prompt_n"})
+        self.assertEqual(reply["generation_settings/n_predict"], 6)
 
     def test_settings_are_told_with_llama_server_s_defaults(self):
         status, reply = self.d.call("POST", "/completion", {"prompt": "hello", "n_predict": 1})
@@ -190,7 +190,7 @@ class Completion(unittest.TestCase):
 
     def test_what_is_not_served_is_refused_where_it_would_change_the_answer(self):
         for field, value in {"mirostat": 1, "dry_multiplier": 0.8, "xtc_probability": 0.5, "typical_p": 0.9, "dynatemp_range": 0.5, "top_n_sigma": 1.5, "samplers": ["top_k"],
-                             "post_sampling_probs": True, "min_keep": 2, "n": 2, "t_max_predict_ms": 100}.items():
+                             "post_sampling_probs": True, "min_keep": 2, "n": 2, "t_max_predict_ms": 100, "adaptive_target": 0.5}.items():
             self.refused(field, **{field: value})
         self.refused("repeat_last_n", repeat_last_n=32, repeat_penalty=1.1)
 
@@ -198,7 +198,7 @@ class Completion(unittest.TestCase):
         want = self.d.completion()["content"]
         off = {"mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["\n"],
                "xtc_probability": 0, "xtc_threshold": 0.1, "typical_p": 1, "dynatemp_range": 0, "dynatemp_exponent": 1, "top_n_sigma": -1, "samplers": [], "min_keep": 0, "id_slot": -1,
-               "cache_prompt": False, "n_keep": 0, "repeat_last_n": 64, "repeat_penalty": 1, "logit_bias": [], "grammar": "", "json_schema": None, "return_progress": True, "n": 1, "top_k": -1, "top_p": 1.0, "unknown": 1}
+               "cache_prompt": False, "n_keep": 0, "repeat_last_n": 64, "repeat_penalty": 1, "logit_bias": [], "grammar": "", "json_schema": None, "return_progress": True, "n": 1, "t_max_predict_ms": -1, "adaptive_target": -1.0, "adaptive_decay": 0.9, "top_k": -1, "top_p": 1.0, "unknown": 1}
         self.assertEqual(self.d.completion(**off)["content"], want)
 
     def test_logit_bias_takes_pairs_and_texts_and_false_for_never(self):
