@@ -245,8 +245,9 @@ static ad_gx any_part(reader *r, const json_t *part)
     if (is_type(part, "tag")) return tag_expr(r, part, 0);
     if (is_type(part, "triggered_tags")) return triggered_expr(r, part, list_of(r, part, "tags"));
     if (is_type(part, "tags_with_separator")) return separated_expr(r, part);
-    const json_t *type = json_object_get(part, "type");
-    return ad_gr_fail(b, json_is_string(type) ? AD_EUNSUPPORTED : AD_EINVAL, "structure: a part of type \"%.60s\" is not supported", json_is_string(type) ? json_string_value(type) : "");
+    const char *type = json_string_value(json_object_get(part, "type"));
+    if (!type) return ad_gr_fail(b, AD_EINVAL, "structure: a part has no type");
+    return ad_gr_fail(b, AD_EUNSUPPORTED, "structure: a part of type \"%.60s\" is not supported", type);
 }
 
 static ad_gx part_expr(reader *r, const json_t *part)
