@@ -11,6 +11,8 @@ import tempfile
 import time
 import unittest
 
+import contract
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TINY = os.path.join(ROOT, "tests", "golden", "tiny")
 SHARED = os.path.join(ROOT, "..", "shared", "golden")
@@ -28,8 +30,10 @@ def clean_env():
 
 class Daemon:
     """A running adapterd on a free port; stop() ends it and insists on a clean exit."""
+    program = None  # whose /openapi.json holds
 
     def __init__(self, model, *options, adapters=(), log_level="warn", env=None):
+        self.program = ADAPTERD
         args = [ADAPTERD, "--model", model, "--port", "0", "--log-level", log_level, *options]
         for name in adapters:
             args += ["--adapter", f"{name}={os.path.join(TINY, 'adapters', name)}"]
@@ -64,9 +68,11 @@ class Daemon:
         try:
             c.request(method, path, body, headers or {})
             r = c.getresponse()
-            return r.status, r.headers, r.read()
+            status, got, reply = r.status, r.headers, r.read()
         finally:
             c.close()
+        contract.check(self, method, path, status, got, reply, body, (headers or {}).get("Content-Type", ""))
+        return status, got, reply
 
     def get(self, path):
         status, _, body = self.request("GET", path)
