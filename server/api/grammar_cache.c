@@ -18,10 +18,9 @@ typedef struct {
 } entry;
 
 struct ad_grammar_cache {
-    const ad_tokenizer *tk;
     ad_grammar_cache_limits limits;
+    ad_grammar_vocab *vocab; /* made at the start: it takes some 20 ms, and the first who needs it may be the loop */
     pthread_mutex_t mutex; /* guards all below */
-    ad_grammar_vocab *vocab; /* NULL until the first grammar: tens of milliseconds that most never need */
     entry *entries;        /* [max_count + 1] in no order; few enough to look through */
     int n;
     unsigned long long clock;
@@ -32,13 +31,13 @@ ad_status ad_grammar_cache_new(ad_grammar_cache **out, const ad_tokenizer *tk, a
 {
     ad_grammar_cache *c = ad_calloc(1, sizeof *c);
     if (!c) return ad_fail(err, AD_ENOMEM, "grammars: out of memory");
-    c->tk = tk;
     c->limits = limits;
-    c->entries = ad_calloc((size_t)limits.max_count + 1, sizeof *c->entries);
-    if (!c->entries) return free(c), ad_fail(err, AD_ENOMEM, "grammars: out of memory");
     pthread_mutex_init(&c->mutex, NULL);
-    *out = c;
-    return AD_OK;
+    c->entries = ad_calloc((size_t)limits.max_count + 1, sizeof *c->entries);
+    ad_status st = c->entries ? ad_grammar_vocab_new(&c->vocab, tk, err) : ad_fail(err, AD_ENOMEM, "grammars: out of memory");
+    if (st == AD_OK) *out = c;
+    else ad_grammar_cache_free(&c);
+    return st;
 }
 
 static void drop(ad_grammar_cache *c, int i)
@@ -110,10 +109,9 @@ ad_status ad_grammar_cache_get(ad_grammar_cache *c, ad_grammar **out, ad_grammar
     ad_grammar *g = find(c, kind, text, hash);
     if (g) c->stats.hits++;
     else c->stats.misses++;
-    ad_status st = c->vocab ? AD_OK : ad_grammar_vocab_new(&c->vocab, c->tk, err);
     pthread_mutex_unlock(&c->mutex);
     if (g) return *out = g, AD_OK;
-    if (st == AD_OK) st = ad_grammar_new(&g, c->vocab, kind, text, err);
+    ad_status st = ad_grammar_new(&g, c->vocab, kind, text, err);
     pthread_mutex_lock(&c->mutex);
     ad_grammar *theirs = st == AD_OK ? find(c, kind, text, hash) : NULL; /* somebody else was faster */
     if (st != AD_OK) c->stats.failures++;
