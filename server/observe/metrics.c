@@ -294,7 +294,7 @@ static void put_vllm(const ad_metrics *m, const ad_app *app, ad_buf *out)
     ad_buf_puts(&b, "engine=\"0\",model_name=\"");
     put_label(&b, app->served_name);
     ad_buf_puts(&b, "\",");
-    const char *labels = b.failed ? "engine=\"0\"," : b.data;
+    const char *labels = b.data && !b.failed ? b.data : "engine=\"0\",";
     put_labelled(out, "vllm:num_requests_running", "gauge", "Sequences in the batch.", labels, atomic_load(&s->running));
     put_labelled(out, "vllm:num_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", labels, atomic_load(&s->waiting));
     put_labelled(out, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache that sequences hold, 0 to 1.", labels, total ? (double)used / (double)total : 0);
