@@ -34,7 +34,7 @@ class Memory(unittest.TestCase):
         self.assertLess(grown, 3 * self.live, f"36 versions of {self.live:.0f} bytes later {grown:.0f} bytes more are resident")
 
     def test_a_running_request_holds_its_version_and_no_longer(self):
-        ask = threading.Thread(target=lambda: self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 400, "n": 48, "ignore_eos": True}))
+        ask = threading.Thread(target=lambda: self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 400, "n": 24, "ignore_eos": True}))
         ask.start()
         while not self.d.show("a")[1]["versions"][-1]["leases"]:
             time.sleep(0.001)

@@ -329,7 +329,7 @@ int main(int argc, char **argv)
     uv_signal_init(&loop, &term);
     uv_signal_start(&term, on_term, SIGTERM);
     uv_timer_init(&loop, &end);
-    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_jobs_new(&app.loaders, &loop, 2, 0, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
+    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_jobs_new(&app.loaders, &loop, 4, 0, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
