@@ -3,7 +3,7 @@
  * A case is {"template", "messages", ...} for chat templates, with the fields of ad_chat_input, or {"source", "vars"} for the
  * template language alone (all variables untrusted). A result is {"text", "untrusted": [[start, end], ...]} in bytes, or
  * {"error", "status"}. With a GGUF file or a directory with a tokenizer as argument results also have "ids". "repeat": N times the rendering;
- * "seconds" is the time of one. */
+ * "seconds" is the CPU time of one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
