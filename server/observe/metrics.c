@@ -237,7 +237,9 @@ static void put_llamacpp(const ad_worker_stats *s, ad_buf *out)
 static void put_labelled(ad_buf *out, const char *name, const char *type, const char *help, const char *labels, double value)
 {
     put_family(out, name, type, help);
-    ad_buf_printf(out, "%s{%.*s} %.9g\n", name, (int)strlen(labels) - 1, labels, value);
+    ad_buf_printf(out, "%s{", name);
+    ad_buf_append(out, labels, strlen(labels) - 1); /* not "%.*s": a sanitizer's compiler thinks that it may be NULL */
+    ad_buf_printf(out, "} %.9g\n", value);
 }
 
 /* Adapters in memory, or those that requests wait for, joined by commas. */
@@ -294,7 +296,7 @@ static void put_vllm(const ad_metrics *m, const ad_app *app, ad_buf *out)
     ad_buf_puts(&b, "engine=\"0\",model_name=\"");
     put_label(&b, app->served_name);
     ad_buf_puts(&b, "\",");
-    const char *labels = b.data && !b.failed ? b.data : "engine=\"0\",";
+    const char *labels = b.failed ? "engine=\"0\"," : b.data;
     put_labelled(out, "vllm:num_requests_running", "gauge", "Sequences in the batch.", labels, atomic_load(&s->running));
     put_labelled(out, "vllm:num_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", labels, atomic_load(&s->waiting));
     put_labelled(out, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache that sequences hold, 0 to 1.", labels, total ? (double)used / (double)total : 0);
