@@ -247,7 +247,7 @@ static void finish_if_done(ad_generation *g)
     if (!g->failed) {
         count_tokens(g);
         choose_best(g);
-        if (g->rq.stream) g->dialect->end(g);
+        if (g->rq.stream && g->dialect->end) g->dialect->end(g);
     }
     if (g->failed) {
         finish_failed(g);

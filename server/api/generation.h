@@ -43,7 +43,7 @@ typedef struct {
     void (*vector)(ad_choice *ch, const float *v, int n); /* requests with `pooling`: what the prompt became, not normalised; v is borrowed */
     void (*begin)(ad_generation *g);                /* streamed: before the first event; or NULL */
     void (*event)(ad_choice *ch);                   /* streamed: there is text, or tokens, or it has ended; takes what there is */
-    void (*end)(ad_generation *g);                  /* streamed: the last events, after every choice has ended */
+    void (*end)(ad_generation *g);                  /* streamed: the last events, after every choice has ended; or NULL */
     void (*free_choice)(void *state);               /* a choice's state; or NULL */
     void (*free_state)(void *state);                /* the generation's; or NULL */
 } ad_dialect;

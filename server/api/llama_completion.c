@@ -407,13 +407,8 @@ static void send_choice(ad_choice *ch)
     if (ch->end) ad_generation_send(ch->owner, NULL, last_json(ch));
 }
 
-static void end(ad_generation *g)
-{
-    (void)g; /* every choice has said that it is the last */
-}
-
 const ad_dialect ad_llama_completion = {
-    .id_prefix = "cmpl-", .read_target = ad_llama_read_target, .read = read_body, .reply = reply, .event = send_choice, .end = end, .free_choice = free,
+    .id_prefix = "cmpl-", .read_target = ad_llama_read_target, .read = read_body, .reply = reply, .event = send_choice, .free_choice = free,
 };
 
 void ad_handle_llama_completion(ad_http_exchange *x, void *app)

@@ -440,19 +440,14 @@ static void send_choice(ad_choice *ch)
     ad_generation_send(g, NULL, v);
 }
 
-static void end(ad_generation *g)
-{
-    (void)g; /* the last event has told everything */
-}
-
 const ad_dialect ad_generate = {
     .id_prefix = "gen-", .read_target = read_target, .read = read_body, .headers = write_headers, .reply = reply,
 };
 const ad_dialect ad_generate_stream = {
-    .id_prefix = "gen-", .read_target = read_target, .read = read_stream, .headers = write_headers, .event = send_choice, .end = end, .free_choice = free_text,
+    .id_prefix = "gen-", .read_target = read_target, .read = read_stream, .headers = write_headers, .event = send_choice, .free_choice = free_text,
 };
 const ad_dialect ad_generate_compat = {
-    .id_prefix = "gen-", .read_target = read_target, .read = read_compat, .headers = write_headers, .reply = reply_compat, .event = send_choice, .end = end, .free_choice = free_text,
+    .id_prefix = "gen-", .read_target = read_target, .read = read_compat, .headers = write_headers, .reply = reply_compat, .event = send_choice, .free_choice = free_text,
 };
 
 void ad_handle_generate(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_generate); }
