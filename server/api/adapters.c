@@ -247,8 +247,14 @@ void ad_handle_adapter(ad_http_exchange *x, void *arg)
 void ad_handle_events(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    if (app->draining) ad_reply_refusal(x, 503, NULL, NULL, "the server is shutting down"); /* its streams have been ended */
-    else ad_events_subscribe(ad_keeper_events(app->keeper), x);
+    if (app->draining) {
+        ad_reply_refusal(x, 503, NULL, NULL, "the server is shutting down"); /* its streams have been ended */
+    } else if (!strcmp(ad_http_method(x), "HEAD")) { /* which has nothing to wait for */
+        ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
+        ad_http_stream_end(x);
+    } else {
+        ad_events_subscribe(ad_keeper_events(app->keeper), x);
+    }
 }
 
 /* ---- POST: adapters and versions, sent ---- */

@@ -126,7 +126,6 @@ void ad_events_subscribe(ad_events *e, ad_http_exchange *x)
     e->first = s;
     e->n_subscribers++;
     ad_http_on_abort(x, on_client_gone, s);
-    ad_http_set_header(x, "Cache-Control", "no-store");
     ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
     ad_http_stream_write(x, ": adapters\n\n", 12);
     if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(e, x, strtoull(last, NULL, 10));

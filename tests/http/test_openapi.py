@@ -31,6 +31,22 @@ class Document(unittest.TestCase):
         status, headers, body = self.d.request("HEAD", "/openapi.json")
         self.assertEqual((status, headers["Content-Length"], body), (200, str(len(self.text)), b""))
 
+    def test_every_path_answers_options_and_head_as_it_answers_get(self):
+        for path, item in self.doc["paths"].items():
+            target = path.replace("{name}", "qv").replace("{id}", "qv")
+            status, headers, body = self.d.request("OPTIONS", target)
+            self.assertEqual((status, body), (204, b""), target)
+            self.assertLessEqual({m.upper() for m in item if m != "parameters"} | {"OPTIONS"}, set(headers["Allow"].split(", ")), target)
+            if "get" not in item or path in ("/metrics", "/v1/adapters/events"):
+                continue
+            want, told = self.d.request("GET", target), self.d.request("HEAD", target)
+            self.assertEqual((told[0], told[1]["Content-Type"], told[1]["Content-Length"], told[2]), (want[0], want[1]["Content-Type"], str(len(want[2])), b""), target)
+
+    def test_head_of_a_stream_ends_and_leaves_the_connection_usable(self):
+        got = self.d.raw(b"HEAD /v1/adapters/events HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").decode()
+        self.assertEqual(got.count("HTTP/1.1 200 OK"), 2, got)
+        self.assertEqual((got.count("text/event-stream"), got.count("Cache-Control"), got[-3:]), (1, 1, "ok\n"), got)
+
     @unittest.skipUnless(openapi_spec_validator, "the Python package openapi-spec-validator is not installed")
     def test_it_is_valid_openapi_3_1(self):
         openapi_spec_validator.validate(self.doc)
