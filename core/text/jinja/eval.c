@@ -23,6 +23,7 @@ static jj_scope *new_scope(jj *j, jj_scope *parent)
 
 static void assign(jj *j, jj_scope *s, const char *name, jj_val v)
 {
+    jj_step(j, s->n / 16);
     for (size_t i = 0; i < s->n; i++) {
         if (s->vars[i].name != name) continue;
         s->vars[i].value = v;
@@ -34,9 +35,11 @@ static void assign(jj *j, jj_scope *s, const char *name, jj_val v)
 
 static jj_val look_up(jj *j, const char *name)
 {
-    for (const jj_scope *s = j->scope; s; s = s->parent)
+    for (const jj_scope *s = j->scope; s; s = s->parent) {
+        jj_step(j, s->n / 16);
         for (size_t i = 0; i < s->n; i++)
             if (s->vars[i].name == name) return s->vars[i].value;
+    }
     return jj_undefined(name);
 }
 
@@ -75,9 +78,15 @@ static bool find_method(jj *j, jj_val v, const char *name, size_t len, jj_val *o
     return true;
 }
 
+/* The template's own copy of a name; NULL when it has none, or none that could be an attribute's. */
+static const char *own_name(const jj *j, const char *name, size_t len)
+{
+    return len <= 256 ? jj_known_name(&j->tmpl->names, name, len) : NULL;
+}
+
 static jj_val missing(jj *j, const char *name, size_t len)
 {
-    return jj_undefined(jj_known_name(&j->tmpl->names, name, len));
+    return jj_undefined(own_name(j, name, len));
 }
 
 jj_val jj_attr(jj *j, jj_val v, const char *name, size_t len)
@@ -85,7 +94,7 @@ jj_val jj_attr(jj *j, jj_val v, const char *name, size_t len)
     jj_val out;
     jj_str key = {.p = name, .len = len};
     if (v.kind == JJ_UNDEFINED) undefined(j, v);
-    const char *known = v.kind == JJ_LOOP ? jj_known_name(&j->tmpl->names, name, len) : NULL;
+    const char *known = v.kind == JJ_LOOP ? own_name(j, name, len) : NULL;
     if (known) {
         out = loop_attr(v.loop, known);
         if (out.kind != JJ_UNDEFINED) return out;
@@ -550,6 +559,7 @@ static void bind_parameters(jj *j, const jj_node *n, const jj_args *args)
     if (args->n > n->other.n) jj_fail(j, AD_EINVAL, "macro '%.60s' takes at most %zu arguments", n->name, n->other.n);
     for (size_t i = 0; i < n->other.n; i++) {
         jj_val v = i < args->n ? args->pos[i] : (jj_val){0};
+        jj_step(j, args->n_named / 8);
         for (size_t k = 0; k < args->n_named; k++) {
             if (args->named[k].name != n->names[i]) continue;
             if (v.kind != JJ_ABSENT) jj_fail(j, AD_EINVAL, "macro '%.60s' was given '%.60s' twice", n->name, n->names[i]);

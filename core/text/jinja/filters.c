@@ -256,7 +256,7 @@ FILTER(sum)
 {
     jj_val total = a[1].kind == JJ_ABSENT ? jj_int(0) : a[1];
     jj_list *l = jj_items(j, v);
-    for (size_t i = 0; i < l->n; i++) total = jj_binary(j, JN_ADD, total, by_path(j, l->items[i], a[0], (jj_val){0}));
+    for (size_t i = 0; i < l->n; i++, jj_step(j, 1)) total = jj_binary(j, JN_ADD, total, by_path(j, l->items[i], a[0], (jj_val){0}));
     return total;
 }
 
@@ -305,6 +305,7 @@ static jj_val extreme(jj *j, jj_val v, const jj_val *a, int sign)
     jj_val best = jj_undefined(NULL), key = {0};
     for (size_t i = 0; i < l->n; i++) {
         jj_val k = folded(j, by_path(j, l->items[i], a[1], (jj_val){0}), a[0]);
+        jj_step(j, 1);
         if (i && jj_order(j, k, key) * sign <= 0) continue;
         best = l->items[i];
         key = k;

@@ -36,9 +36,10 @@ static bool has_suffix(const jj_str *s, const jj_str *p) { return s->len >= p->l
 /* One string, or a tuple of strings of which one must fit. */
 static jj_val fits(jj *j, const jj_str *s, jj_val with, bool (*test)(const jj_str *, const jj_str *))
 {
+    jj_step(j, s->len / 256);
     if (with.kind != JJ_TUPLE) return jj_bool(test(s, jj_want_str(j, with, "a prefix or suffix")));
     bool any = false;
-    for (size_t i = 0; i < with.list->n && !any; i++) any = test(s, jj_want_str(j, with.list->items[i], "a prefix or suffix"));
+    for (size_t i = 0; i < with.list->n && !any; i++, jj_step(j, 1 + s->len / 256)) any = test(s, jj_want_str(j, with.list->items[i], "a prefix or suffix"));
     return jj_bool(any);
 }
 
@@ -48,12 +49,14 @@ METHOD(str_endswith) { return fits(j, v.s, a[0], has_suffix); }
 METHOD(str_removeprefix)
 {
     const jj_str *p = jj_want_str(j, a[0], "a prefix");
+    jj_step(j, p->len / 256);
     return jj_part(j, v.s, has_prefix(v.s, p) ? p->len : 0, v.s->len);
 }
 
 METHOD(str_removesuffix)
 {
     const jj_str *p = jj_want_str(j, a[0], "a suffix");
+    jj_step(j, p->len / 256);
     return jj_part(j, v.s, 0, v.s->len - (has_suffix(v.s, p) ? p->len : 0));
 }
 

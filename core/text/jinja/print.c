@@ -389,6 +389,7 @@ jj_val jj_parse_json(jj *j, const jj_str *text)
 {
     json_error_t why;
     ad_jinja_var like = {.untrusted = text->untrusted || text->mask};
+    jj_step(j, text->len / 4);
     j->parsed = json_loadb(text->p, text->len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
     if (!j->parsed) jj_fail(j, AD_EINVAL, "from_json: %s", why.text);
     jj_val v = jj_from_json(j, j->parsed, &like);
