@@ -145,7 +145,7 @@ static ad_status file_error(const char *what, field f, ad_err *err)
 
 static receiver *receiver_of(ad_job *job) { return (receiver *)((char *)job - offsetof(receiver, job)); }
 
-static bool is_hashed(const receiver *r, field f) { return r->hashes && (f == WEIGHTS || f == GGUF); }
+static bool is_hashed(const receiver *r, field f) { return (f == WEIGHTS || f == GGUF) && r->hashes; }
 
 static void open_job(ad_job *job)
 {
@@ -345,7 +345,7 @@ static ad_status on_part(void *user, const char *name, const char *filename, con
     if (fields[f].form == FILE_PART && !filename) return refuse_part(r, 400, f, "it must be a file part, with a filename");
     if (fields[f].form == TEXT && filename) return refuse_part(r, 400, f, "it must not be a file part");
     r->seen[f] = true;
-    r->hashes |= (f == WEIGHTS || f == GGUF) && r->seen[SHA256];
+    if ((f == WEIGHTS || f == GGUF) && r->seen[SHA256]) r->hashes = true; /* a job that may run now does not look at it before it has weights */
     if (conflicts(r->seen)) return refuse_part(r, 400, f, "send either config and weights, or archive, or gguf; an archive brings its tokenizer_config itself");
     r->at = f;
     r->at_bytes = 0;
