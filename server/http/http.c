@@ -367,8 +367,8 @@ static const char *reason(int status)
         {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"},
         {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"}, {412, "Precondition Failed"},
         {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"}, {417, "Expectation Failed"}, {422, "Unprocessable Content"},
-        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
-        {503, "Service Unavailable"}, {505, "HTTP Version Not Supported"}, {507, "Insufficient Storage"},
+        {424, "Failed Dependency"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
+        {502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}, {507, "Insufficient Storage"},
     };
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         if (reasons[i].status == status) return reasons[i].text;
@@ -501,16 +501,22 @@ const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
 uint64_t ad_http_start_ns(const ad_http_exchange *x) { return x->start_ns; }
 
+static void reply_error(ad_http_exchange *x, const ad_http_route *route, int status, const char *message)
+{
+    const ad_http_server *s = x->conn->server;
+    ad_buf b = {0};
+    s->opt.error_body(s->opt.app, route, &b, status, message);
+    ad_http_reply(x, status, "application/json", b.data, b.len);
+    ad_buf_deinit(&b);
+}
+
 /* Answers a request the layer itself refuses; the connection ends with it. */
 static void refuse(conn *c, int status, const char *message)
 {
-    ad_buf b = {0};
     c->phase = PHASE_BUSY;
     c->x->keep_alive = false;
     if (status == 503) ad_http_set_header(c->x, "Retry-After", "1");
-    c->server->opt.error_body(c->server->opt.app, c->x->route, &b, status, message);
-    ad_http_reply(c->x, status, "application/json", b.data, b.len);
-    ad_buf_deinit(&b);
+    reply_error(c->x, c->x->route, status, message);
 }
 
 static const char too_large[] = "the request's body is larger than this server accepts";
@@ -693,15 +699,6 @@ static void consume(conn *c, size_t n)
     if (c->in.cap > KEEP_BYTES) ad_buf_deinit(&c->in);
     else ad_buf_clear(&c->in);
     c->in_at = 0;
-}
-
-static void reply_error(ad_http_exchange *x, const ad_http_route *route, int status, const char *message)
-{
-    const ad_http_server *s = x->conn->server;
-    ad_buf b = {0};
-    s->opt.error_body(s->opt.app, route, &b, status, message);
-    ad_http_reply(x, status, "application/json", b.data, b.len);
-    ad_buf_deinit(&b);
 }
 
 static void dispatch(conn *c)

@@ -69,6 +69,7 @@ class Daemon:
             c.request(method, path, body, headers or {})
             r = c.getresponse()
             status, got, reply = r.status, r.headers, r.read()
+            assert r.reason not in ("", "Unknown"), f"{status} has no phrase"
         finally:
             c.close()
         contract.check(self, method, path, status, got, reply, body, (headers or {}).get("Content-Type", ""))
