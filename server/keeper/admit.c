@@ -586,6 +586,7 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     if (st == AD_OK && (!spec->dry_run || *spec->name)) st = ad_registry_check_name(spec->name, &o.err);
     if (st == AD_OK && !strcmp(spec->name, k->app->served_name)) st = ad_fail(&o.err, AD_EEXIST, "`%s` is the name of the base model.", spec->name);
     if (st == AD_OK && (k->closing || k->n_admitting >= MOST_ADMISSIONS)) st = ad_fail(&o.err, AD_EBUSY, "too many adapters are being checked; try again in a moment");
+    if (st == AD_OK && !spec->dir && !spec->path && !spec->url) st = ad_fail(&o.err, AD_ENOMEM, "out of memory"); /* for a copy of where it is */
     if (st == AD_OK && !(a = ad_calloc(1, sizeof *a))) st = ad_fail(&o.err, AD_ENOMEM, "out of memory");
     if (st != AD_OK) {
         if (spec->dir) ad_keeper_discard(k, spec->dir);
