@@ -19,6 +19,7 @@ typedef struct {
 bool ad_fault_set(ad_fault *f, int http, const char *code, const char *param, const char *fmt, ...) AD_PRINTF(5, 6);
 /* The same from an error inside, by the table of ad_http_status_of. */
 bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
+bool ad_fault_no_memory(ad_fault *f); /* 503 */
 
 /* Ends the exchange, in the form of its route: see error_form.h. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
@@ -53,6 +54,8 @@ enum { AD_JSON_DEPTH = 64 };
 json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *why);
 /* Compact JSON of `v`, which is taken, appended to *out. */
 void ad_put_json(ad_buf *out, json_t *v);
+json_t *ad_text_json(const ad_buf *text); /* a string; NULL: appending to it has failed, or it is no UTF-8 */
+const json_t *ad_json_member(const json_t *object, const char *name); /* NULL: absent or null, or `object` is none */
 
 void ad_handle_completions(ad_http_exchange *x, void *app);
 void ad_handle_chat_completions(ad_http_exchange *x, void *app);

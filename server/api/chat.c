@@ -9,11 +9,6 @@
 
 /* ---- the body ---- */
 
-static bool read_target(const ad_reader *rd)
-{
-    return ad_read_model(rd, true) && ad_read_adapters(rd);
-}
-
 static bool read_logprobs(const ad_reader *rd)
 {
     bool wanted = false;
@@ -54,7 +49,7 @@ static bool read_body(const ad_reader *rd)
 {
     ad_request *r = rd->r;
     ad_chat *c = ad_chat_new();
-    if (!c) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!c) return ad_fault_no_memory(rd->f);
     r->extra = c;
     r->free_extra = ad_chat_free;
     bool good = ad_chat_read_messages(rd, c) && ad_chat_read_tools(rd, c) && ad_chat_read_template_options(rd, c) && read_max_tokens(rd) && ad_read_sampling(rd) &&
@@ -111,16 +106,9 @@ void ad_chat_call_id(const ad_choice *ch, int i, char *out, size_t size)
 
 /* ---- the reply ---- */
 
-static json_t *bytes_json(ad_str s)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; i < s.len; i++) json_array_append_new(list, json_integer((unsigned char)s.ptr[i]));
-    return list;
-}
-
 static json_t *token_json(const ad_generation *g, int32_t id, float logprob)
 {
-    return json_pack("{s:o, s:f, s:o}", "token", ad_token_name(g, id), "logprob", (double)logprob, "bytes", bytes_json(ad_tokenizer_piece(g->cx.tokenizer, id)));
+    return json_pack("{s:o, s:f, s:o}", "token", ad_token_name(g, id), "logprob", (double)logprob, "bytes", ad_piece_bytes_json(g->cx.tokenizer, id));
 }
 
 static json_t *logprobs_json(const ad_choice *ch)
@@ -136,13 +124,6 @@ static json_t *logprobs_json(const ad_choice *ch)
         json_array_append_new(list, v);
     }
     return json_pack("{s:o, s:n}", "content", list, "refusal");
-}
-
-static json_t *ids_json(const ad_choice *ch)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; i < ch->n_tokens; i++) json_array_append_new(list, json_integer(ch->tokens[i].id));
-    return list;
 }
 
 static json_t *calls_json(const ad_choice *ch, const ad_chat_state *s, bool with_index)
@@ -163,7 +144,7 @@ static json_t *message_json(const ad_choice *ch, const ad_chat_state *s)
 {
     bool called = json_array_size(s->calls) > 0;
     size_t blanks = s->content.len ? strspn(s->content.data, " \t\r\n") : 0;
-    json_t *content = called && blanks >= s->content.len ? json_null() : json_stringn(s->content.data ? s->content.data : "", s->content.len);
+    json_t *content = called && blanks >= s->content.len ? json_null() : ad_text_json(&s->content);
     json_t *v = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", content, "refusal");
     if (called) json_object_set_new(v, "tool_calls", calls_json(ch, s, false));
     return v;
@@ -172,7 +153,7 @@ static json_t *message_json(const ad_choice *ch, const ad_chat_state *s)
 static json_t *choice_json(ad_choice *ch, const char *what, json_t *message, const ad_chat_state *s)
 {
     json_t *v = json_pack("{s:i, s:o, s:o, s:s?}", "index", ch->index, what, message, "logprobs", logprobs_json(ch), "finish_reason", ad_chat_finish(ch, s));
-    if (ch->owner->rq.return_token_ids) json_object_set_new(v, "token_ids", ids_json(ch));
+    if (ch->owner->rq.return_token_ids) json_object_set_new(v, "token_ids", ad_choice_ids_json(ch));
     return v;
 }
 
@@ -224,10 +205,10 @@ static void send_news(ad_choice *ch, ad_chat_state *s)
     size_t n = json_array_size(s->calls);
     if (!s->content.len && !n && !tokens) return;
     json_t *delta = json_object();
-    if (s->content.len || !n) json_object_set_new(delta, "content", json_stringn(s->content.data ? s->content.data : "", s->content.len));
+    if (s->content.len || !n) json_object_set_new(delta, "content", ad_text_json(&s->content));
     if (n) json_object_set_new(delta, "tool_calls", calls_json(ch, s, true));
     json_t *choice = json_pack("{s:i, s:o, s:o, s:n}", "index", ch->index, "delta", delta, "logprobs", logprobs_json(ch), "finish_reason");
-    if (ch->owner->rq.return_token_ids) json_object_set_new(choice, "token_ids", ids_json(ch));
+    if (ch->owner->rq.return_token_ids) json_object_set_new(choice, "token_ids", ad_choice_ids_json(ch));
     send_delta(ch, choice);
     s->n_calls += (int)n;
     ad_buf_clear(&s->content);
@@ -255,7 +236,7 @@ static void end(ad_generation *g)
 }
 
 const ad_dialect ad_chat_completions = {
-    .id_prefix = "chatcmpl-", .read_target = read_target, .read = read_body, .reply = reply, .event = event, .end = end, .free_choice = ad_chat_state_free,
+    .id_prefix = "chatcmpl-", .read_target = ad_read_target, .read = read_body, .reply = reply, .event = event, .end = end, .free_choice = ad_chat_state_free,
 };
 
 void ad_handle_chat_completions(ad_http_exchange *x, void *app)

@@ -24,12 +24,6 @@ void ad_chat_free(void *chat)
     free(c);
 }
 
-static const json_t *member(const json_t *object, const char *name)
-{
-    const json_t *v = json_object_get(object, name);
-    return json_is_null(v) ? NULL : v;
-}
-
 /* ---- messages ---- */
 
 typedef struct {
@@ -46,12 +40,12 @@ static bool wrong(const place *p, const char *field, const char *what)
 
 static bool check_part(const place *p, const json_t *part)
 {
-    const char *type = json_string_value(member(part, "type"));
+    const char *type = json_string_value(ad_json_member(part, "type"));
     if (!type) return wrong(p, "content", "holds a part without a `type`");
-    if (!strcmp(type, "refusal")) return json_is_string(member(part, "refusal")) || wrong(p, "content", "holds a refusal that is not a string");
+    if (!strcmp(type, "refusal")) return json_is_string(ad_json_member(part, "refusal")) || wrong(p, "content", "holds a refusal that is not a string");
     if (strcmp(type, "text") != 0)
         return ad_fault_set(p->rd->f, 400, "unsupported_parameter", "messages", "`%s.content` holds a part of type \"%.40s\"; only \"text\" is served", p->at, type);
-    return json_is_string(member(part, "text")) || wrong(p, "content", "holds a text part whose `text` is not a string");
+    return json_is_string(ad_json_member(part, "text")) || wrong(p, "content", "holds a text part whose `text` is not a string");
 }
 
 static bool check_content(const place *p, const json_t *v)
@@ -65,10 +59,10 @@ static bool check_content(const place *p, const json_t *v)
 
 static bool check_call(const place *p, const json_t *call)
 {
-    const json_t *function = member(call, "function"), *args = member(function, "arguments");
-    const char *type = json_string_value(member(call, "type"));
+    const json_t *function = ad_json_member(call, "function"), *args = ad_json_member(function, "arguments");
+    const char *type = json_string_value(ad_json_member(call, "type"));
     if (!json_is_object(function) || (type && strcmp(type, "function") != 0)) return wrong(p, "tool_calls", "must hold objects of type \"function\" with a `function`");
-    if (!json_is_string(member(function, "name"))) return wrong(p, "tool_calls", "holds a function without a `name`");
+    if (!json_is_string(ad_json_member(function, "name"))) return wrong(p, "tool_calls", "holds a function without a `name`");
     if (args && !json_is_string(args) && !json_is_object(args)) return wrong(p, "tool_calls", "holds `arguments` that are not a string of JSON");
     if (!json_is_string(args) || !json_string_length(args)) return true;
     json_t *parsed = json_loads(json_string_value(args), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
@@ -97,15 +91,15 @@ static bool is_role(const char *role)
 static bool check_message(const place *p, const json_t *m)
 {
     if (!json_is_object(m)) return wrong(p, "", "must be an object with `role` and `content`");
-    const char *role = json_string_value(member(m, "role"));
-    const json_t *content = member(m, "content"), *calls = member(m, "tool_calls"), *name = member(m, "name"), *id = member(m, "tool_call_id");
+    const char *role = json_string_value(ad_json_member(m, "role"));
+    const json_t *content = ad_json_member(m, "content"), *calls = ad_json_member(m, "tool_calls"), *name = ad_json_member(m, "name"), *id = ad_json_member(m, "tool_call_id");
     if (!is_role(role)) return wrong(p, "role", "must be \"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
-    if (member(m, "function_call") || member(m, "audio")) return wrong(p, "", "has `function_call` or `audio`, which are not supported; use `tool_calls`");
+    if (ad_json_member(m, "function_call") || ad_json_member(m, "audio")) return wrong(p, "", "has `function_call` or `audio`, which are not supported; use `tool_calls`");
     if (calls && strcmp(role, "assistant") != 0) return wrong(p, "tool_calls", "belongs to messages of the assistant");
     if (calls && !check_calls(p, calls)) return false;
     if (name && !json_is_string(name)) return wrong(p, "name", "must be a string");
     if (id && !json_is_string(id)) return wrong(p, "tool_call_id", "must be a string");
-    if (!content && (json_array_size(calls) || member(m, "refusal"))) return true;
+    if (!content && (json_array_size(calls) || ad_json_member(m, "refusal"))) return true;
     return content ? check_content(p, content) : wrong(p, "content", "is missing");
 }
 
@@ -139,10 +133,10 @@ static bool is_function_name(const char *s)
 
 static bool check_tool(const ad_reader *rd, const json_t *tool)
 {
-    const char *type = json_string_value(member(tool, "type"));
-    const json_t *function = member(tool, "function"), *parameters = member(function, "parameters"), *text = member(function, "description");
+    const char *type = json_string_value(ad_json_member(tool, "type"));
+    const json_t *function = ad_json_member(tool, "function"), *parameters = ad_json_member(function, "parameters"), *text = ad_json_member(function, "description");
     if (!type || strcmp(type, "function") != 0 || !json_is_object(function)) return ad_read_wrong(rd, "tools", "must hold objects of type \"function\" with a `function`");
-    if (!is_function_name(json_string_value(member(function, "name")))) return ad_read_wrong(rd, "tools", "holds a function whose `name` is not 1 to 64 of A-Z a-z 0-9 _ - .");
+    if (!is_function_name(json_string_value(ad_json_member(function, "name")))) return ad_read_wrong(rd, "tools", "holds a function whose `name` is not 1 to 64 of A-Z a-z 0-9 _ - .");
     if (parameters && !json_is_object(parameters)) return ad_read_wrong(rd, "tools", "holds a function whose `parameters` are not a JSON schema");
     return !text || json_is_string(text) || ad_read_wrong(rd, "tools", "holds a function whose `description` is not a string");
 }
@@ -234,7 +228,7 @@ static json_t *schema_of_calls(const ad_chat *c)
     json_t *kinds = json_array(), *parameters = json_object(), *tool;
     size_t i;
     json_array_foreach(c->tools, i, tool) {
-        const json_t *function = json_object_get(tool, "function"), *schema = member(function, "parameters");
+        const json_t *function = json_object_get(tool, "function"), *schema = ad_json_member(function, "parameters");
         const char *name = json_string_value(json_object_get(function, "name"));
         char at[32], where[48];
         if (*c->forced && strcmp(c->forced, name) != 0) continue;
@@ -254,7 +248,7 @@ bool ad_chat_constrain(const ad_reader *rd, const ad_chat *c)
     if (c->tools && rd->r->grammar) return ad_read_wrong(rd, "tools", "do not go with a constraint on the answer, unless `tool_choice` is \"none\"");
     if (!c->forced) return true;
     json_t *schema = schema_of_calls(c);
-    bool good = schema ? ad_request_constrain(rd, "tools", AD_GRAMMAR_JSON_SCHEMA, schema) : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    bool good = schema ? ad_request_constrain(rd, "tools", AD_GRAMMAR_JSON_SCHEMA, schema) : ad_fault_no_memory(rd->f);
     json_decref(schema);
     return good;
 }
@@ -305,7 +299,7 @@ static void put_calls(ad_buf *b, const json_t *calls)
 /* Takes what *b holds as the content. */
 static json_t *plain_message(const char *role, ad_buf *b)
 {
-    json_t *m = b->failed ? NULL : json_pack("{s:s, s:s#}", "role", role, "content", b->data ? b->data : "", b->len);
+    json_t *m = json_pack("{s:s, s:o}", "role", role, "content", ad_text_json(b));
     ad_buf_deinit(b);
     return m;
 }
@@ -315,7 +309,7 @@ static json_t *plain_form(const json_t *m)
     const char *role = json_string_value(json_object_get(m, "role"));
     bool result = !strcmp(role, "tool") || !strcmp(role, "function");
     ad_buf b = {0};
-    if (!result && !member(m, "tool_calls")) return json_incref((json_t *)m);
+    if (!result && !ad_json_member(m, "tool_calls")) return json_incref((json_t *)m);
     if (result) ad_buf_puts(&b, "<tool_response>\n");
     put_content(&b, json_object_get(m, "content"));
     put_calls(&b, json_object_get(m, "tool_calls"));
@@ -354,7 +348,7 @@ static bool needs_plain_form(const ad_chat_template *t, const ad_chat *c)
     for (size_t i = 0; i < json_array_size(c->messages); i++) {
         const json_t *m = json_array_get(c->messages, i);
         const char *role = json_string_value(json_object_get(m, "role"));
-        if (member(m, "tool_calls") || !strcmp(role, "tool") || !strcmp(role, "function")) return true;
+        if (ad_json_member(m, "tool_calls") || !strcmp(role, "tool") || !strcmp(role, "function")) return true;
     }
     return c->tools != NULL;
 }
@@ -367,7 +361,7 @@ bool ad_chat_render_prompt(const ad_reader *rd, const ad_chat *c, const char *na
         return ad_fault_set(rd->f, 400, "no_chat_template", name, "This model has no chat template; use /v1/completions, or start the server with --chat-template-file");
     bool plain = needs_plain_form(t, c);
     json_t *messages = plain ? plain_messages(c) : json_incref(c->messages);
-    if (!messages) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory for the messages");
+    if (!messages) return ad_fault_no_memory(rd->f);
     ad_chat_input in = {
         .messages = messages, .tools = plain ? NULL : c->tools, .kwargs = c->kwargs, .add_generation_prompt = c->add_generation_prompt,
         .continue_final_message = c->continue_final_message, .tokenizer = rd->cx->tokenizer, .now = time(NULL),
@@ -387,7 +381,7 @@ bool ad_chat_encode_prompt(const ad_reader *rd, const ad_chat *c, const char *na
     unsigned flags = AD_ENCODE_PARSE_SPECIAL | (special ? AD_ENCODE_ADD_SPECIAL : 0);
     bool good = ad_chat_render_prompt(rd, c, name, &text, &untrusted);
     if (c->forced && style_of(rd->cx->chat) == AD_TOOLS_HERMES) ad_buf_puts(&text, "<tool_call>\n"); /* where the model would begin one */
-    if (text.failed) good = ad_fault_set(rd->f, 503, NULL, NULL, "out of memory for the prompt");
+    if (text.failed) good = ad_fault_no_memory(rd->f);
     if (good && ad_tokenizer_encode_spans(rd->cx->tokenizer, text.data ? text.data : "", text.len, flags, untrusted.spans, untrusted.count, ids, &err) != AD_OK)
         good = ad_fault_from(rd->f, &err, name);
     free(untrusted.spans);

@@ -10,11 +10,6 @@ enum { DEFAULT_MAX_TOKENS = 16 };
 
 /* ---- the body ---- */
 
-static bool read_target(const ad_reader *rd)
-{
-    return ad_read_model(rd, true) && ad_read_adapters(rd);
-}
-
 static bool read_best_of(const ad_reader *rd)
 {
     ad_request *r = rd->r;
@@ -54,13 +49,6 @@ static json_t *ids_json(const ad_ids *ids)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < ids->count; i++) json_array_append_new(list, json_integer(ids->ids[i]));
-    return list;
-}
-
-static json_t *generated_ids(const ad_choice *ch)
-{
-    json_t *list = json_array();
-    for (size_t i = ch->n_echoed; i < ch->n_tokens; i++) json_array_append_new(list, json_integer(ch->tokens[i].id));
     return list;
 }
 
@@ -109,10 +97,10 @@ static json_t *logprobs_json(ad_choice *ch)
 static json_t *choice_json(ad_choice *ch)
 {
     const ad_request *rq = &ch->owner->rq;
-    json_t *v = json_pack("{s:s#, s:i, s:o, s:s?}", "text", ch->text.data ? ch->text.data : "", ch->text.len, "index", ch->index, "logprobs", logprobs_json(ch),
+    json_t *v = json_pack("{s:o, s:i, s:o, s:s?}", "text", ad_text_json(&ch->text), "index", ch->index, "logprobs", logprobs_json(ch),
                           "finish_reason", ad_finish_reason(ch->end));
     if (rq->return_token_ids) {
-        json_object_set_new(v, "token_ids", generated_ids(ch));
+        json_object_set_new(v, "token_ids", ad_choice_ids_json(ch));
         json_object_set_new(v, "prompt_token_ids", ch->started ? json_null() : ids_json(&rq->prompts[ch->prompt].ids));
     }
     ad_choice_clear(ch);
@@ -147,7 +135,7 @@ static void send_end(ad_generation *g)
 }
 
 const ad_dialect ad_completions = {
-    .id_prefix = "cmpl-", .read_target = read_target, .read = read_body, .reply = reply, .event = send_choice, .end = send_end, .free_choice = free,
+    .id_prefix = "cmpl-", .read_target = ad_read_target, .read = read_body, .reply = reply, .event = send_choice, .end = send_end, .free_choice = free,
 };
 
 void ad_handle_completions(ad_http_exchange *x, void *app)

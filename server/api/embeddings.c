@@ -42,17 +42,12 @@ static bool read_format(const ad_reader *rd, bool *base64)
 static options *new_options(const ad_reader *rd)
 {
     options *o = ad_calloc(1, sizeof *o);
-    if (!o) ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!o) ad_fault_no_memory(rd->f);
     else o->normalize = true;
     rd->r->extra = o;
     rd->r->free_extra = free;
     rd->r->sampling.max_tokens = 0;
     return o;
-}
-
-static bool read_target(const ad_reader *rd)
-{
-    return ad_read_model(rd, true) && ad_read_adapters(rd);
 }
 
 static bool read_body(const ad_reader *rd)
@@ -154,7 +149,7 @@ static void write_llama_reply(ad_generation *g, ad_buf *out)
     ad_buf_puts(out, "]");
 }
 
-const ad_dialect ad_embeddings = {.id_prefix = "embd-", .read_target = read_target, .read = read_body, .vector = take_vector, .write = write_reply};
+const ad_dialect ad_embeddings = {.id_prefix = "embd-", .read_target = ad_read_target, .read = read_body, .vector = take_vector, .write = write_reply};
 const ad_dialect ad_llama_embedding = {.id_prefix = "embd-", .read_target = ad_llama_read_target, .read = read_llama_body, .vector = take_vector, .write = write_llama_reply};
 
 void ad_handle_embeddings(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_embeddings); }

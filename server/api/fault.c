@@ -47,6 +47,11 @@ bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param)
     return ad_fault_set(f, ad_http_status_of(err->code), code, param, "%s", err->msg);
 }
 
+bool ad_fault_no_memory(ad_fault *f)
+{
+    return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+}
+
 json_t *ad_fault_json(const ad_fault *f)
 {
     return ad_error_json(&ad_openai_errors, f);

@@ -168,9 +168,24 @@ json_t *ad_piece_json(const ad_tokenizer *tk, int32_t id)
         json_decref(probe);
         i += ok;
     }
-    json_t *v = json_stringn(b.data ? b.data : "", b.len);
+    json_t *v = ad_text_json(&b);
     ad_buf_deinit(&b);
     return v;
+}
+
+json_t *ad_piece_bytes_json(const ad_tokenizer *tk, int32_t id)
+{
+    ad_str s = ad_tokenizer_piece(tk, id);
+    json_t *list = json_array();
+    for (size_t i = 0; i < s.len; i++) json_array_append_new(list, json_integer((unsigned char)s.ptr[i]));
+    return list;
+}
+
+json_t *ad_choice_ids_json(const ad_choice *ch)
+{
+    json_t *list = json_array();
+    for (size_t i = ch->n_echoed; i < ch->n_tokens; i++) json_array_append_new(list, json_integer(ch->tokens[i].id));
+    return list;
 }
 
 json_t *ad_token_name(const ad_generation *g, int32_t id)
@@ -236,6 +251,11 @@ static void reply(ad_generation *g)
     ad_buf body = {0};
     if (g->dialect->write) g->dialect->write(g, &body);
     else ad_put_json(&body, g->dialect->reply(g));
+    if (g->failed) {
+        ad_buf_deinit(&body);
+        finish_failed(g);
+        return;
+    }
     if (g->dialect->headers) g->dialect->headers(g);
     ad_reply_json_text(take_exchange(g), 200, &body);
 }
@@ -380,7 +400,7 @@ static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
     if (spec.sampling.logprobs < 0 && g->rq.best_of > g->rq.n) spec.sampling.logprobs = 0;
     if (ad_detok_new(&ch->detok, g->cx.tokenizer, g->rq.stops, g->rq.n_stops, g->rq.skip_special, (int)p->ids.count, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
     ad_detok_hold_stops(ch->detok, g->rq.sampling.min_tokens);
-    if (!put_prompt(ch)) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+    if (!put_prompt(ch)) return ad_fault_no_memory(f);
     if (ad_worker_submit(g->app->worker, &ch->gen, &spec, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
     g->n_running++;
     return true;
@@ -409,7 +429,7 @@ static bool start_choices(ad_generation *g, ad_fault *f)
         return ad_fault_from(f, &err, NULL);
     }
     g->choices = ad_calloc((size_t)n, sizeof *g->choices);
-    if (!g->choices) return ad_fault_set(f, 503, NULL, NULL, "out of memory");
+    if (!g->choices) return ad_fault_no_memory(f);
     g->n_choices = n;
     for (int i = 0; i < n; i++) g->choices[i] = (ad_choice){.owner = g, .index = i, .prompt = i / g->rq.best_of};
     return start_more(g, f);

@@ -101,7 +101,10 @@ const char *ad_generation_model(const ad_generation *g); /* the name that was as
 const char *ad_finish_reason(ad_end end);
 /* The token's own text; part of a character becomes U+FFFD. Any thread. */
 json_t *ad_piece_json(const ad_tokenizer *tk, int32_t id);
-/* The same, or "token_id:N" when the request wants that. */
+json_t *ad_piece_bytes_json(const ad_tokenizer *tk, int32_t id); /* its bytes, as an array of numbers */
+/* The token's text, or "token_id:N" when the request wants that. */
 json_t *ad_token_name(const ad_generation *g, int32_t id);
+/* The ids of the generated tokens that the choice has gathered. */
+json_t *ad_choice_ids_json(const ad_choice *ch);
 
 #endif

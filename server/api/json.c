@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Reading the JSON that strangers send. Any thread. */
+/* Reading the JSON that strangers send, and small parts of ours. Any thread. */
 #include <string.h>
 
 #include "server/api/api.h"
@@ -31,4 +31,15 @@ json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *w
     for (const char *p = text + at; p >= text && *p != '\n'; p--) why->column++;
     snprintf(why->text, sizeof why->text, "it nests deeper than %d levels", AD_JSON_DEPTH);
     return NULL;
+}
+
+json_t *ad_text_json(const ad_buf *text)
+{
+    return text->failed ? NULL : json_stringn(text->data ? text->data : "", text->len);
+}
+
+const json_t *ad_json_member(const json_t *object, const char *name)
+{
+    const json_t *v = json_object_get(object, name);
+    return json_is_null(v) ? NULL : v;
 }

@@ -135,7 +135,7 @@ static bool read_logit_bias(const ad_reader *rd)
     if (!v) return true;
     if (!json_is_array(v) && !json_is_object(v)) return ad_read_wrong(rd, "logit_bias", "must be an array of [token, bias], or an object of texts and biases");
     r->logit_bias = ad_calloc(AD_MAX_BIASES, sizeof *r->logit_bias);
-    if (!r->logit_bias) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!r->logit_bias) return ad_fault_no_memory(rd->f);
     r->sampling.logit_bias = r->logit_bias;
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *pair = json_array_get(v, i);
@@ -146,7 +146,7 @@ static bool read_logit_bias(const ad_reader *rd)
         char *end;
         long id = strtol(key, &end, 10);
         json_t *token = *key && !*end ? json_integer(id) : json_string(key); /* a number is an id */
-        bool good = token ? add_biases(rd, token, bias) : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+        bool good = token ? add_biases(rd, token, bias) : ad_fault_no_memory(rd->f);
         json_decref(token);
         if (!good) return false;
     }
@@ -213,7 +213,7 @@ static bool read_options(const ad_reader *rd)
     ad_request *r = rd->r;
     options *o = ad_calloc(1, sizeof *o);
     int n_probs = 0;
-    if (!o) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!o) return ad_fault_no_memory(rd->f);
     r->extra = o;
     r->free_extra = free;
     o->fields = ad_read_field(rd, "response_fields");
@@ -232,17 +232,10 @@ static bool read_body(const ad_reader *rd)
 
 /* ---- pieces of replies ---- */
 
-static json_t *bytes_json(ad_str s)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; i < s.len; i++) json_array_append_new(list, json_integer((unsigned char)s.ptr[i]));
-    return list;
-}
-
 static json_t *probability_json(const ad_generation *g, int32_t id, float logprob)
 {
     const ad_tokenizer *tk = g->cx.tokenizer;
-    return json_pack("{s:i, s:o, s:o, s:f}", "id", (int)id, "token", ad_piece_json(tk, id), "bytes", bytes_json(ad_tokenizer_piece(tk, id)), "logprob", (double)logprob);
+    return json_pack("{s:i, s:o, s:o, s:f}", "id", (int)id, "token", ad_piece_json(tk, id), "bytes", ad_piece_bytes_json(tk, id), "logprob", (double)logprob);
 }
 
 static json_t *probabilities_json(const ad_choice *ch)
@@ -256,13 +249,6 @@ static json_t *probabilities_json(const ad_choice *ch)
         json_object_set_new(v, "top_logprobs", top);
         json_array_append_new(list, v);
     }
-    return list;
-}
-
-static json_t *tokens_json(const ad_choice *ch)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; i < ch->n_tokens; i++) json_array_append_new(list, json_integer(ch->tokens[i].id));
     return list;
 }
 
@@ -312,7 +298,7 @@ static json_t *prompt_json(const ad_choice *ch)
     const ad_ids *ids = &ch->owner->rq.prompts[ch->prompt].ids;
     ad_buf b = {0};
     ad_tokenizer_decode(ch->owner->cx.tokenizer, ids->ids, ids->count, false, &b);
-    json_t *v = b.failed ? NULL : json_stringn(b.data ? b.data : "", b.len);
+    json_t *v = ad_text_json(&b);
     ad_buf_deinit(&b);
     return v;
 }
@@ -367,8 +353,8 @@ static json_t *last_json(ad_choice *ch)
     const options *o = g->rq.extra;
     bool stopped = ch->end == AD_END_STOP_STRING;
     ad_str word = stopped ? g->rq.stops[ch->stop] : (ad_str){"", 0};
-    json_t *v = json_pack("{s:i, s:s#, s:o, s:i, s:b, s:s, s:i, s:i, s:o, s:o, s:b, s:b, s:s, s:s#, s:i, s:o}", "index", ch->index, "content", ch->text.data ? ch->text.data : "", ch->text.len,
-                          "tokens", o->return_tokens && !g->rq.stream ? tokens_json(ch) : json_array(), "id_slot", -1, "stop", 1, "model", ad_generation_model(g), "tokens_predicted",
+    json_t *v = json_pack("{s:i, s:o, s:o, s:i, s:b, s:s, s:i, s:i, s:o, s:o, s:b, s:b, s:s, s:s%, s:i, s:o}", "index", ch->index, "content", ad_text_json(&ch->text),
+                          "tokens", o->return_tokens && !g->rq.stream ? ad_choice_ids_json(ch) : json_array(), "id_slot", -1, "stop", 1, "model", ad_generation_model(g), "tokens_predicted",
                           ch->n_generated, "tokens_evaluated", (int)g->rq.prompts[ch->prompt].ids.count, "generation_settings", settings_json(g), "prompt", prompt_json(ch), "has_new_line",
                           has_new_line(ch), "truncated", is_truncated(ch), "stop_type", stop_type(ch->end), "stopping_word", word.ptr, word.len, "tokens_cached", ch->n_cached, "timings",
                           timings_json(ch));
@@ -389,7 +375,7 @@ static void send_piece(ad_choice *ch)
 {
     ad_generation *g = ch->owner;
     const options *o = g->rq.extra;
-    json_t *v = json_pack("{s:i, s:s#, s:o, s:b, s:i, s:i, s:i}", "index", ch->index, "content", ch->text.data ? ch->text.data : "", ch->text.len, "tokens", tokens_json(ch), "stop", 0,
+    json_t *v = json_pack("{s:i, s:o, s:o, s:b, s:i, s:i, s:i}", "index", ch->index, "content", ad_text_json(&ch->text), "tokens", ad_choice_ids_json(ch), "stop", 0,
                           "id_slot", -1, "tokens_predicted", ch->n_generated, "tokens_evaluated", (int)g->rq.prompts[ch->prompt].ids.count);
     if (g->rq.sampling.logprobs >= 0) json_object_set_new(v, "completion_probabilities", probabilities_json(ch));
     if (o->timings_per_token) json_object_set_new(v, "timings", timings_json(ch));

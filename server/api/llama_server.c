@@ -113,28 +113,19 @@ static bool read_template_target(const ad_reader *rd)
     return ad_read_model(rd, false);
 }
 
-static void free_buf(void *b)
-{
-    ad_buf_deinit(b);
-    free(b);
-}
-
 static bool read_template(const ad_reader *rd)
 {
     ad_chat *c = ad_chat_new();
-    ad_buf *b = ad_calloc(1, sizeof *b);
-    rd->r->extra = b;
-    rd->r->free_extra = b ? free_buf : NULL;
+    ad_buf *b = ad_request_new_text(rd);
     bool good = c && b ? ad_chat_read_messages(rd, c) && ad_chat_read_tools(rd, c) && ad_chat_read_template_options(rd, c) && ad_chat_render_prompt(rd, c, "messages", b, NULL)
-                       : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
-    if (c) ad_chat_free(c);
+                       : ad_fault_no_memory(rd->f);
+    ad_chat_free(c);
     return good;
 }
 
 static json_t *template_reply(ad_generation *g)
 {
-    const ad_buf *b = g->rq.extra;
-    return json_pack("{s:s#}", "prompt", b->data ? b->data : "", b->len);
+    return json_pack("{s:o}", "prompt", ad_text_json(g->rq.extra));
 }
 
 /* The text that a conversation becomes, by the template of the adapter that `model` names or the model's own. */

@@ -147,15 +147,15 @@ static json_t *messages_of(ad_str text)
     json_t *list = ad_read_json(text.ptr, text.len, JSON_ALLOW_NUL, NULL);
     if (json_is_array(list)) return list;
     json_decref(list);
-    return json_pack("[{s:s, s:s#}]", "role", "user", "content", text.ptr, text.len);
+    return json_pack("[{s:s, s:s%}]", "role", "user", "content", text.ptr, text.len);
 }
 
 static bool add_chat(const ad_reader *rd, ad_str text)
 {
     ad_chat *c = ad_chat_new();
     json_t *messages = c ? messages_of(text) : NULL;
-    bool good = messages ? ad_chat_take_messages(rd, c, "inputs", messages) && ad_chat_add_prompt(rd, c, "inputs") : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
-    if (c) ad_chat_free(c);
+    bool good = messages ? ad_chat_take_messages(rd, c, "inputs", messages) && ad_chat_add_prompt(rd, c, "inputs") : ad_fault_no_memory(rd->f);
+    ad_chat_free(c);
     return good;
 }
 
@@ -194,7 +194,7 @@ static bool read_body(const ad_reader *rd)
     ad_request *r = rd->r;
     options *o = ad_calloc(1, sizeof *o);
     ad_reader p;
-    if (!o) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!o) return ad_fault_no_memory(rd->f);
     r->extra = o;
     r->free_extra = free;
     if (!open_parameters(rd, &p)) return false;
@@ -291,7 +291,7 @@ static void put_stop(const ad_choice *ch, ad_buf *b)
 
 static json_t *buf_json(ad_buf *b)
 {
-    json_t *v = b->failed ? NULL : json_stringn(b->data ? b->data : "", b->len);
+    json_t *v = ad_text_json(b);
     ad_buf_deinit(b);
     return v;
 }
@@ -430,7 +430,7 @@ static void send_choice(ad_choice *ch)
     if (ch->text.len) ad_buf_append(&text, ch->text.data, ch->text.len);
     put_stop(ch, &text);
     bool whole = ch->end && last.ends && !text.len; /* the end-of-text token shows itself */
-    json_t *shown = whole ? ad_piece_json(g->cx.tokenizer, last.id) : json_stringn(text.data ? text.data : "", text.len);
+    json_t *shown = whole ? ad_piece_json(g->cx.tokenizer, last.id) : ad_text_json(&text);
     json_t *v = json_pack("{s:i, s:o, s:o, s:o}", "index", ch->n_generated, "token", token_json(g, &last, shown), "generated_text", ch->end ? generated_json(ch, all) : json_null(), "details",
                           ch->end ? last_details(ch) : json_null());
     if (o->top) json_object_set_new(v, "top_tokens", top_json(g, &last));

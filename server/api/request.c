@@ -10,8 +10,7 @@
 
 const json_t *ad_read_field(const ad_reader *rd, const char *name)
 {
-    const json_t *v = json_object_get(rd->object, name);
-    return json_is_null(v) ? NULL : v;
+    return ad_json_member(rd->object, name);
 }
 
 bool ad_read_wrong(const ad_reader *rd, const char *param, const char *what)
@@ -129,6 +128,11 @@ bool ad_read_adapters(const ad_reader *rd)
     return ad_read_string(rd, "cache_salt", 256, &rd->r->cache_salt);
 }
 
+bool ad_read_target(const ad_reader *rd)
+{
+    return ad_read_model(rd, true) && ad_read_adapters(rd);
+}
+
 /* ---- sampling ---- */
 
 bool ad_read_seed(const ad_reader *rd)
@@ -177,7 +181,7 @@ bool ad_read_logit_bias(const ad_reader *rd)
     if (!json_is_object(map) || json_object_size(map) > AD_MAX_BIASES) return ad_read_wrong(rd, "logit_bias", "must be an object of at most 1024 token ids and their biases");
     if (!json_object_size(map)) return true;
     r->logit_bias = ad_calloc(json_object_size(map), sizeof *r->logit_bias);
-    if (!r->logit_bias) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!r->logit_bias) return ad_fault_no_memory(rd->f);
     r->sampling.logit_bias = r->logit_bias;
     json_object_foreach(map, key, v)
         if (!add_bias(rd, key, v)) return false;
@@ -263,7 +267,7 @@ static bool check_length(const ad_reader *rd, const char *name, size_t n)
 bool ad_request_reserve(const ad_reader *rd, size_t n)
 {
     rd->r->prompts = ad_calloc(n, sizeof *rd->r->prompts);
-    return rd->r->prompts || ad_fault_set(rd->f, 503, NULL, NULL, "out of memory for the prompts");
+    return rd->r->prompts || ad_fault_no_memory(rd->f);
 }
 
 bool ad_request_add_prompt(const ad_reader *rd, const char *name, ad_ids ids)
@@ -360,9 +364,24 @@ void ad_request_deinit(ad_request *r)
     free(r->stop_ids.ids);
     free(r->allowed_ids.ids);
     ad_grammar_release(&r->grammar);
-    if (r->free_extra) r->free_extra(r->extra);
+    if (r->extra) r->free_extra(r->extra);
     json_decref(r->root);
     memset(r, 0, sizeof *r);
+}
+
+static void text_free(void *text)
+{
+    ad_buf_deinit(text);
+    free(text);
+}
+
+ad_buf *ad_request_new_text(const ad_reader *rd)
+{
+    ad_buf *text = ad_calloc(1, sizeof *text);
+    if (!text) ad_fault_no_memory(rd->f);
+    rd->r->extra = text;
+    rd->r->free_extra = text_free;
+    return text;
 }
 
 int ad_request_max_tokens(const ad_request *r, int prompt, int context)

@@ -50,7 +50,7 @@ typedef struct {
     bool stream, include_usage, echo, return_token_ids, tokens_as_ids, skip_special;
     bool keep_tokens; /* choices gather their tokens beside their text */
     void *extra;      /* what only the dialect knows; or NULL */
-    void (*free_extra)(void *extra);
+    void (*free_extra)(void *extra); /* not called for NULL */
 } ad_request;
 
 /* What bodies are read against. */
@@ -73,6 +73,8 @@ bool ad_request_open(ad_request *r, const char *body, size_t len, ad_fault *f);
 void ad_request_deinit(ad_request *r);
 /* max_tokens of one prompt: what was asked for, or as far as the context has room. */
 int ad_request_max_tokens(const ad_request *r, int prompt, int context);
+/* An empty text as r->extra, for dialects whose reply is written where the body is read. NULL with the fault filled: out of memory. */
+ad_buf *ad_request_new_text(const ad_reader *rd);
 
 /* ---- fields; each reader leaves its default where the field is absent or null, and says what is wrong in *f ---- */
 
@@ -89,6 +91,7 @@ bool ad_read_unserved(const ad_reader *rd, const char *const *names, size_t n);
 
 /* ---- groups of fields ---- */
 
+bool ad_read_target(const ad_reader *rd);     /* who answers, as OpenAI's routes have it: `model` must be there, then ad_read_adapters */
 bool ad_read_model(const ad_reader *rd, bool required);
 bool ad_is_weight(const json_t *v);           /* a number within AD_MAX_WEIGHT */
 bool ad_read_adapters(const ad_reader *rd);   /* `adapters`, `lora` and `cache_salt` */

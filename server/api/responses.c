@@ -8,12 +8,6 @@
 
 /* ---- input items to messages ---- */
 
-static const json_t *member(const json_t *object, const char *name)
-{
-    const json_t *v = json_object_get(object, name);
-    return json_is_null(v) ? NULL : v;
-}
-
 /* Parts of text of whatever kind, as chat has them; others keep their type and are refused there. */
 static json_t *content_of(const json_t *content)
 {
@@ -21,9 +15,9 @@ static json_t *content_of(const json_t *content)
     json_t *parts = json_array();
     for (size_t i = 0; i < json_array_size(content); i++) {
         const json_t *part = json_array_get(content, i);
-        const char *type = json_string_value(member(part, "type"));
+        const char *type = json_string_value(ad_json_member(part, "type"));
         bool text = type && (!strcmp(type, "input_text") || !strcmp(type, "output_text") || !strcmp(type, "text"));
-        if (text && json_is_string(member(part, "text"))) json_array_append_new(parts, json_pack("{s:s, s:O}", "type", "text", "text", member(part, "text")));
+        if (text && json_is_string(ad_json_member(part, "text"))) json_array_append_new(parts, json_pack("{s:s, s:O}", "type", "text", "text", ad_json_member(part, "text")));
         else json_array_append(parts, (json_t *)part);
     }
     return parts;
@@ -31,7 +25,7 @@ static json_t *content_of(const json_t *content)
 
 static json_t *call_json(const json_t *item)
 {
-    return json_pack("{s:O*, s:s, s:{s:O*, s:O*}}", "id", member(item, "call_id"), "type", "function", "function", "name", member(item, "name"), "arguments", member(item, "arguments"));
+    return json_pack("{s:O*, s:s, s:{s:O*, s:O*}}", "id", ad_json_member(item, "call_id"), "type", "function", "function", "name", ad_json_member(item, "name"), "arguments", ad_json_member(item, "arguments"));
 }
 
 /* Calls that follow one another are one message's. */
@@ -44,14 +38,14 @@ static bool add_call(json_t *messages, const json_t *item)
 
 static bool add_item(const ad_reader *rd, json_t *messages, const json_t *item)
 {
-    const char *type = json_string_value(member(item, "type"));
+    const char *type = json_string_value(ad_json_member(item, "type"));
     if (!json_is_object(item)) return ad_read_wrong(rd, "input", "must be a string or an array of items");
     if (!type || !strcmp(type, "message"))
-        return json_array_append_new(messages, json_pack("{s:O*, s:o*}", "role", member(item, "role"), "content", content_of(member(item, "content")))) == 0;
+        return json_array_append_new(messages, json_pack("{s:O*, s:o*}", "role", ad_json_member(item, "role"), "content", content_of(ad_json_member(item, "content")))) == 0;
     if (!strcmp(type, "function_call")) return add_call(messages, item) || ad_read_wrong(rd, "input", "holds a function_call without `name`");
     if (!strcmp(type, "function_call_output")) {
-        const json_t *output = member(item, "output");
-        return json_array_append_new(messages, json_pack("{s:s, s:O*, s:o*}", "role", "tool", "tool_call_id", member(item, "call_id"), "content", content_of(output))) == 0;
+        const json_t *output = ad_json_member(item, "output");
+        return json_array_append_new(messages, json_pack("{s:s, s:O*, s:o*}", "role", "tool", "tool_call_id", ad_json_member(item, "call_id"), "content", content_of(output))) == 0;
     }
     if (!strcmp(type, "reasoning")) return true; /* what other models thought is not shown to this one */
     return ad_fault_set(rd->f, 400, "unsupported_parameter", "input", "`input` holds an item of type \"%.40s\", which is not supported", type);
@@ -76,9 +70,9 @@ static bool read_input(const ad_reader *rd, ad_chat *c)
 
 static json_t *nested_tool(const json_t *tool)
 {
-    json_t *function = json_pack("{s:O*, s:O*, s:O*, s:O*}", "name", member(tool, "name"), "description", member(tool, "description"), "parameters", member(tool, "parameters"), "strict",
-                                 member(tool, "strict"));
-    return json_pack("{s:O*, s:o}", "type", member(tool, "type"), "function", function);
+    json_t *function = json_pack("{s:O*, s:O*, s:O*, s:O*}", "name", ad_json_member(tool, "name"), "description", ad_json_member(tool, "description"), "parameters", ad_json_member(tool, "parameters"), "strict",
+                                 ad_json_member(tool, "strict"));
+    return json_pack("{s:O*, s:o}", "type", ad_json_member(tool, "type"), "function", function);
 }
 
 /* rd->object with tools and tool_choice as chat has them. */
@@ -87,7 +81,7 @@ static json_t *chat_form(const ad_reader *rd)
     const json_t *tools = ad_read_field(rd, "tools"), *choice = ad_read_field(rd, "tool_choice");
     json_t *list = json_is_array(tools) ? json_array() : NULL;
     for (size_t i = 0; i < json_array_size(tools); i++) json_array_append_new(list, nested_tool(json_array_get(tools, i)));
-    json_t *nested = member(choice, "name") ? json_pack("{s:O*, s:{s:O}}", "type", member(choice, "type"), "function", "name", member(choice, "name")) : json_incref((json_t *)choice);
+    json_t *nested = ad_json_member(choice, "name") ? json_pack("{s:O*, s:{s:O}}", "type", ad_json_member(choice, "type"), "function", "name", ad_json_member(choice, "name")) : json_incref((json_t *)choice);
     return json_pack("{s:o*, s:o*, s:O*}", "tools", list ? list : json_incref((json_t *)tools), "tool_choice", nested, "parallel_tool_calls", ad_read_field(rd, "parallel_tool_calls"));
 }
 
@@ -106,18 +100,13 @@ static void extra_free(void *p)
 static bool read_tools(const ad_reader *rd, response_extra *e)
 {
     e->form = chat_form(rd);
-    if (!e->form) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!e->form) return ad_fault_no_memory(rd->f);
     ad_reader nested = *rd;
     nested.object = e->form;
     return ad_chat_read_tools(&nested, &e->chat);
 }
 
 /* ---- the body ---- */
-
-static bool read_target(const ad_reader *rd)
-{
-    return ad_read_model(rd, true) && ad_read_adapters(rd);
-}
 
 static bool read_unserved(const ad_reader *rd)
 {
@@ -133,14 +122,14 @@ static bool read_body(const ad_reader *rd)
 {
     ad_request *r = rd->r;
     response_extra *e = ad_calloc(1, sizeof *e);
-    if (!e) return ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
+    if (!e) return ad_fault_no_memory(rd->f);
     e->chat.add_generation_prompt = true;
     r->extra = e;
     r->free_extra = extra_free;
     r->max_tokens_given = ad_read_field(rd, "max_output_tokens") != NULL;
     bool good = read_input(rd, &e->chat) && read_tools(rd, e) && ad_read_integer(rd, "max_output_tokens", 1, INT32_MAX, &r->sampling.max_tokens) && ad_read_sampling(rd) &&
                 ad_read_flag(rd, "stream", &r->stream) && read_unserved(rd);
-    return good && ad_read_response_format(rd, "text.format", member(ad_read_field(rd, "text"), "format")) && ad_chat_constrain(rd, &e->chat) &&
+    return good && ad_read_response_format(rd, "text.format", ad_json_member(ad_read_field(rd, "text"), "format")) && ad_chat_constrain(rd, &e->chat) &&
            ad_chat_add_prompt(rd, &e->chat, "input");
 }
 
@@ -168,9 +157,9 @@ static const char *request_id(const ad_generation *g)
     return g->id + strlen(g->dialect->id_prefix);
 }
 
-static json_t *text_part(const char *text, size_t len)
+static json_t *text_part(const ad_buf *text)
 {
-    return json_pack("{s:s, s:s#, s:[], s:[]}", "type", "output_text", "text", text ? text : "", len, "annotations", "logprobs");
+    return json_pack("{s:s, s:o, s:[], s:[]}", "type", "output_text", "text", ad_text_json(text), "annotations", "logprobs");
 }
 
 static json_t *message_item(const ad_generation *g, const char *status, json_t *content)
@@ -204,17 +193,17 @@ static json_t *usage_json(const ad_generation *g)
 /* status: "in_progress", or how it ended; output is taken. */
 static json_t *response_json(const ad_generation *g, const char *status, json_t *output)
 {
-    const json_t *root = g->rq.root, *choice = member(root, "tool_choice"), *tools = member(root, "tools"), *format = member(root, "text"), *metadata = member(root, "metadata");
-    const json_t *limit = member(root, "max_output_tokens");
+    const json_t *root = g->rq.root, *choice = ad_json_member(root, "tool_choice"), *tools = ad_json_member(root, "tools"), *format = ad_json_member(root, "text"), *metadata = ad_json_member(root, "metadata");
+    const json_t *limit = ad_json_member(root, "max_output_tokens");
     bool ended = strcmp(status, "in_progress") != 0, cut = !strcmp(status, "incomplete");
     json_t *v = json_pack("{s:s, s:s, s:I, s:s, s:n, s:o, s:o, s:o, s:s, s:o, s:o, s:n, s:f, s:o}", "id", g->id, "object", "response", "created_at", (json_int_t)g->created, "status",
                           status, "error", "incomplete_details", cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null(), "instructions",
-                          or_null(member(root, "instructions")), "max_output_tokens", or_null(limit), "model", ad_generation_model(g), "output", output, "parallel_tool_calls",
+                          or_null(ad_json_member(root, "instructions")), "max_output_tokens", or_null(limit), "model", ad_generation_model(g), "output", output, "parallel_tool_calls",
                           json_boolean(((const ad_chat *)g->rq.extra)->max_calls != 1), "previous_response_id", "temperature", (double)g->rq.sampling.temperature, "text",
                           format ? json_incref((json_t *)format) : json_pack("{s:{s:s}}", "format", "type", "text"));
     json_t *rest = json_pack("{s:o, s:o, s:f, s:s, s:o, s:b, s:o, s:{s:n, s:n}, s:o}", "tool_choice", choice ? json_incref((json_t *)choice) : json_string("auto"), "tools",
                              tools ? json_incref((json_t *)tools) : json_array(), "top_p", (double)g->rq.sampling.top_p, "truncation", "disabled", "usage",
-                             ended ? usage_json(g) : json_null(), "store", 0, "user", or_null(member(root, "user")), "reasoning", "effort", "summary", "metadata",
+                             ended ? usage_json(g) : json_null(), "store", 0, "user", or_null(ad_json_member(root, "user")), "reasoning", "effort", "summary", "metadata",
                              metadata ? json_incref((json_t *)metadata) : json_object());
     if (v && rest) json_object_update(v, rest);
     json_decref(rest);
@@ -231,11 +220,11 @@ static json_t *reply(ad_generation *g)
 {
     ad_choice *ch = &g->choices[0];
     const ad_chat_state *s = ad_chat_take(ch);
-    json_t *output = json_array(), *call;
+    json_t *output = s ? json_array() : NULL, *call;
     size_t i;
-    if (!s) return output;
+    if (!s) return NULL;
     bool blank = s->content.len == (s->content.len ? strspn(s->content.data, " \t\r\n") : 0);
-    if (!blank || !json_array_size(s->calls)) json_array_append_new(output, message_item(g, status_of(ch), json_pack("[o]", text_part(s->content.data, s->content.len))));
+    if (!blank || !json_array_size(s->calls)) json_array_append_new(output, message_item(g, status_of(ch), json_pack("[o]", text_part(&s->content))));
     json_array_foreach(s->calls, i, call) json_array_append_new(output, call_item(ch, (int)i, call, "completed", json_string_value(json_object_get(call, "arguments"))));
     return response_json(g, status_of(ch), output);
 }
@@ -280,7 +269,7 @@ static void open_message(ad_generation *g, told *t)
     t->open = true;
     tell(g, "response.output_item.added", json_pack("{s:i, s:o}", "output_index", next_output(t), "item", message_item(g, "in_progress", json_array())));
     json_t *v = part_event(g, t);
-    json_object_set_new(v, "part", text_part("", 0));
+    json_object_set_new(v, "part", text_part(&(ad_buf){0}));
     tell(g, "response.content_part.added", v);
 }
 
@@ -290,7 +279,7 @@ static void tell_text(ad_generation *g, told *t, const ad_buf *text)
     if (!t->open) open_message(g, t);
     ad_buf_append(&t->text, text->data, text->len);
     json_t *v = part_event(g, t);
-    json_object_set_new(v, "delta", json_stringn(text->data, text->len));
+    json_object_set_new(v, "delta", ad_text_json(text));
     json_object_set_new(v, "logprobs", json_array());
     tell(g, "response.output_text.delta", v);
 }
@@ -298,12 +287,12 @@ static void tell_text(ad_generation *g, told *t, const ad_buf *text)
 static void close_message(ad_generation *g, told *t, const char *status)
 {
     if (!t->open) return;
-    json_t *v = part_event(g, t), *item = message_item(g, status, json_pack("[o]", text_part(t->text.data, t->text.len)));
-    json_object_set_new(v, "text", json_stringn(t->text.data ? t->text.data : "", t->text.len));
+    json_t *v = part_event(g, t), *item = message_item(g, status, json_pack("[o]", text_part(&t->text)));
+    json_object_set_new(v, "text", ad_text_json(&t->text));
     json_object_set_new(v, "logprobs", json_array());
     tell(g, "response.output_text.done", v);
     v = part_event(g, t);
-    json_object_set_new(v, "part", text_part(t->text.data, t->text.len));
+    json_object_set_new(v, "part", text_part(&t->text));
     tell(g, "response.content_part.done", v);
     tell(g, "response.output_item.done", json_pack("{s:i, s:O}", "output_index", next_output(t), "item", item));
     json_array_append_new(t->output, item);
@@ -349,11 +338,13 @@ static void end(ad_generation *g)
 {
     const char *status = status_of(&g->choices[0]);
     told *t = g->state;
-    tell(g, *status == 'i' ? "response.incomplete" : "response.completed", json_pack("{s:o}", "response", response_json(g, status, json_incref(t->output))));
+    char name[32];
+    snprintf(name, sizeof name, "response.%s", status);
+    tell(g, name, json_pack("{s:o}", "response", response_json(g, status, json_incref(t->output))));
 }
 
 const ad_dialect ad_responses = {
-    .id_prefix = "resp_", .read_target = read_target, .read = read_body, .reply = reply, .begin = begin, .event = event, .end = end, .free_choice = ad_chat_state_free, .free_state = told_free,
+    .id_prefix = "resp_", .read_target = ad_read_target, .read = read_body, .reply = reply, .begin = begin, .event = event, .end = end, .free_choice = ad_chat_state_free, .free_state = told_free,
 };
 
 void ad_handle_responses(ad_http_exchange *x, void *app)

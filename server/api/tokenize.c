@@ -8,22 +8,6 @@
 
 /* ---- JSON text ---- */
 
-static void buf_free(void *p)
-{
-    ad_buf_deinit(p);
-    free(p);
-}
-
-/* Where the reply goes; NULL with the fault filled. */
-static ad_buf *new_reply(const ad_reader *rd)
-{
-    ad_buf *b = ad_calloc(1, sizeof *b);
-    if (!b) ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
-    rd->r->extra = b;
-    rd->r->free_extra = buf_free;
-    return b;
-}
-
 static void put_ids(ad_buf *b, const ad_ids *ids)
 {
     for (size_t i = 0; i < ids->count; i++) ad_buf_printf(b, "%s%d", i ? "," : "", (int)ids->ids[i]);
@@ -74,8 +58,8 @@ static bool encode_messages(const ad_reader *rd, bool special, ad_ids *ids)
 {
     ad_chat *c = ad_chat_new();
     bool good = c ? ad_chat_read_messages(rd, c) && ad_chat_read_tools(rd, c) && ad_chat_read_template_options(rd, c) && ad_chat_encode_prompt(rd, c, "messages", special, ids)
-                  : ad_fault_set(rd->f, 503, NULL, NULL, "out of memory");
-    if (c) ad_chat_free(c);
+                  : ad_fault_no_memory(rd->f);
+    ad_chat_free(c);
     return good;
 }
 
@@ -116,7 +100,7 @@ static bool tokenize_content(const ad_reader *rd, ad_buf *b, ad_ids *ids)
 static bool read_tokenize(const ad_reader *rd)
 {
     ad_ids ids = {0};
-    ad_buf *b = new_reply(rd);
+    ad_buf *b = ad_request_new_text(rd);
     bool good = b && (ad_read_field(rd, "content") ? tokenize_content : tokenize_vllm)(rd, b, &ids);
     free(ids.ids);
     return good;
@@ -127,13 +111,13 @@ static bool read_tokenize(const ad_reader *rd)
 static bool read_detokenize(const ad_reader *rd)
 {
     const json_t *tokens = ad_read_field(rd, "tokens");
-    ad_buf *b = new_reply(rd), text = {0};
+    ad_buf *b = ad_request_new_text(rd), text = {0};
     ad_ids ids = {0};
     bool good = b && (json_is_array(tokens) || ad_read_wrong(rd, "tokens", tokens ? "must be an array of token ids" : "is missing"));
     for (size_t i = 0; good && i < json_array_size(tokens); i++) good = ad_read_id(rd, "tokens", json_array_get(tokens, i), i, &ids);
     if (good) {
         ad_tokenizer_decode(rd->cx->tokenizer, ids.ids, ids.count, false, &text);
-        json_t *v = text.failed ? NULL : json_stringn(text.data ? text.data : "", text.len);
+        json_t *v = ad_text_json(&text);
         ad_put_json(b, json_pack("{s:O, s:o}", "prompt", v, "content", v));
     }
     ad_buf_deinit(&text);

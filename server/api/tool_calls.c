@@ -51,7 +51,7 @@ static void add_call(ad_tool_parser *p, json_t *call, json_t *calls)
     else json_decref(call);
 }
 
-/* The calls in text[len], with blanks, commas, semicolons or brackets around them; NULL unless all of it is calls. */
+/* The calls in text[len], with blanks or semicolons around them; NULL unless all of it is calls. */
 static json_t *calls_in(const ad_tool_parser *p, const char *text, size_t len)
 {
     json_t *found = json_array();
