@@ -236,7 +236,7 @@ static void end(ad_generation *g)
 }
 
 const ad_dialect ad_chat_completions = {
-    .id_prefix = "chatcmpl-", .read_target = ad_read_target, .read = read_body, .reply = reply, .event = event, .end = end, .free_choice = ad_chat_state_free,
+    .id_prefix = "chatcmpl-", .read_target = ad_read_target, .read = read_body, .reply = reply, .event = event, .end = end, .free_choice = ad_chat_state_free, .templated = true,
 };
 
 void ad_handle_chat_completions(ad_http_exchange *x, void *app)

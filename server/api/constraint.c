@@ -55,13 +55,21 @@ static bool constrain_as(const ad_reader *rd, const char *param, const char *wha
     return true;
 }
 
+static const struct { const char *name, *what; } fields[] = {
+    {"guided_json", "json"}, {"guided_regex", "regex"}, {"guided_choice", "choice"}, {"guided_grammar", "grammar"}, /* vLLM's older names */
+    {"json_schema", "json"}, {"grammar", "grammar"}, /* llama-server's */
+    {"regex", "regex"},                              /* SGLang's */
+};
+
+bool ad_has_constraint(const json_t *body)
+{
+    bool has = json_object_get(body, "response_format") || json_object_get(body, "structured_outputs");
+    for (size_t i = 0; i < sizeof fields / sizeof *fields && !has; i++) has = json_object_get(body, fields[i].name) != NULL;
+    return has;
+}
+
 bool ad_read_constraint(const ad_reader *rd)
 {
-    static const struct { const char *name, *what; } fields[] = {
-        {"guided_json", "json"}, {"guided_regex", "regex"}, {"guided_choice", "choice"}, {"guided_grammar", "grammar"}, /* vLLM's older names */
-        {"json_schema", "json"}, {"grammar", "grammar"}, /* llama-server's */
-        {"regex", "regex"},                              /* SGLang's */
-    };
     json_t *structured = (json_t *)ad_read_field(rd, "structured_outputs"), *v;
     const char *key;
     if (!ad_read_response_format(rd, "response_format", ad_read_field(rd, "response_format"))) return false;

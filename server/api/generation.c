@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/constraint.h"
+
 enum {
     INLINE_BYTES = 16 * 1024, /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
     VECTORS_AT_ONCE = 32,     /* texts that become vectors come by the thousand: the queue keeps room for others */
@@ -468,12 +470,18 @@ static void on_pool_done(uv_work_t *work, int status)
     else g->then(g);
 }
 
-/* The next step of reading, then `then`; on the pool when the body is long. */
+/* Whether reading the rest may take long, however short the body is. */
+static bool runs_programs(const ad_generation *g)
+{
+    return g->rq.root && (g->dialect->templated || ad_has_constraint(g->rq.root));
+}
+
+/* The next step of reading, then `then`; on the pool when it may take long. */
 static void read_step(ad_generation *g, void (*then)(ad_generation *g))
 {
     g->then = then;
     g->work.data = g;
-    g->in_pool = g->body_len > INLINE_BYTES && uv_queue_work(g->app->loop, &g->work, on_pool, on_pool_done) == 0;
+    g->in_pool = (g->body_len > INLINE_BYTES || runs_programs(g)) && uv_queue_work(g->app->loop, &g->work, on_pool, on_pool_done) == 0;
     if (g->in_pool) return;
     on_pool(&g->work);
     on_pool_done(&g->work, 0);

@@ -46,6 +46,7 @@ typedef struct {
     void (*end)(ad_generation *g);                  /* streamed: the last events, after every choice has ended; or NULL */
     void (*free_choice)(void *state);               /* a choice's state; or NULL */
     void (*free_state)(void *state);                /* the generation's; or NULL */
+    bool templated;                                 /* read runs chat templates, which are programs of strangers: not on the loop */
 } ad_dialect;
 
 struct ad_generation {

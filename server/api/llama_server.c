@@ -129,6 +129,6 @@ static json_t *template_reply(ad_generation *g)
 }
 
 /* The text that a conversation becomes, by the template of the adapter that `model` names or the model's own. */
-const ad_dialect ad_apply_template = {.id_prefix = "", .read_target = read_template_target, .read = read_template, .reply = template_reply};
+const ad_dialect ad_apply_template = {.id_prefix = "", .read_target = read_template_target, .read = read_template, .reply = template_reply, .templated = true};
 
 void ad_handle_apply_template(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_apply_template); }

@@ -441,13 +441,13 @@ static void send_choice(ad_choice *ch)
 }
 
 const ad_dialect ad_generate = {
-    .id_prefix = "gen-", .read_target = read_target, .read = read_body, .headers = write_headers, .reply = reply,
+    .id_prefix = "gen-", .read_target = read_target, .read = read_body, .headers = write_headers, .reply = reply, .templated = true,
 };
 const ad_dialect ad_generate_stream = {
-    .id_prefix = "gen-", .read_target = read_target, .read = read_stream, .headers = write_headers, .event = send_choice, .free_choice = free_text,
+    .id_prefix = "gen-", .read_target = read_target, .read = read_stream, .headers = write_headers, .event = send_choice, .free_choice = free_text, .templated = true,
 };
 const ad_dialect ad_generate_compat = {
-    .id_prefix = "gen-", .read_target = read_target, .read = read_compat, .headers = write_headers, .reply = reply_compat, .event = send_choice, .free_choice = free_text,
+    .id_prefix = "gen-", .read_target = read_target, .read = read_compat, .headers = write_headers, .reply = reply_compat, .event = send_choice, .free_choice = free_text, .templated = true,
 };
 
 void ad_handle_generate(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_generate); }

@@ -345,6 +345,7 @@ static void end(ad_generation *g)
 
 const ad_dialect ad_responses = {
     .id_prefix = "resp_", .read_target = ad_read_target, .read = read_body, .reply = reply, .begin = begin, .event = event, .end = end, .free_choice = ad_chat_state_free, .free_state = told_free,
+    .templated = true,
 };
 
 void ad_handle_responses(ad_http_exchange *x, void *app)

@@ -140,7 +140,7 @@ static void write_reply(ad_generation *g, ad_buf *out)
     *b = (ad_buf){0};
 }
 
-const ad_dialect ad_tokenize = {.id_prefix = "", .read_target = read_target, .read = read_tokenize, .write = write_reply};
+const ad_dialect ad_tokenize = {.id_prefix = "", .read_target = read_target, .read = read_tokenize, .write = write_reply, .templated = true};
 const ad_dialect ad_detokenize = {.id_prefix = "", .read_target = read_target, .read = read_detokenize, .write = write_reply};
 
 void ad_handle_tokenize(ad_http_exchange *x, void *app) { ad_generation_start(x, app, &ad_tokenize); }

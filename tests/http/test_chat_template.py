@@ -2,7 +2,9 @@
 """Chat templates that adapters bring along: from every place an adapter comes from, through restarts and roll-backs."""
 import json
 import os
+import select
 import shutil
+import socket
 import tempfile
 import time
 import unittest
@@ -152,6 +154,26 @@ class Templates(unittest.TestCase):
         self.folder("bad", tokenizer_config__json=b"{")
         out = fails_to_start("--model", BASE, "--adapter", f"bad={self.at('bad')}")
         self.assertIn("tokenizer_config.json", out)
+
+    def test_programs_of_strangers_run_beside_the_loop(self):
+        d = self.stored()
+        d.upload("slow", files_of("qv"), chat_template="{% set l = [0] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}")  # until its steps are used up
+        dots = "(" + "|".join("." * i + "x" for i in range(170)) + ")*"  # a megabyte of program
+        for path, body in (("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}), ("/tokenize", {"messages": [{"role": "user", "content": "a"}]}),
+                           ("/apply-template", {"messages": [{"role": "user", "content": "a"}]}), ("/v1/responses", {"input": "a"}), ("/v1/completions", {"prompt": "a", "regex": dots})):
+            raw = json.dumps({"model": "slow", **body}).encode()
+            self.assertLess(len(raw), 16384)  # longer ones are read on the pool anyway
+            self.assertTrue(any(self.health_comes_before(path, raw) for _ in range(5)), path)
+
+    def health_comes_before(self, path, raw):
+        """Whether /health answers while this request is being read."""
+        with socket.create_connection((self.d.host, self.d.port), timeout=60) as s:
+            s.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+            time.sleep(0.02)
+            self.d.request("GET", "/health")
+            early = not select.select([s], [], [], 0)[0]
+            self.assertEqual(s.recv(12), b"HTTP/1.1 400")
+            return early
 
     def until(self, what, seconds=15):
         end = time.monotonic() + seconds
