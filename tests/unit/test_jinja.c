@@ -387,6 +387,7 @@ START_TEST(bytes_of_the_input_are_known_wherever_they_go)
         {"{{ ('{\"a\": \"' + v + '\"}')|from_json }}", "{'<a>': '<aXb Xc>'}"},
         {"{{ v|e }}{{ 'x'|center(3) }}{{ v.removeprefix('aX') }}", "<aXb Xc> x <b Xc>"},
         {"{% filter upper %}t{{ v }}{% endfilter %}", "T<AXB XC>"},
+        {"{{ strftime_now('%%') }}{{ strftime_now(v) }}{{ strftime_now('t' + v) }}", "%<aXb XctaXb Xc>"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_origin(cases[i][0], cases[i][1]);
 }

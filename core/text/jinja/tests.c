@@ -163,7 +163,9 @@ static jj_val call_strftime_now(jj *j, jj_val self, const jj_val *a, const jj_ar
     size_t n = strftime(text, sizeof text, format, &tm);
     char *copy = jj_alloc(j, n, 1);
     memcpy(copy, text, n);
-    return jj_text(j, copy, n, false);
+    bool untrusted = false;
+    for (size_t i = 0; i < f->len; i++) untrusted |= jj_untrusted_at(f, i);
+    return jj_text(j, copy, n, untrusted); /* what a format of theirs says is theirs */
 }
 
 const jj_op jj_functions[] = {
