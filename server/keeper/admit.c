@@ -618,6 +618,6 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
 const char *ad_keeper_verifying(const ad_keeper *k, int i)
 {
     for (const admission *a = k->admissions; a; a = a->next)
-        if (!a->spec.dry_run && i-- == 0) return a->spec.name;
+        if (!a->spec.dry_run && !a->op.outcome.entry && i-- == 0) return a->spec.name;
     return NULL;
 }

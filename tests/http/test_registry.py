@@ -134,7 +134,8 @@ class Uploads(Stored):
         self.assertEqual(self.d.names(), [])
         self.assertEqual(self.d.post({"model": "new", "prompt": "x"})[0], 404)
         c.send(body[-10:])
-        self.assertEqual(c.getresponse().status, 201)
+        reply = c.getresponse()
+        self.assertEqual((reply.status, json.loads(reply.read())["pending"]), (201, None))
         self.assertEqual((self.d.show("new")[1]["state"], self.d.show("new")[1]["pending"]), ("ready", None))
         self.assertEqual(self.d.call("GET", "/v1/adapters?state=uploading")[1]["data"], [])
 
