@@ -570,7 +570,6 @@ const char *ad_peft_idle_saved(const ad_peft *p, int i)
 }
 
 ad_peft_bias ad_peft_biases(const ad_peft *p) { return p->bias; }
-bool ad_peft_dora(const ad_peft *p) { return p->dora; }
 const ad_peft_tokens *ad_peft_trained_tokens(const ad_peft *p, int i) { return i < p->n_tokens ? &p->tokens[i] : NULL; }
 
 bool ad_peft_fan_in_fan_out(const ad_peft *p)

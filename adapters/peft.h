@@ -24,7 +24,6 @@ AD_MUSTUSE ad_status ad_peft_plan_module(ad_peft *p, const ad_module *m, ad_peft
 /* Whose biases the file has: nobody's, those of all modules, or of the adapted ones. */
 typedef enum { AD_PEFT_BIAS_NONE, AD_PEFT_BIAS_ALL, AD_PEFT_BIAS_ADAPTED } ad_peft_bias;
 ad_peft_bias ad_peft_biases(const ad_peft *p);
-bool ad_peft_dora(const ad_peft *p);
 /* Whether modules_to_save names a module, here any part of the base with weights of its own ("model.layers.0.input_layernorm"), or
  * one around it. */
 bool ad_peft_saves(ad_peft *p, const char *name);

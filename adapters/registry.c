@@ -3,7 +3,6 @@
 #include "adapters/registry.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 /* One queue, n threads that take from it, one wake-up that brings what is done to the loop. */
 #include "server/jobs.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>

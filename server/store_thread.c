@@ -2,7 +2,6 @@
 /* Everything that gathered while the last commit waited for the disk goes into the next one. */
 #include "server/store_thread.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>

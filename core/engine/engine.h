@@ -107,9 +107,7 @@ AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_promp
 /* One that draws nothing: it ends with AD_FINISH_LENGTH when its prompt is computed, and then has its vector. */
 AD_MUSTUSE ad_status ad_seq_new_pooled(ad_seq **out, const int32_t *prompt, int n_prompt, ad_pooling pooling, ad_seq_weights weights, ad_err *err);
 void ad_seq_free(ad_seq **s); /* NULL is fine */
-int ad_seq_max_tokens(const ad_seq *s);  /* prompt + max_tokens: what it can ever hold */
 int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: what is not in the KV yet */
-bool ad_seq_decodes(const ad_seq *s);     /* one row is left, and it draws a token */
 const ad_mix *ad_seq_mix(const ad_seq *s);
 int ad_seq_cached_tokens(const ad_seq *s); /* prompt tokens that the first admission found in the cache */
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Sets of characters, and how a character of a set looks in UTF-8. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "core/grammar/build.h"
 

@@ -170,7 +170,6 @@ void ad_source_close(ad_source **sp)
     *sp = NULL;
 }
 
-const char *ad_source_path(const ad_source *s) { return s->path; }
 const ad_gguf *ad_source_gguf(const ad_source *s) { return s->gguf; }
 const json_t *ad_source_config(const ad_source *s) { return s->config; }
 

@@ -14,7 +14,6 @@ typedef struct ad_source ad_source;
 AD_MUSTUSE ad_status ad_source_open(ad_source **out, const char *path, ad_err *err);
 void ad_source_close(ad_source **s); /* NULL is fine */
 
-const char *ad_source_path(const ad_source *s);
 const ad_gguf *ad_source_gguf(const ad_source *s);   /* NULL for a directory */
 const json_t *ad_source_config(const ad_source *s);  /* config.json; NULL for a GGUF file */
 const ad_tensor *ad_source_tensor(const ad_source *s, const char *name); /* NULL when absent */

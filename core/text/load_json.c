@@ -8,7 +8,6 @@
 
 #include "core/base/file.h"
 #include "core/text/text.h"
-#include "core/text/utf8.h"
 
 enum { MAX_NESTING = 8 };
 static const size_t max_file = 256u << 20;

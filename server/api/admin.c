@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* POST /v1/admin/merge {"adapter": NAME|null}: answers when the adapter is merged, or at once. Loop thread. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "server/api/api.h"
 #include "server/merger.h"

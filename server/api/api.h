@@ -54,7 +54,7 @@ enum { AD_JSON_DEPTH = 64 };
 json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *why);
 /* Compact JSON of `v`, which is taken, appended to *out. */
 void ad_put_json(ad_buf *out, json_t *v);
-json_t *ad_text_json(const ad_buf *text); /* a string; NULL: appending to it has failed, or it is no UTF-8 */
+json_t *ad_buf_json(const ad_buf *text); /* a string; NULL: appending to it has failed, or it is no UTF-8 */
 const json_t *ad_json_member(const json_t *object, const char *name); /* NULL: absent or null, or `object` is none */
 
 void ad_handle_completions(ad_http_exchange *x, void *app);

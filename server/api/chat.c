@@ -144,7 +144,7 @@ static json_t *message_json(const ad_choice *ch, const ad_chat_state *s)
 {
     bool called = json_array_size(s->calls) > 0;
     size_t blanks = s->content.len ? strspn(s->content.data, " \t\r\n") : 0;
-    json_t *content = called && blanks >= s->content.len ? json_null() : ad_text_json(&s->content);
+    json_t *content = called && blanks >= s->content.len ? json_null() : ad_buf_json(&s->content);
     json_t *v = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", content, "refusal");
     if (called) json_object_set_new(v, "tool_calls", calls_json(ch, s, false));
     return v;
@@ -205,7 +205,7 @@ static void send_news(ad_choice *ch, ad_chat_state *s)
     size_t n = json_array_size(s->calls);
     if (!s->content.len && !n && !tokens) return;
     json_t *delta = json_object();
-    if (s->content.len || !n) json_object_set_new(delta, "content", ad_text_json(&s->content));
+    if (s->content.len || !n) json_object_set_new(delta, "content", ad_buf_json(&s->content));
     if (n) json_object_set_new(delta, "tool_calls", calls_json(ch, s, true));
     json_t *choice = json_pack("{s:i, s:o, s:o, s:n}", "index", ch->index, "delta", delta, "logprobs", logprobs_json(ch), "finish_reason");
     if (ch->owner->rq.return_token_ids) json_object_set_new(choice, "token_ids", ad_choice_ids_json(ch));

@@ -299,7 +299,7 @@ static void put_calls(ad_buf *b, const json_t *calls)
 /* Takes what *b holds as the content. */
 static json_t *plain_message(const char *role, ad_buf *b)
 {
-    json_t *m = json_pack("{s:s, s:o}", "role", role, "content", ad_text_json(b));
+    json_t *m = json_pack("{s:s, s:o}", "role", role, "content", ad_buf_json(b));
     ad_buf_deinit(b);
     return m;
 }

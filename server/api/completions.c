@@ -97,7 +97,7 @@ static json_t *logprobs_json(ad_choice *ch)
 static json_t *choice_json(ad_choice *ch)
 {
     const ad_request *rq = &ch->owner->rq;
-    json_t *v = json_pack("{s:o, s:i, s:o, s:s?}", "text", ad_text_json(&ch->text), "index", ch->index, "logprobs", logprobs_json(ch),
+    json_t *v = json_pack("{s:o, s:i, s:o, s:s?}", "text", ad_buf_json(&ch->text), "index", ch->index, "logprobs", logprobs_json(ch),
                           "finish_reason", ad_finish_reason(ch->end));
     if (rq->return_token_ids) {
         json_object_set_new(v, "token_ids", ad_choice_ids_json(ch));

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "server/api/error_form.h"
-#include "server/observe/log.h"
 
 int ad_http_status_of(ad_status code)
 {

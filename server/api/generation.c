@@ -170,7 +170,7 @@ json_t *ad_piece_json(const ad_tokenizer *tk, int32_t id)
         json_decref(probe);
         i += ok;
     }
-    json_t *v = ad_text_json(&b);
+    json_t *v = ad_buf_json(&b);
     ad_buf_deinit(&b);
     return v;
 }

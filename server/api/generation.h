@@ -78,10 +78,10 @@ extern const ad_dialect ad_completions, ad_chat_completions, ad_responses, ad_em
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);
 
-/* Writes one event, whose JSON is taken; name: of the event, or NULL. Begins the stream. */
+/* For begin, event and end: writes one event, whose JSON is taken; name: of the event, or NULL. */
 void ad_generation_send(ad_generation *g, const char *name, json_t *v);
 void ad_generation_send_text(ad_generation *g, const char *text); /* as it is: "data: [DONE]\n\n" */
-/* Ends it with an error, if nothing did before. */
+/* It ends with this error as soon as the caller has returned, unless another came before. */
 void ad_generation_fail(ad_generation *g, int http, const char *code, const char *message);
 /* The reply's i-th choice, i < n_prompts * n; once every choice has ended. */
 ad_choice *ad_generation_choice(const ad_generation *g, int i);

@@ -33,7 +33,7 @@ json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *w
     return NULL;
 }
 
-json_t *ad_text_json(const ad_buf *text)
+json_t *ad_buf_json(const ad_buf *text)
 {
     return text->failed ? NULL : json_stringn(text->data ? text->data : "", text->len);
 }

@@ -298,7 +298,7 @@ static json_t *prompt_json(const ad_choice *ch)
     const ad_ids *ids = &ch->owner->rq.prompts[ch->prompt].ids;
     ad_buf b = {0};
     ad_tokenizer_decode(ch->owner->cx.tokenizer, ids->ids, ids->count, false, &b);
-    json_t *v = ad_text_json(&b);
+    json_t *v = ad_buf_json(&b);
     ad_buf_deinit(&b);
     return v;
 }
@@ -353,7 +353,7 @@ static json_t *last_json(ad_choice *ch)
     const options *o = g->rq.extra;
     bool stopped = ch->end == AD_END_STOP_STRING;
     ad_str word = stopped ? g->rq.stops[ch->stop] : (ad_str){"", 0};
-    json_t *v = json_pack("{s:i, s:o, s:o, s:i, s:b, s:s, s:i, s:i, s:o, s:o, s:b, s:b, s:s, s:s%, s:i, s:o}", "index", ch->index, "content", ad_text_json(&ch->text),
+    json_t *v = json_pack("{s:i, s:o, s:o, s:i, s:b, s:s, s:i, s:i, s:o, s:o, s:b, s:b, s:s, s:s%, s:i, s:o}", "index", ch->index, "content", ad_buf_json(&ch->text),
                           "tokens", o->return_tokens && !g->rq.stream ? ad_choice_ids_json(ch) : json_array(), "id_slot", -1, "stop", 1, "model", ad_generation_model(g), "tokens_predicted",
                           ch->n_generated, "tokens_evaluated", (int)g->rq.prompts[ch->prompt].ids.count, "generation_settings", settings_json(g), "prompt", prompt_json(ch), "has_new_line",
                           has_new_line(ch), "truncated", is_truncated(ch), "stop_type", stop_type(ch->end), "stopping_word", word.ptr, word.len, "tokens_cached", ch->n_cached, "timings",
@@ -375,7 +375,7 @@ static void send_piece(ad_choice *ch)
 {
     ad_generation *g = ch->owner;
     const options *o = g->rq.extra;
-    json_t *v = json_pack("{s:i, s:o, s:o, s:b, s:i, s:i, s:i}", "index", ch->index, "content", ad_text_json(&ch->text), "tokens", ad_choice_ids_json(ch), "stop", 0,
+    json_t *v = json_pack("{s:i, s:o, s:o, s:b, s:i, s:i, s:i}", "index", ch->index, "content", ad_buf_json(&ch->text), "tokens", ad_choice_ids_json(ch), "stop", 0,
                           "id_slot", -1, "tokens_predicted", ch->n_generated, "tokens_evaluated", (int)g->rq.prompts[ch->prompt].ids.count);
     if (g->rq.sampling.logprobs >= 0) json_object_set_new(v, "completion_probabilities", probabilities_json(ch));
     if (o->timings_per_token) json_object_set_new(v, "timings", timings_json(ch));

@@ -3,7 +3,6 @@
  * runs. Loop thread. */
 #include "server/api/llama_server.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "server/api/chat_prompt.h"
@@ -125,7 +124,7 @@ static bool read_template(const ad_reader *rd)
 
 static json_t *template_reply(ad_generation *g)
 {
-    return json_pack("{s:o}", "prompt", ad_text_json(g->rq.extra));
+    return json_pack("{s:o}", "prompt", ad_buf_json(g->rq.extra));
 }
 
 /* The text that a conversation becomes, by the template of the adapter that `model` names or the model's own. */

@@ -291,7 +291,7 @@ static void put_stop(const ad_choice *ch, ad_buf *b)
 
 static json_t *buf_json(ad_buf *b)
 {
-    json_t *v = ad_text_json(b);
+    json_t *v = ad_buf_json(b);
     ad_buf_deinit(b);
     return v;
 }
@@ -430,7 +430,7 @@ static void send_choice(ad_choice *ch)
     if (ch->text.len) ad_buf_append(&text, ch->text.data, ch->text.len);
     put_stop(ch, &text);
     bool whole = ch->end && last.ends && !text.len; /* the end-of-text token shows itself */
-    json_t *shown = whole ? ad_piece_json(g->cx.tokenizer, last.id) : ad_text_json(&text);
+    json_t *shown = whole ? ad_piece_json(g->cx.tokenizer, last.id) : ad_buf_json(&text);
     json_t *v = json_pack("{s:i, s:o, s:o, s:o}", "index", ch->n_generated, "token", token_json(g, &last, shown), "generated_text", ch->end ? generated_json(ch, all) : json_null(), "details",
                           ch->end ? last_details(ch) : json_null());
     if (o->top) json_object_set_new(v, "top_tokens", top_json(g, &last));

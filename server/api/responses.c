@@ -159,7 +159,7 @@ static const char *request_id(const ad_generation *g)
 
 static json_t *text_part(const ad_buf *text)
 {
-    return json_pack("{s:s, s:o, s:[], s:[]}", "type", "output_text", "text", ad_text_json(text), "annotations", "logprobs");
+    return json_pack("{s:s, s:o, s:[], s:[]}", "type", "output_text", "text", ad_buf_json(text), "annotations", "logprobs");
 }
 
 static json_t *message_item(const ad_generation *g, const char *status, json_t *content)
@@ -279,7 +279,7 @@ static void tell_text(ad_generation *g, told *t, const ad_buf *text)
     if (!t->open) open_message(g, t);
     ad_buf_append(&t->text, text->data, text->len);
     json_t *v = part_event(g, t);
-    json_object_set_new(v, "delta", ad_text_json(text));
+    json_object_set_new(v, "delta", ad_buf_json(text));
     json_object_set_new(v, "logprobs", json_array());
     tell(g, "response.output_text.delta", v);
 }
@@ -288,7 +288,7 @@ static void close_message(ad_generation *g, told *t, const char *status)
 {
     if (!t->open) return;
     json_t *v = part_event(g, t), *item = message_item(g, status, json_pack("[o]", text_part(&t->text)));
-    json_object_set_new(v, "text", ad_text_json(&t->text));
+    json_object_set_new(v, "text", ad_buf_json(&t->text));
     json_object_set_new(v, "logprobs", json_array());
     tell(g, "response.output_text.done", v);
     v = part_event(g, t);

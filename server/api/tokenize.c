@@ -117,7 +117,7 @@ static bool read_detokenize(const ad_reader *rd)
     for (size_t i = 0; good && i < json_array_size(tokens); i++) good = ad_read_id(rd, "tokens", json_array_get(tokens, i), i, &ids);
     if (good) {
         ad_tokenizer_decode(rd->cx->tokenizer, ids.ids, ids.count, false, &text);
-        json_t *v = ad_text_json(&text);
+        json_t *v = ad_buf_json(&text);
         ad_put_json(b, json_pack("{s:O, s:o}", "prompt", v, "content", v));
     }
     ad_buf_deinit(&text);

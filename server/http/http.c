@@ -492,11 +492,9 @@ void ad_http_on_abort(ad_http_exchange *x, void (*fn)(ad_http_exchange *, void *
 
 const char *ad_http_method(const ad_http_exchange *x) { return x->head.method; }
 const char *ad_http_path(const ad_http_exchange *x) { return x->head.path; }
-const char *ad_http_query(const ad_http_exchange *x) { return x->head.query; }
 const char *ad_http_header(const ad_http_exchange *x, const char *name) { return ad_http_head_find(&x->head, name); }
 ad_str ad_http_body(const ad_http_exchange *x) { return (ad_str){x->body.data ? x->body.data : "", x->body.len}; }
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x) { return x->route; }
-const ad_http_server *ad_http_server_of(const ad_http_exchange *x) { return x->conn->server; }
 const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
 uint64_t ad_http_start_ns(const ad_http_exchange *x) { return x->start_ns; }

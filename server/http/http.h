@@ -68,7 +68,6 @@ void ad_http_close(ad_http_server **s, void (*done)(void *user), void *user);
 /* The request. Everything is borrowed until the reply is complete. */
 const char *ad_http_method(const ad_http_exchange *x);
 const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, without the query */
-const char *ad_http_query(const ad_http_exchange *x);  /* raw, "" when absent */
 /* The first value of `name` in the query, decoded ('+' is a blank), into out[size]: 1. With out "": 0, there is none; -1, it is malformed or does not fit. */
 int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
@@ -76,7 +75,6 @@ ad_str ad_http_body(const ad_http_exchange *x);
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */
 /* The routes that have `path`, under any method: the first, or NULL. allowed[size], when not NULL, gets their methods as the header Allow has them, without repetition. */
 const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path, char *allowed, size_t size);
-const ad_http_server *ad_http_server_of(const ad_http_exchange *x);
 const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
 const char *ad_http_peer(const ad_http_exchange *x);
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How an adapter gets in. On a fetcher: its files come from another place, when they were not sent. On a loader: unpack, check, pack and hash beside the
  * fsync, then move among the blobs. On the loop: the self-test through the engine; then, when the name's turn has come, rows and one pointer store. */
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs a tree: expressions to values, statements to text. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/text/jinja/private.h"

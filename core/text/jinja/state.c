@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "core/text/jinja/private.h"
-#include "core/text/utf8.h"
 
 enum { BLOCK_BYTES = 32 * 1024 };
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Values and what Python says of them: truth, equality, order, length, items, slices. */
-#include <math.h>
 #include <string.h>
 
 #include "core/text/jinja/private.h"
