@@ -100,6 +100,13 @@ class Daemon:
         assert events[-1] == "" and events[-2] == "data: [DONE]", events[-2:]
         return [json.loads(e.removeprefix("data: ")) for e in events[:-2]]
 
+    def open_request(self, body, path="/v1/completions"):
+        """Sends a request and does not wait; closing the socket that comes back takes it back."""
+        raw = json.dumps(body).encode()
+        s = socket.create_connection((self.host, self.port), timeout=120)
+        s.sendall(f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        return s
+
     def raw(self, data, timeout=10, half_close=False):
         """Sends bytes as they are; everything the daemon says until it closes or is silent for a second."""
         s = socket.create_connection((self.host, self.port), timeout=timeout)

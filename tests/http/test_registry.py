@@ -575,10 +575,7 @@ class Residency(Stored):
         for name, seed in (("a", 1), ("twin", 1), ("busy", 2), ("more", 3)):
             self.assertEqual(self.d.upload(name, make_adapter(seed))[0], 201)
         digest, answers = self.d.show("a")[1]["digest"], []
-        body = {"prompt": [1, 2], "max_tokens": 400, "n": 16, "ignore_eos": True}
-        busy = [threading.Thread(target=self.d.post, args=({"model": name, **body},)) for name in ("busy", "more")]
-        for t in busy:
-            t.start()
+        busy = [self.d.open_request({"model": name, "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True}) for name in ("busy", "more")]
         self.d.wait_for("adapterd_requests_running", 32)
         waiting = threading.Thread(target=lambda: answers.append(self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 2})))
         waiting.start()
@@ -586,8 +583,9 @@ class Residency(Stored):
         for name in ("a", "twin"):
             self.assertEqual(self.d.call("DELETE", f"/v1/adapters/{name}")[0], 200)
         self.assertEqual(self.d.metric("adapterd_adapter_waits"), 1)
-        for t in [*busy, waiting]:
-            t.join()
+        for s in busy:
+            s.close() # what they hold is free now
+        waiting.join()
         self.assertEqual((answers[0][0], answers[0][1].get("adapter_version")), (200, digest), answers)
         self.d.wait_for("adapterd_adapter_versions_retired", 0)
         self.assertFalse(os.path.exists(os.path.join(self.state, "blobs", digest[:2], digest)))
