@@ -234,7 +234,7 @@ static void end_logprobs(run *r)
 static void on_done(ad_gen *g, ad_finish why, const char *error)
 {
     run *r = ad_gen_user(g);
-    if (why == AD_FINISH_ERROR && !r->decided) give_up(r, r->with_adapter ? AD_EMISMATCH : AD_EIO, error ? error : "the engine failed");
+    if ((why == AD_FINISH_ERROR || why == AD_FINISH_IMPOSSIBLE) && !r->decided) give_up(r, r->with_adapter ? AD_EMISMATCH : AD_EIO, error ? error : "the engine failed");
     else if (why == AD_FINISH_TIMEOUT) give_up(r, AD_EBUSY, "it waited too long in the queue; try again later");
     else if (why == AD_FINISH_CANCELED && !r->decided) give_up(r, AD_EBUSY, "the server is shutting down");
     else if (r->expect.ptr) end_answer(r);

@@ -466,7 +466,7 @@ static void finish_vector(const ad_engine *e, ad_seq *s)
 static ad_finish finish_of(const ad_step_item *it)
 {
     const ad_seq *s = it->seq;
-    if (s->failure) return AD_FINISH_ERROR;
+    if (s->failure) return s->failure == NOT_FINITE ? AD_FINISH_ERROR : AD_FINISH_IMPOSSIBLE;
     if (it->has_token && (it->token.ends || s->complete)) return AD_FINISH_STOP;
     bool prompt_done = s->n_cached >= s->n_prompt;
     return prompt_done && s->n_tokens - s->n_prompt >= s->sampling.max_tokens ? AD_FINISH_LENGTH : AD_FINISH_NONE;

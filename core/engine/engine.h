@@ -27,7 +27,7 @@ typedef struct {
  * draw. A text ends with an end-of-generation token (unless ignore_eos), with one of stop_token_ids, or, without any such token, as
  * soon as the grammar allows nothing more, whatever min_tokens says. With a grammar, tokens that end the text can be drawn exactly
  * where the text may end, all other special tokens never; ignore_eos then rules end-of-generation tokens out. A sequence for which
- * nothing is left to draw ends with AD_FINISH_ERROR. */
+ * nothing is left to draw, or whose grammar grows beyond its limits, ends with AD_FINISH_IMPOSSIBLE. */
 typedef struct {
     float temperature;          /* >= 0; 0 is greedy (lowest id on ties) */
     float top_p;                /* (0, 1]; 1 = off */
@@ -69,7 +69,7 @@ typedef enum {
     AD_POOL_CLS,  /* the first token's */
 } ad_pooling;
 
-typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_TIMEOUT } ad_finish;
+typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_IMPOSSIBLE, AD_FINISH_TIMEOUT } ad_finish;
 
 typedef struct ad_engine ad_engine;
 typedef struct ad_seq ad_seq;
@@ -127,7 +127,7 @@ typedef struct {
     bool has_token;          /* out: `token` was generated */
     ad_token_info token;     /* out */
     ad_finish finish;        /* out: AD_FINISH_NONE = goes on */
-    const char *error;       /* out: with AD_FINISH_ERROR, why; static */
+    const char *error;       /* out: with AD_FINISH_ERROR and AD_FINISH_IMPOSSIBLE, why; static */
 } ad_step_item;
 
 /* Runs one step. items[n] may be reordered. A row that turns non-finite ends only its own sequence. */

@@ -368,6 +368,7 @@ static void on_done(ad_gen *gen, ad_finish why, const char *error)
     g->n_running--;
     if (g->x && !ch->end) {
         if (why == AD_FINISH_STOP || why == AD_FINISH_LENGTH) end_choice(ch, why == AD_FINISH_STOP ? AD_END_EOS : AD_END_LENGTH);
+        else if (why == AD_FINISH_IMPOSSIBLE) ad_generation_fail(g, 400, "invalid_value", error);
         else if (why == AD_FINISH_TIMEOUT) ad_generation_fail(g, 503, NULL, "the request waited too long in the queue; try again later");
         else ad_generation_fail(g, why == AD_FINISH_CANCELED ? 503 : 500, NULL, error ? error : "the server is shutting down");
     }

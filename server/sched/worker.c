@@ -212,7 +212,7 @@ static void report_item(ad_worker *w, const ad_step_item *it)
 {
     if (!it->has_token && it->finish == AD_FINISH_NONE) return;
     event e = {.gen = gen_of(w, it->seq), .has_token = it->has_token, .token = it->token, .finish = it->finish};
-    if (it->finish == AD_FINISH_ERROR) snprintf(e.error, sizeof e.error, "%s", it->error);
+    if (it->error) snprintf(e.error, sizeof e.error, "%s", it->error);
     atomic_fetch_add(&w->stats.generated_tokens, it->has_token);
     post(w, &e);
     if (it->finish == AD_FINISH_NONE) return;
@@ -308,7 +308,7 @@ static void deliver(ad_worker *w, const event *e)
     if (e->has_token) g->spec.on_tokens(g, &e->token, 1);
     if (e->finish == AD_FINISH_NONE) return;
     w->n_pending--;
-    g->spec.on_done(g, e->finish, e->finish == AD_FINISH_ERROR ? e->error : NULL);
+    g->spec.on_done(g, e->finish, *e->error ? e->error : NULL);
     gen_free(g);
 }
 

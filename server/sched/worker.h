@@ -23,7 +23,7 @@ typedef struct {
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
     void (*on_tokens)(ad_gen *g, const ad_token_info *tokens, int n);
     void (*on_vector)(ad_gen *g, const float *vector, int n); /* before an on_done with AD_FINISH_LENGTH; n = hidden size; not normalised. Only with pooling */
-    void (*on_done)(ad_gen *g, ad_finish reason, const char *error); /* last callback; error only with AD_FINISH_ERROR; g is freed after it returns */
+    void (*on_done)(ad_gen *g, ad_finish reason, const char *error); /* last callback; error only with AD_FINISH_ERROR and AD_FINISH_IMPOSSIBLE; g is freed after it returns */
     void *user;
 } ad_gen_spec;
 

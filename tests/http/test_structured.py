@@ -101,6 +101,11 @@ class Structured(unittest.TestCase):
         self.assertIn("another", self.refused("regex", regex="a", guided_json=PERSON))
         self.refused("tools", "/v1/chat/completions", tools=[WEATHER], response_format={"type": "json_object"})
 
+    def test_what_leaves_no_token_to_draw_is_the_request_s_fault(self):
+        status, reply = self.d.post({"model": "base", "prompt": "Hello", "regex": "[0-9]", "allowed_token_ids": [0], "max_tokens": 3})
+        self.assertEqual((status, reply["error"]["code"]), (400, "invalid_value"), reply)
+        self.assertIn("no token is left", reply["error"]["message"])
+
     # ---- tools ----
 
     def chat(self, **fields):

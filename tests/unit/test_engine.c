@@ -445,7 +445,7 @@ START_TEST(constraints_that_leave_nothing_end_only_their_own_sequence)
     ad_seq *seqs[2] = {new_seq(5, 20, &bad), new_seq(6, 20, &good)};
     result r[2];
     run(e, seqs, 2, 30, r);
-    ck_assert(r[0].n == 0 && r[0].finish == AD_FINISH_ERROR);
+    ck_assert(r[0].n == 0 && r[0].finish == AD_FINISH_IMPOSSIBLE);
     ck_assert(r[1].n == 12 && r[1].finish == AD_FINISH_LENGTH);
     ad_seq_free(&seqs[0]), ad_seq_free(&seqs[1]);
     ad_engine_free(&e);
