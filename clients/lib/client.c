@@ -349,6 +349,9 @@ static ad_client_status broken(ad_client *c, CURLcode rc, const char *why, ad_cl
     switch (rc) {
     case CURLE_OUT_OF_MEMORY: return ad_client_fail(err, AD_CLIENT_LOCAL, "local", "out of memory");
     case CURLE_OPERATION_TIMEDOUT: return ad_client_fail(err, AD_CLIENT_UNREACHABLE, "timeout", "%s: %s", c->base, why);
+#if LIBCURL_VERSION_NUM >= 0x080600
+    case CURLE_TOO_LARGE: return ad_client_fail(err, AD_CLIENT_BAD_REPLY, "bad_reply", "%s: %s", c->base, why); /* libcurl's own limits of a head */
+#endif
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
     case CURLE_BAD_CONTENT_ENCODING: return ad_client_fail(err, AD_CLIENT_BAD_REPLY, "bad_reply", "%s: the reply is not HTTP: %s", c->base, why);
