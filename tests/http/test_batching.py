@@ -40,10 +40,11 @@ class Batching(unittest.TestCase):
 
     def test_a_thousand_requests_answer_byte_for_byte_as_they_do_alone(self):
         rng = random.Random(11)
-        requests = [self.request_of(rng) for _ in range(1000)]
+        n = 200 if os.environ.get("AD_SLOW_BUILD") else 1000 # ThreadSanitizer takes minutes for all
+        requests = [self.request_of(rng) for _ in range(n)]
         alone = [self.d.post(r) for r in requests]
         self.assertEqual({s for s, _ in alone}, {200})
-        order = list(range(1000))
+        order = list(range(n))
         rng.shuffle(order)
         with ThreadPoolExecutor(48) as pool:
             together = dict(zip(order, pool.map(lambda i: self.d.post(requests[i]), order)))

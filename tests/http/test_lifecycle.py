@@ -63,9 +63,9 @@ class Lifecycle(unittest.TestCase):
             d.stop()
 
     def test_sigterm_finishes_what_runs_and_refuses_the_rest(self):
-        d = Daemon(GQA, "--served-name", "base")
+        d = Daemon(GQA, "--served-name", "base", "--shutdown-timeout", "600") # sanitizers take their time
         reply = []
-        t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True})))
+        t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True}, timeout=600)))
         t.start()
         d.wait_for("adapterd_requests_running", 16)
         d.process.send_signal(signal.SIGTERM)

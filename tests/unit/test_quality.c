@@ -11,6 +11,7 @@
 
 /* Each chunk begins a text, and its second half counts, as in llama.cpp's measurement: 5,120 positions with some context. */
 enum { CHUNK = 512, SCORED = CHUNK / 2, CHUNKS = 20 };
+static int n_chunks = CHUNKS; /* fewer with an argument */
 
 static ad_ids text_ids;
 
@@ -90,7 +91,7 @@ static void compare(ad_weights weights, double most_kl, double least_top1)
     read_text(exact);
     tu_rig_open(&a, exact, ad_cpu_detect(), ad_usable_cpus(), CHUNK, CHUNK);
     tu_rig_open(&b, packed, ad_cpu_detect(), ad_usable_cpus(), CHUNK, CHUNK);
-    for (int c = 0; c < CHUNKS; c++) {
+    for (int c = 0; c < n_chunks; c++) {
         run_chunk(&a, c, p);
         run_chunk(&b, c, q);
         for (int i = 0; i < SCORED; i++) {
@@ -100,7 +101,7 @@ static void compare(ad_weights weights, double most_kl, double least_top1)
             same += a.kernels.argmax(x, vocab, &top) == a.kernels.argmax(y, vocab, &top);
         }
     }
-    int n = SCORED * CHUNKS;
+    int n = SCORED * n_chunks;
     ad_model_describe_weights(packed, types, sizeof types);
     printf("%s: mean KL divergence from f32 %.5f, top-1 agreement %.1f %%, %d positions\n", types, kl / n, 100.0 * same / n, n);
     ck_assert_msg(kl / n < most_kl, "%s: KL %.5f", types, kl / n);
@@ -128,8 +129,10 @@ START_TEST(a_four_bit_file_is_served_within_004_of_its_own_values)
 }
 END_TEST
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) n_chunks = atoi(argv[1]);
+    if (n_chunks < 1 || n_chunks > CHUNKS) return 2;
     if (!model_path()) {
         puts("SKIP: AD_TEST_MODEL is not set");
         return 77;
