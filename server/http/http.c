@@ -68,13 +68,16 @@ struct ad_http_exchange {
     void *abort_user;
 };
 
+/* Of a listener or a connection, TCP or Unix. */
+typedef union {
+    uv_handle_t handle;
+    uv_stream_t stream;
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+} stream_socket;
+
 struct conn {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } sock;
+    stream_socket sock;
     uv_timer_t timer;
     uv_timer_t write_timer;   /* runs while output waits for the client */
     int open_handles;         /* sock and timers: the memory goes with the last */
@@ -98,12 +101,7 @@ struct conn {
 };
 
 typedef struct {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } sock;
+    stream_socket sock;
     ad_http_server *server;
     char url[300];
     int port;                 /* 0: a Unix socket */

@@ -148,3 +148,27 @@ def fails_to_start(*args, env=None):
     last = p.stderr.strip().splitlines()[-1]
     assert last.startswith("adapterd: "), p.stderr
     return last
+
+
+CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}
+{% endif %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+class TemplateTests(unittest.TestCase):
+    """Tests of one daemon on a small model with a chat template."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory()
+        template = os.path.join(cls.dir.name, "chat.jinja")
+        with open(template, "w") as f:
+            f.write(CHATML)
+        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--chat-template-file", template, adapters=("qv", "all"))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop()
+        cls.dir.cleanup()

@@ -2,16 +2,10 @@
 """POST /v1/chat/completions and /v1/responses: messages, tools and streams, on a small model and on the default one."""
 import json
 import os
-import tempfile
 import unittest
 
-from daemon import MODEL, TINY, Daemon, needs_model
+from daemon import MODEL, TINY, Daemon, TemplateTests, needs_model
 
-CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}<|im_end|>
-{% endfor %}{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}
-{% endif %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells the weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
 
 
@@ -27,20 +21,7 @@ def events(body):
     return [json.loads(e.removeprefix("data: ")) for e in lines[:-1]]
 
 
-class Chat(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.dir = tempfile.TemporaryDirectory()
-        cls.template = os.path.join(cls.dir.name, "chatml.jinja")
-        with open(cls.template, "w") as f:
-            f.write(CHATML)
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--chat-template-file", cls.template, adapters=("qv", "all"))
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.d.stop()
-        cls.dir.cleanup()
-
+class Chat(TemplateTests):
     def ask(self, status=200, path="/v1/chat/completions", **fields):
         got, reply = self.d.post({"model": "base", "messages": messages("Hello"), "max_tokens": 8, "temperature": 0, **fields}, path)
         self.assertEqual(got, status, reply)

@@ -3,12 +3,10 @@
 nothing sensible; grammars hold it to a form where one is asked for."""
 import asyncio
 import json
-import os
-import tempfile
 import typing
 import unittest
 
-from daemon import TINY, Daemon
+from daemon import TemplateTests
 
 try:
     import openai
@@ -16,10 +14,6 @@ try:
 except ImportError:
     openai = pydantic = None
 
-TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
 HELLO = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hello"}]
 LETTERS = {"guided_regex": "[a-e]{8}"}  # an answer that ends by itself: the helpers raise one that is cut
 PARAMETERS = {"type": "object", "properties": {"city": {"enum": ["Paris", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 3}}, "required": ["city", "days"], "additionalProperties": False}
@@ -33,25 +27,8 @@ if pydantic:
         tags: list[typing.Literal["a", "b"]] = pydantic.Field(max_length=2)
 
 
-class Template(unittest.TestCase):
-    """A daemon with a chat template."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.dir = tempfile.TemporaryDirectory()
-        template = os.path.join(cls.dir.name, "chatml.jinja")
-        with open(template, "w") as f:
-            f.write(TEMPLATE)
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--chat-template-file", template, adapters=("qv", "all"))
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.d.stop()
-        cls.dir.cleanup()
-
-
 @unittest.skipUnless(openai, "the Python package openai is not installed")
-class Base(Template):
+class Base(TemplateTests):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Answers held to a schema, an expression, a grammar or a choice, and what else steers tokens, on a small model."""
 import json
-import os
 import re
-import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from daemon import MODEL, TINY, Daemon, needs_model
-from test_chat import CHATML, WEATHER, messages
+from daemon import MODEL, Daemon, TemplateTests, needs_model
+from test_chat import WEATHER, messages
 
 PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 6}, "age": {"type": "integer", "minimum": 0, "maximum": 120},
                                            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}}, "required": ["name", "age", "tags"], "additionalProperties": False}
@@ -20,20 +18,7 @@ def is_person(text):
             and len(v["tags"]) <= 3 and set(v["tags"]) <= {"a", "b"})
 
 
-class Structured(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.dir = tempfile.TemporaryDirectory()
-        template = os.path.join(cls.dir.name, "chatml.jinja")
-        with open(template, "w") as f:
-            f.write(CHATML)
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", "--chat-template-file", template, adapters=("qv", "all"))
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.d.stop()
-        cls.dir.cleanup()
-
+class Structured(TemplateTests):
     def text(self, **fields):
         c, = self.d.complete(model="base", prompt="Hello", temperature=1, max_tokens=120, **fields)["choices"]
         self.assertEqual(c["finish_reason"], "stop", c)
