@@ -22,8 +22,10 @@ bool ad_request_constrain(const ad_reader *rd, const char *param, ad_grammar_kin
 static bool constrain_to_json(const ad_reader *rd, const char *param, ad_grammar_kind kind, const json_t *v)
 {
     if (!json_is_string(v)) return ad_request_constrain(rd, param, kind, v);
-    json_t *value = json_loads(json_string_value(v), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    bool good = value ? ad_request_constrain(rd, param, kind, value) : ad_read_wrong(rd, param, "is a string, but not one of JSON");
+    json_error_t why;
+    json_t *value = ad_read_json(json_string_value(v), json_string_length(v), JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    bool good = value ? ad_request_constrain(rd, param, kind, value)
+                      : ad_fault_set(rd->f, 400, "invalid_value", param, "`%s` is a string, but not one of JSON: %s", param, why.text);
     json_decref(value);
     return good;
 }

@@ -82,7 +82,8 @@ class Structured(TemplateTests):
         self.refused("regex", regex="[")
         self.refused("grammar", grammar='root ::= missing')
         self.refused("guided_choice", guided_choice=[])
-        self.refused("guided_json", guided_json="{")
+        for text in ("{", '{"type": "object", "type": "string"}', '{"items":' * 70 + "{}" + "}" * 70): # the rules of bodies hold for JSON in strings
+            self.refused("guided_json", guided_json=text)
         self.assertIn("another", self.refused("regex", regex="a", guided_json=PERSON))
         self.refused("tools", "/v1/chat/completions", tools=[WEATHER], response_format={"type": "json_object"})
 
