@@ -8,7 +8,7 @@
 
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
-#include "server/api/api.h"
+#include "server/api/auth.h"
 #include "server/api/upload.h"
 #include "server/observe/log.h"
 
@@ -144,7 +144,7 @@ static ad_status listen_http(ad_app *app, ad_err *err)
         .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
         .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
         .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),
-        .app = app, .on_finish = on_finish, .error_body = ad_error_body,
+        .app = app, .admit = ad_auth_admit, .on_finish = on_finish, .error_body = ad_error_body,
     };
     opt.routes = ad_api_routes(&opt.n_routes);
     ad_status st = read_addresses(c, addresses, &opt.n_addresses, err);

@@ -66,6 +66,8 @@ struct ad_http_exchange {
     size_t bytes_out;
     void (*on_abort)(ad_http_exchange *x, void *user);
     void *abort_user;
+    void *sender;             /* what `admit` found out */
+    void (*release_sender)(void *sender);
 };
 
 /* Of a listener or a connection, TCP or Unix. */
@@ -157,6 +159,7 @@ static void exchange_free(ad_http_exchange *x)
     ad_buf_deinit(&x->body);
     ad_buf_deinit(&x->extra);
     ad_http_head_deinit(&x->head);
+    if (x->sender) x->release_sender(x->sender);
     free(x);
 }
 
@@ -492,6 +495,14 @@ const char *ad_http_method(const ad_http_exchange *x) { return x->head.method; }
 const char *ad_http_path(const ad_http_exchange *x) { return x->head.path; }
 const char *ad_http_header(const ad_http_exchange *x, const char *name) { return ad_http_head_find(&x->head, name); }
 ad_str ad_http_body(const ad_http_exchange *x) { return (ad_str){x->body.data ? x->body.data : "", x->body.len}; }
+void *ad_http_sender(const ad_http_exchange *x) { return x->sender; }
+
+void ad_http_set_sender(ad_http_exchange *x, void *sender, void (*release)(void *))
+{
+    x->sender = sender;
+    x->release_sender = release;
+}
+
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x) { return x->route; }
 const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
@@ -634,7 +645,7 @@ static int read_request(conn *c, size_t len, const char **why)
     *why = "the request is malformed";
     if (rc != HPE_OK && rc != HPE_PAUSED) return 400;
     x->keep_alive = llhttp_should_keep_alive(&c->parser) && !c->server->draining && !c->reserved;
-    return 0;
+    return x->route && c->server->opt.admit ? c->server->opt.admit(c->server->opt.app, x, why) : 0;
 }
 
 static int on_headers_complete(llhttp_t *p)

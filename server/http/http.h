@@ -21,6 +21,7 @@ typedef struct {
     const char *label;   /* the route's name in metrics: bounded cardinality */
     bool streams;        /* the handler is called when the head is complete, and takes the body with ad_http_take_body */
     const void *tag;     /* the application's own: which form its errors have, say; borrowed, may be NULL */
+    int verb;            /* the application's own: what its sender must be allowed to do */
 } ad_http_route;
 
 typedef struct {
@@ -39,6 +40,9 @@ typedef struct {
     const ad_http_route *routes; /* n_routes, borrowed */
     int n_routes;
     void *app;                /* second argument of every handler */
+    /* Called when the head of a request that has a route is complete, before its body is read: 0 lets it go on to its handler; anything else is the status it is refused with,
+     * *why (static) the message. Headers may be set, nothing be replied. May be NULL. */
+    int (*admit)(void *app, ad_http_exchange *x, const char **why);
     /* Called once per finished exchange, for metrics and the access log. May be NULL. */
     void (*on_finish)(void *app, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out);
     /* Writes the JSON body of an error that the HTTP layer itself answers (400, 404, 405, 408, 413 ...). route: the matched one; where the path exists under other
@@ -72,6 +76,9 @@ const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, witho
 int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
 ad_str ad_http_body(const ad_http_exchange *x);
+/* What `admit` found out about the sender. release(sender) is called when the exchange has ended, after on_finish. Takes sender; once. */
+void ad_http_set_sender(ad_http_exchange *x, void *sender, void (*release)(void *sender));
+void *ad_http_sender(const ad_http_exchange *x); /* NULL: none was set */
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL when none matched */
 /* The routes that have `path`, under any method: the first, or NULL. allowed[size], when not NULL, gets their methods as the header Allow has them, without repetition. */
 const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path, char *allowed, size_t size);

@@ -10,9 +10,8 @@
 
 #include "core/base/status.h"
 
-/* What a route does, as scopes name it. AD_VERB_OPEN needs no key: health. */
-typedef enum { AD_VERB_OPEN, AD_VERB_INFER, AD_VERB_LIST, AD_VERB_UPLOAD, AD_VERB_ACTIVATE, AD_VERB_DELETE, AD_VERB_MERGE, AD_VERB_METRICS, AD_VERB_ADMIN, AD_VERBS } ad_verb;
-const char *ad_verb_name(ad_verb v); /* "infer"; of AD_VERB_OPEN "open" */
+/* What a route does, as scopes name it. A route that forgets its verb is the operator's. AD_VERB_OPEN needs no key: health. */
+typedef enum { AD_VERB_ADMIN, AD_VERB_OPEN, AD_VERB_INFER, AD_VERB_LIST, AD_VERB_UPLOAD, AD_VERB_ACTIVATE, AD_VERB_DELETE, AD_VERB_MERGE, AD_VERB_METRICS, AD_VERBS } ad_verb;
 
 #define AD_SHARED_TENANT "default" /* owns what the command line names and what is uploaded without a key; everybody sees it */
 

@@ -78,7 +78,7 @@ static void error_body(void *app, const ad_http_route *route, ad_buf *out, int s
     ad_buf_printf(out, "%s %d %s", route ? route->label : "-", status, message);
 }
 
-static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo", false, NULL}, {"GET", "/stream/*", stream, "stream", false, NULL}, {"POST", "/take", take, "take", true, NULL}};
+static const ad_http_route routes[] = {{"POST", "/echo", echo, "echo", false, NULL, 0}, {"GET", "/stream/*", stream, "stream", false, NULL, 0}, {"POST", "/take", take, "take", true, NULL, 0}};
 
 static void turn(uv_loop_t *loop)
 {

@@ -276,19 +276,19 @@ static void handle_counts(ad_http_exchange *x, void *arg)
 }
 
 static const ad_http_route routes[] = {
-    {"POST", "/sink", handle_sink, "sink", true, NULL},
-    {"POST", "/upload", handle_upload, "upload", true, NULL},
-    {"POST", "/collect", handle_collect, "collect", true, NULL},
-    {"POST", "/ignore", handle_ignore, "ignore", true, NULL},
-    {"GET", "/flood", handle_flood, "flood", false, NULL},
-    {"GET", "/big", handle_big, "big", false, NULL},
-    {"GET", "/silent", handle_silent, "silent", false, NULL},
-    {"GET", "/status/*", handle_status, "status", false, NULL},
-    {"PUT", "/status/*", handle_status, "status", false, NULL},
-    {"PATCH", "/status/*", handle_status, "status", false, NULL},
-    {"DELETE", "/status/*", handle_status, "status", false, NULL},
-    {"GET", "/query", handle_query, "query", false, NULL},
-    {"GET", "/counts", handle_counts, "counts", false, NULL},
+    {"POST", "/sink", handle_sink, "sink", true, NULL, 0},
+    {"POST", "/upload", handle_upload, "upload", true, NULL, 0},
+    {"POST", "/collect", handle_collect, "collect", true, NULL, 0},
+    {"POST", "/ignore", handle_ignore, "ignore", true, NULL, 0},
+    {"GET", "/flood", handle_flood, "flood", false, NULL, 0},
+    {"GET", "/big", handle_big, "big", false, NULL, 0},
+    {"GET", "/silent", handle_silent, "silent", false, NULL, 0},
+    {"GET", "/status/*", handle_status, "status", false, NULL, 0},
+    {"PUT", "/status/*", handle_status, "status", false, NULL, 0},
+    {"PATCH", "/status/*", handle_status, "status", false, NULL, 0},
+    {"DELETE", "/status/*", handle_status, "status", false, NULL, 0},
+    {"GET", "/query", handle_query, "query", false, NULL, 0},
+    {"GET", "/counts", handle_counts, "counts", false, NULL, 0},
 };
 
 /* Files of clients that left are still being removed. */
