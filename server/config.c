@@ -81,6 +81,19 @@ static const key keys[] = {
     {"cpu-features", "LIST", STRING, FIELD(cpu_features), "auto", 0, 0, NULL, "auto, none, or a list such as avx2,avx512: kernels to use"},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys, MAX_ADAPTERS = 65536 };
+
+/* What only the command line has. */
+static const struct {
+    const char *name, *arg, *help;
+} actions[] = {
+    {"config", "FILE", "read options from FILE"},
+    {"check-config", "", "read all options, say what is wrong with them, and exit; the model is not loaded"},
+    {"dump-options", "", "print this list as JSON and exit; manual pages and completion are made of it"},
+    {"help", "", "print this and exit"},
+    {"version", "", "print the version and exit"},
+};
+enum { N_ACTIONS = sizeof actions / sizeof *actions };
+
 static const size_t max_file = 1u << 20;
 
 /* ---- values ---- */
@@ -313,10 +326,10 @@ static ad_status next_option(int argc, char **argv, int *i, const char **name, s
     if (!*name) return ad_fail(err, AD_EINVAL, "\"%.100s\" is not an option; --help lists them all", argv[*i]);
     const char *eq = strchr(*name, '=');
     *len = eq ? (size_t)(eq - *name) : strlen(*name);
-    bool is_config = *len == 6 && !memcmp(*name, "config", 6);
+    bool is_config = *len == 6 && !memcmp(*name, "config", 6), is_check = !strcmp(*name, "check-config");
     const key *k = find_key(*name, *len);
-    if (!is_config && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
-    if (k && k->kind == NO_EFFECT) *value = "";
+    if (!is_config && !is_check && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
+    if (is_check || (k && k->kind == NO_EFFECT)) *value = "";
     else *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
     return *value ? AD_OK : ad_fail(err, AD_EINVAL, "option --%.*s needs a value", (int)*len, *name);
 }
@@ -332,8 +345,8 @@ static ad_status read_options(ad_config *c, int argc, char **argv, const char **
         const key *k = find_key(name, len);
         char where[80];
         snprintf(where, sizeof where, "option --%.*s", (int)len, name);
-        if (!k) *config_path = value;
-        else if (c) st = set_value(c, k, where, value, err);
+        if (!k && len == 6) *config_path = value;
+        else if (k && c) st = set_value(c, k, where, value, err);
         while (st == AD_OK && k && k->kind == MODULES && i + 1 < argc && argv[i + 1][0] != '-') { /* vLLM takes several behind one option */
             i++;
             if (c) st = set_value(c, k, where, argv[i], err);
@@ -356,15 +369,46 @@ static void print_help(FILE *out)
         if (keys[i].preset) fprintf(out, " [%s]", keys[i].preset);
         fputc('\n', out);
     }
-    fprintf(out, "  %-28s %s\n  %-28s %s\n  %-28s %s\n\n", "--config FILE", "read options from FILE", "--help", "print this and exit", "--version", "print the version and exit");
-    fprintf(out, "Each option is also a line \"key = value\" of the file (# begins a comment line) and an environment variable:\n"
+    for (int i = 0; i < N_ACTIONS; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", actions[i].name, actions[i].arg);
+        fprintf(out, "  %-28s %s\n", left, actions[i].help);
+    }
+    fprintf(out, "\nEach option is also a line \"key = value\" of the file (# begins a comment line) and an environment variable:\n"
                  "step-tokens is ADAPTERD_STEP_TOKENS; lists are separated by commas there. Options win over the environment,\n"
                  "the environment over the file. Lists add up.\n");
+}
+
+/* {"program", "version", "options": [{"name", "arg", "kind", "help", "default", "accepts", "min", "max"}], "actions": [{"name", "arg", "help"}]}; null or absent: none. */
+static void dump_options(FILE *out)
+{
+    static const char *const kinds[] = {[STRING] = "string", [INTEGER] = "integer", [BYTES] = "bytes", [ADAPTERS] = "list", [MODULES] = "list", [LIST] = "list",
+                                        [NO_LIMIT] = "ignored", [NO_EFFECT] = "flag"};
+    json_t *options = json_array(), *others = json_array();
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?}", "name", k->name, "arg", k->arg, "kind", kinds[k->kind], "help", k->help, "default", k->preset, "accepts", k->accepts);
+        if (k->kind == INTEGER || k->kind == NO_LIMIT) json_object_update_new(v, json_pack("{s:I, s:I}", "min", (json_int_t)k->min, "max", (json_int_t)k->max));
+        json_array_append_new(options, v);
+    }
+    for (int i = 0; i < N_ACTIONS; i++) json_array_append_new(others, json_pack("{s:s, s:s, s:s}", "name", actions[i].name, "arg", actions[i].arg, "help", actions[i].help));
+    json_t *root = json_pack("{s:s, s:s, s:o, s:o}", "program", "adapterd", "version", AD_VERSION, "options", options, "actions", others);
+    json_dumpf(root, out, JSON_INDENT(1));
+    fputc('\n', out);
+    json_decref(root);
+}
+
+static bool has_option(int argc, char **argv, const char *option)
+{
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], option)) return true;
+    return false;
 }
 
 static bool print_and_exit(int argc, char **argv, FILE *out)
 {
     for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--dump-options")) return dump_options(out), true;
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return print_help(out), true;
         if (!strcmp(argv[i], "--version")) return fprintf(out, "adapterd %s\n", AD_VERSION), true;
     }
@@ -422,7 +466,11 @@ ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, 
     if (st == AD_OK) st = read_environment(c, environ_, err);
     if (st == AD_OK) st = read_options(c, argc, argv, &path, err);
     if (st == AD_OK) st = check(c, err);
-    if (st != AD_OK) ad_config_deinit(c);
+    if (st == AD_OK && has_option(argc, argv, "--check-config")) {
+        fputs("adapterd: the configuration is good\n", out);
+        *action = 1;
+    }
+    if (st != AD_OK || *action) ad_config_deinit(c);
     return st;
 }
 

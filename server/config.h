@@ -67,7 +67,7 @@ typedef struct {
 } ad_config;
 
 /* argv as main gets it. AD_EINVAL names the key, where it came from and what it accepts.
- * *action: 0 run, 1 --help or --version was printed to `out`: exit 0. Owned: ad_config_deinit. */
+ * *action: 0 run, 1 what --help, --version, --dump-options or --check-config say was printed to `out`: exit 0, c is empty. Owned: ad_config_deinit. */
 AD_MUSTUSE ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, FILE *out, int *action, ad_err *err);
 void ad_config_deinit(ad_config *c);
 

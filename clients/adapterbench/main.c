@@ -255,25 +255,53 @@ static void report(bench *b)
 
 /* ---- options ---- */
 
-static void usage(FILE *out)
+static const struct {
+    const char *name, *value, *preset, *help;
+    char key; /* what getopt_long returns */
+} table[] = {
+    {"url", "URL", "http://127.0.0.1:8000", "http://HOST:PORT", 'u'},
+    {"models", "LIST", NULL, "names for the request's \"model\", or with --api llama-server adapter numbers (- is the base); separated by commas, required", 'm'},
+    {"api", "KIND", "openai", "openai, or llama-server (adapters by its \"lora\" field)", 'a'},
+    {"streams", "N", "8", "requests at once, in a closed loop", 's'},
+    {"requests", "N", "64", "stop after N requests", 'n'},
+    {"duration", "SECONDS", NULL, "stop after so long; with it --requests defaults to no limit", 'd'},
+    {"arrivals", "KIND", "closed", "closed, poisson:RATE or gamma:RATE:CV, RATE in requests per second", 'r'},
+    {"popularity", "KIND", "distinct", "identical (the first), uniform, zipf:EXPONENT, or distinct (in turn)", 'p'},
+    {"prompt-tokens", "N[-M]", "64", "words of the prompt, about a token each", 'i'},
+    {"output-tokens", "N[-M]", "64", "tokens to generate", 'o'},
+    {"hang-up", "SHARE", "0", "part of the requests that close the connection half-way, 0..1", 'c'},
+    {"key", "KEY", NULL, "API key", 'k'},
+    {"timeout", "SECONDS", "300", "for one request", 't'},
+    {"seed", "N", "1", "the same seed makes the same requests", 'x'},
+    {"json", "FILE", NULL, "write the results as JSON", 'j'},
+    {"help", NULL, NULL, "print this and exit", 'h'},
+    {"version", NULL, NULL, "print the version and exit", 'v'},
+    {"dump-options", NULL, NULL, "print this list as JSON and exit; the manual page and completion are made of it", 'D'},
+};
+enum { N_TABLE = sizeof table / sizeof *table };
+
+static void usage(void)
 {
-    fprintf(out, "usage: adapterbench --models NAME[,NAME...] [options]\n\n"
-                 "Streams completions from an OpenAI-compatible server and prints throughput, latencies and fairness.\n\n"
-                 "  --url URL              http://HOST:PORT [http://127.0.0.1:8000]\n"
-                 "  --models LIST          names for the request's \"model\", or with --api llama-server adapter numbers (- is the base)\n"
-                 "  --api KIND             openai, or llama-server (adapters by its \"lora\" field) [openai]\n"
-                 "  --streams N            requests at once, in a closed loop [8]\n"
-                 "  --requests N           stop after N requests [64]\n"
-                 "  --duration SECONDS     stop after so long; with it --requests defaults to no limit\n"
-                 "  --arrivals KIND        closed, poisson:RATE or gamma:RATE:CV, RATE in requests per second [closed]\n"
-                 "  --popularity KIND      identical (the first), uniform, zipf:EXPONENT, or distinct (in turn) [distinct]\n"
-                 "  --prompt-tokens N[-M]  words of the prompt, about a token each [64]\n"
-                 "  --output-tokens N[-M]  tokens to generate [64]\n"
-                 "  --hang-up SHARE        part of the requests that close the connection half-way, 0..1 [0]\n"
-                 "  --key KEY              API key\n"
-                 "  --timeout SECONDS      for one request [300]\n"
-                 "  --seed N               the same seed makes the same requests [1]\n"
-                 "  --json FILE            write the results as JSON\n");
+    printf("usage: adapterbench --models NAME[,NAME...] [options]\n\n"
+           "Streams completions from an OpenAI-compatible server and prints throughput, latencies and fairness.\n\n");
+    for (int i = 0; i < N_TABLE; i++) {
+        char left[40];
+        snprintf(left, sizeof left, "--%s %s", table[i].name, table[i].value ? table[i].value : "");
+        printf("  %-22s %s", left, table[i].help);
+        if (table[i].preset) printf(" [%s]", table[i].preset);
+        putchar('\n');
+    }
+}
+
+static void dump_options(void)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < N_TABLE; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "name", table[i].name, "arg", table[i].value ? table[i].value : "", "help", table[i].help, "default", table[i].preset));
+    json_t *root = json_pack("{s:s, s:s, s:o}", "program", "adapterbench", "version", AD_VERSION, "options", list);
+    json_dumpf(root, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(root);
 }
 
 static void bad(const char *what, const char *value)
@@ -327,10 +355,8 @@ static void read_popularity(options *o, const char *s)
 
 static void read_options(options *o, int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"url", 1, 0, 'u'}, {"models", 1, 0, 'm'}, {"api", 1, 0, 'a'}, {"streams", 1, 0, 's'}, {"requests", 1, 0, 'n'}, {"duration", 1, 0, 'd'}, {"arrivals", 1, 0, 'r'},
-        {"popularity", 1, 0, 'p'}, {"prompt-tokens", 1, 0, 'i'}, {"output-tokens", 1, 0, 'o'}, {"hang-up", 1, 0, 'c'}, {"key", 1, 0, 'k'}, {"timeout", 1, 0, 't'},
-        {"seed", 1, 0, 'x'}, {"json", 1, 0, 'j'}, {"help", 0, 0, 'h'}, {0}};
+    struct option longs[N_TABLE + 1] = {0};
+    for (int i = 0; i < N_TABLE; i++) longs[i] = (struct option){table[i].name, table[i].value ? required_argument : no_argument, NULL, table[i].key};
     *o = (options){.url = "http://127.0.0.1:8000", .api = "openai", .streams = 8, .requests = -1, .timeout_s = 300, .prompt_min = 64, .prompt_max = 64, .output_min = 64,
                    .output_max = 64, .popularity = DISTINCT, .exponent = 1, .cv = 1, .seed = 1};
     for (int k; (k = getopt_long(argc, argv, "h", longs, NULL)) != -1;) switch (k) {
@@ -349,7 +375,9 @@ static void read_options(options *o, int argc, char **argv)
         case 't': o->timeout_s = read_int("--timeout", optarg, 1); break;
         case 'x': o->seed = strtoull(optarg, NULL, 10); break;
         case 'j': o->json = optarg; break;
-        case 'h': usage(stdout); exit(0);
+        case 'h': usage(); exit(0);
+        case 'v': printf("adapterbench %s\n", AD_VERSION); exit(0);
+        case 'D': dump_options(); exit(0);
         default: exit(2);
         }
     if (optind < argc) bad("argument", argv[optind]);

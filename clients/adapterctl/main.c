@@ -10,11 +10,11 @@
 /* ---- options ---- */
 
 typedef enum {
-    O_URL, O_KEY, O_CA_FILE, O_TIMEOUT, O_JSON, O_HELP, O_VERSION, /* every command has these */
+    O_URL, O_KEY, O_CA_FILE, O_TIMEOUT, O_JSON, O_HELP, O_VERSION, O_DUMP_OPTIONS, /* every command has these */
     O_NAME, O_DESCRIPTION, O_LABEL, O_SHA256, O_NO_ACTIVATE, O_SIGNATURE, O_SELFTEST, O_NEW_VERSION, O_ON_SERVER, O_IF_MATCH, O_PREFIX, O_STATE, O_LIMIT, O_AFTER, O_MODULES,
     O_CLEAR, O_DRAIN, O_LAST_ID, O_COUNT, O_NO_RECONNECT, O_BASE, N_OPTIONS
 } option_id;
-enum { N_GLOBAL = O_VERSION + 1 };
+enum { N_GLOBAL = O_DUMP_OPTIONS + 1 };
 
 static const struct {
     const char *name, *value, *help;
@@ -26,6 +26,7 @@ static const struct {
     [O_JSON] = {"json", NULL, "print the server's JSON as it came, also of errors"},
     [O_HELP] = {"help", NULL, "this text, or that of the command"},
     [O_VERSION] = {"version", NULL, "print the version"},
+    [O_DUMP_OPTIONS] = {"dump-options", NULL, "print commands and options as JSON; the manual page and completion are made of it"},
     [O_NAME] = {"name", "NAME", "of the adapter"},
     [O_DESCRIPTION] = {"description", "TEXT", "for people"},
     [O_LABEL] = {"label", "KEY=VALUE", "a label; may be repeated"},
@@ -94,18 +95,46 @@ static void put_options(unsigned long long which)
     }
 }
 
+static const char *const exit_codes[] = {
+    [EXIT_OK] = "done",
+    [EXIT_FAILED] = "the server failed or refused, or a local file could not be read",
+    [EXIT_USAGE] = "the command line is wrong",
+    [EXIT_NOT_FOUND] = "no such adapter, version or alias (404)",
+    [EXIT_CONFLICT] = "it exists already, is in use, or changed meanwhile (409, 412)",
+    [EXIT_REFUSED] = "the adapter was refused; the report says why (422)",
+    [EXIT_UNREACHABLE] = "the server cannot be reached, or broke off (also 502, 504)",
+    [EXIT_LIMIT] = "a limit: too large, too many, busy, or its disk is full (413, 429, 503, 507)",
+};
+enum { N_EXIT_CODES = sizeof exit_codes / sizeof *exit_codes };
+
 static void put_exit_codes(void)
 {
-    fputs("exit codes:\n"
-          "  0  done\n"
-          "  1  the server failed or refused, or a local file could not be read\n"
-          "  2  the command line is wrong\n"
-          "  3  no such adapter, version or alias (404)\n"
-          "  4  it exists already, is in use, or changed meanwhile (409, 412)\n"
-          "  5  the adapter was refused; the report says why (422)\n"
-          "  6  the server cannot be reached, or broke off (also 502, 504)\n"
-          "  7  a limit: too large, too many, busy, or its disk is full (413, 429, 503, 507)\n",
-          stdout);
+    puts("exit codes:");
+    for (int i = 0; i < N_EXIT_CODES; i++) printf("  %d  %s\n", i, exit_codes[i]);
+}
+
+static json_t *option_list(unsigned long long which)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (which & BIT(i)) json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "name", options[i].name, "arg", options[i].value ? options[i].value : "", "help", options[i].help));
+    return list;
+}
+
+/* {"program", "version", "options": those of every command, "commands": [{"name", "args", "help", "options"}], "exit_codes": [text]} */
+static int dump_options(void)
+{
+    json_t *list = json_array(), *codes = json_array();
+    for (int i = 0; i < N_COMMANDS; i++) {
+        const command *k = &commands[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", k->name, "args", k->args, "help", k->help, "options", option_list(k->options)));
+    }
+    for (int i = 0; i < N_EXIT_CODES; i++) json_array_append_new(codes, json_string(exit_codes[i]));
+    json_t *root = json_pack("{s:s, s:s, s:o, s:o, s:o}", "program", "adapterctl", "version", ad_client_version(), "options", option_list(BIT(N_GLOBAL) - 1), "commands", list, "exit_codes", codes);
+    json_dumpf(root, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(root);
+    return EXIT_OK;
 }
 
 static int help(void)
@@ -257,6 +286,7 @@ int main(int argc, char **argv)
     if (code == EXIT_OK && k) c.args++, c.n_args--;
     if (code != EXIT_OK) ;
     else if (given & BIT(O_VERSION)) printf("adapterctl %s\n", ad_client_version());
+    else if (given & BIT(O_DUMP_OPTIONS)) code = dump_options();
     else if (given & BIT(O_HELP)) code = k ? help_of(k) : help();
     else if (!k) code = c.n_args ? ctl_usage("there is no command \"%s\"; see adapterctl --help", c.args[0]) : ctl_usage("no command was given; see adapterctl --help");
     else if ((code = check(k, &c, given)) == EXIT_OK) code = run(k, &c);

@@ -767,6 +767,13 @@ class CommandLine(Scratch):
             self.assertRegex(p.stdout, re.compile(rf"^  {code}  \S", re.M))
         self.assertRegex(ctl("--version").stdout, r"^adapterctl \d+\.\d+\.\d+\n$")
 
+    def test_dumped_options_are_those_of_help(self):
+        dump = json.loads(ctl("--dump-options").stdout)
+        self.assertEqual([c["name"] for c in dump["commands"]], re.findall(r"^  ([a-z-]+) +\S", ctl("--help").stdout.split("adapterctl COMMAND --help")[0], re.M))
+        for c in dump["commands"]:
+            names = [o["name"] for o in c["options"] + dump["options"]]
+            self.assertEqual(names, re.findall(r"^  --(\S+)", ctl(c["name"], "--help").stdout, re.M))
+
     def test_wrong_command_lines_are_refused_without_asking_a_server(self):
         for args in ([], ["frobnicate"], ["list", "extra"], ["show"], ["show", "a", "b"], ["list", "--frobnicate"], ["list", "--limit"], ["list", "--limit", "x"], ["list", "--limit", "0"],
                      ["list", "--limit", "1001"], ["list", "--drain", "5"], ["delete", "x", "--drain", "-1"], ["upload", "a"], ["activate", "a"], ["show", "x", "--timeout", "0"],

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
 #include "server/config.h"
 #include "server/http/address.h"
 #include "tests/unit/suite.h"
@@ -189,6 +191,56 @@ START_TEST(files_that_are_no_text_or_no_pairs_are_refused)
 }
 END_TEST
 
+/* What an option that ends the program prints; owned. */
+static char *printed(const char *const *args)
+{
+    char *text = NULL, *argv[8] = {(char *)"adapterd"}, *env[] = {NULL};
+    size_t len;
+    int argc = 1, action = 0;
+    for (; *args; args++) argv[argc++] = (char *)*args;
+    FILE *out = open_memstream(&text, &len);
+    ad_config c;
+    ad_err err;
+    ck_assert_msg(ad_config_parse(&c, argc, argv, env, out, &action, &err) == AD_OK, "%s", err.msg);
+    ck_assert_int_eq(action, 1);
+    ck_assert_ptr_null(c.model);
+    fclose(out);
+    return text;
+}
+
+START_TEST(dumped_options_are_json_and_those_of_help)
+{
+    char *help = printed(ARGS("--help")), *text = printed(ARGS("--dump-options"));
+    json_t *root = json_loads(text, 0, NULL), *option;
+    size_t i, lines = 0;
+    ck_assert_ptr_nonnull(root);
+    const char *const lists[] = {"options", "actions"};
+    for (int l = 0; l < 2; l++)
+        json_array_foreach(json_object_get(root, lists[l]), i, option) {
+            char line[200];
+            snprintf(line, sizeof line, "\n  --%s ", json_string_value(json_object_get(option, "name")));
+            ck_assert_msg(strstr(help, line), "%s", line);
+            lines++;
+        }
+    for (const char *p = help; (p = strstr(p, "\n  --")); p++) lines--;
+    ck_assert_uint_eq(lines, 0);
+    json_decref(root);
+    free(help);
+    free(text);
+}
+END_TEST
+
+START_TEST(checking_a_configuration_says_that_it_is_good_or_why_not)
+{
+    char *text = printed(ARGS("--check-config", "--model", "m", "--port", "1"));
+    ck_assert_str_eq(text, "adapterd: the configuration is good\n");
+    free(text);
+    refuse(ARGS("--check-config", "--model", "m", "--port", "x"), NULL, "option --port");
+    refuse(ARGS("--check-config"), NULL, "no model");
+    refuse(ARGS("--check-config=yes", "--model", "m"), NULL, "unknown option");
+}
+END_TEST
+
 START_TEST(help_lists_every_key_and_version_is_short)
 {
     char *text = NULL;
@@ -228,6 +280,8 @@ int main(void)
     tcase_add_test(t, sizes_have_units);
     tcase_add_test(t, files_that_are_no_text_or_no_pairs_are_refused);
     tcase_add_test(t, help_lists_every_key_and_version_is_short);
+    tcase_add_test(t, dumped_options_are_json_and_those_of_help);
+    tcase_add_test(t, checking_a_configuration_says_that_it_is_good_or_why_not);
     suite_add_tcase(suite, t);
     return tu_run(suite);
 }
