@@ -34,7 +34,8 @@ struct ad_store {
     bool durable;
     int lock_fd;                 /* -1: in memory */
     char dir[ROOT_PATH];         /* absolute */
-    pthread_mutex_t moving;      /* a blob comes to its place or leaves it; guards named */
+    pthread_mutex_t moving;      /* a blob comes to its place or leaves it; guards placings and named */
+    uint64_t placings;           /* uploads that were moved to the blobs' places */
     bool named[256];             /* the name of blobs/xx is durable */
     pthread_mutex_t holding;     /* guards holds; never kept for long: the loop takes it */
     hold *holds;
@@ -409,24 +410,26 @@ static placing place(ad_store *s, const char *path, const char *blob)
     return errno == EINVAL || errno == ENOSYS ? THERE_ALREADY : NOT_PLACED;
 }
 
-static ad_status move_in(ad_store *s, const char *path, const char *blob, placing *how, ad_err *err)
+static ad_status move_in(ad_store *s, const char *path, const char *blob, placing *how, uint64_t *turn, ad_err *err)
 {
     char fan[AD_STORE_PATH];
     fan_path(blob, fan);
     pthread_mutex_lock(&s->moving);
     ad_status st = ensure_dir(s, fan, err);
     *how = st == AD_OK ? place(s, path, blob) : NOT_PLACED;
+    *turn = ++s->placings;
     if (st == AD_OK && *how == NOT_PLACED) st = fail_path(err, path, "move the upload among the blobs");
     pthread_mutex_unlock(&s->moving);
     return st;
 }
 
-/* The blob cannot be made durable: where it was before, unless somebody else has come to count on it. */
-static void move_back(ad_store *s, const char *path, const char *blob, placing how, const ad_digest *d)
+/* The blob cannot be made durable: where it was before, unless somebody else may have come to count on it since. Then it is left for ad_store_collect. */
+static void move_back(ad_store *s, const char *path, const char *blob, placing how, uint64_t turn, const ad_digest *d)
 {
     pthread_mutex_lock(&s->moving);
-    if (how == EXCHANGED) (void)s->files->exchange(path, blob);
-    else if (how == MOVED && count_holds(s, d) == 1) (void)s->files->rename(blob, path);
+    bool last = s->placings == turn && count_holds(s, d) == 1;
+    if (last && how == EXCHANGED) (void)s->files->exchange(path, blob);
+    else if (last && how == MOVED) (void)s->files->rename(blob, path);
     pthread_mutex_unlock(&s->moving);
 }
 
@@ -462,15 +465,16 @@ ad_status ad_store_keep(ad_store *s, const char *path, const ad_digest *d, ad_er
 {
     char blob[AD_STORE_PATH];
     placing how = NOT_PLACED;
+    uint64_t turn;
     ad_store_blob_path(s, d, blob);
     if (add_hold(s, d) != AD_OK) return ad_fail(err, AD_ENOMEM, "%s: out of memory", path);
-    ad_status st = move_in(s, path, blob, &how, err);
+    ad_status st = move_in(s, path, blob, &how, &turn, err);
     if (st == AD_OK) st = sync_blob_name(s, blob, d, err);
     if (st == AD_OK) {
         if (how != MOVED) ad_store_discard(s, path); /* not before the new one's name is durable: until then a power loss may bring the old one back */
         return AD_OK;
     }
-    move_back(s, path, blob, how, d);
+    move_back(s, path, blob, how, turn, d);
     ad_store_unhold(s, d);
     return st;
 }

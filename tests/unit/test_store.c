@@ -294,6 +294,41 @@ START_TEST(where_names_cannot_be_exchanged_the_blob_that_is_there_stays)
 }
 END_TEST
 
+static int n_syncs_to_fail;
+
+/* Fails once, after somebody else has uploaded the same content and has been told that it is durable. */
+static int sync_beside_another(const char *path)
+{
+    if (strstr(path, "/blobs/") && n_syncs_to_fail && n_syncs_to_fail--) {
+        admit("other", 1);
+        errno = EIO;
+        return -1;
+    }
+    return ad_store_disk.sync_dir(path);
+}
+
+START_TEST(an_upload_whose_directory_cannot_be_synced_takes_nobody_s_blob_away)
+{
+    ad_store_files files = ad_store_disk;
+    char path[AD_STORE_PATH];
+    ad_digest d = tu_digest(1);
+    files.sync_dir = sync_beside_another;
+    ad_store_blob_path(store, &d, path);
+    for (int there = 0; there < 2; there++) { /* moved into its place, then exchanged with what is there */
+        ad_store_close(&store);
+        ck_assert_int_eq(ad_store_open_on(&store, dir, &files, NULL, &err), AD_OK);
+        if (there) tu_write_file(path, "adapter_model.safetensors", "damaged");
+        n_syncs_to_fail = 1;
+        ck_assert_int_eq(tu_keep(store, 1, &err), AD_EIO);
+        ad_store_collect(store, &d);
+        ck_assert(tu_blob_is_whole(store, 1));
+    }
+    ad_store_close(&store);
+    open_store();
+    ck_assert(tu_blob_is_whole(store, 1));
+}
+END_TEST
+
 START_TEST(a_blob_is_collected_when_no_row_names_it_and_nobody_holds_it)
 {
     ad_digest d = tu_digest(1);
@@ -674,6 +709,7 @@ int main(void)
     tcase_add_test(tc, an_upload_becomes_a_blob_under_its_digest);
     tcase_add_test(tc, a_blob_that_was_damaged_is_healed_by_the_same_upload);
     tcase_add_test(tc, where_names_cannot_be_exchanged_the_blob_that_is_there_stays);
+    tcase_add_test(tc, an_upload_whose_directory_cannot_be_synced_takes_nobody_s_blob_away);
     tcase_add_test(tc, a_blob_is_collected_when_no_row_names_it_and_nobody_holds_it);
     tcase_add_test(tc, a_start_removes_orphans_and_uploads_and_leaves_what_is_not_ours);
     tcase_add_test(tc, a_directory_inside_of_an_upload_is_discarded_with_it);
