@@ -379,15 +379,28 @@ static void print_help(FILE *out)
                  "the environment over the file. Lists add up.\n");
 }
 
+static const char *kind_name(key_kind kind)
+{
+    switch (kind) {
+    case STRING: return "string";
+    case INTEGER: return "integer";
+    case BYTES: return "bytes";
+    case ADAPTERS:
+    case MODULES:
+    case LIST: return "list";
+    case NO_LIMIT: return "ignored-integer";
+    case NO_EFFECT: return "ignored-flag";
+    }
+    return "";
+}
+
 /* {"program", "version", "options": [{"name", "arg", "kind", "help", "default", "accepts", "min", "max"}], "actions": [{"name", "arg", "help"}]}; null or absent: none. */
 static void dump_options(FILE *out)
 {
-    static const char *const kinds[] = {[STRING] = "string", [INTEGER] = "integer", [BYTES] = "bytes", [ADAPTERS] = "list", [MODULES] = "list", [LIST] = "list",
-                                        [NO_LIMIT] = "ignored", [NO_EFFECT] = "flag"};
     json_t *options = json_array(), *others = json_array();
     for (int i = 0; i < N_KEYS; i++) {
         const key *k = &keys[i];
-        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?}", "name", k->name, "arg", k->arg, "kind", kinds[k->kind], "help", k->help, "default", k->preset, "accepts", k->accepts);
+        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?}", "name", k->name, "arg", k->arg, "kind", kind_name(k->kind), "help", k->help, "default", k->preset, "accepts", k->accepts);
         if (k->kind == INTEGER || k->kind == NO_LIMIT) json_object_update_new(v, json_pack("{s:I, s:I}", "min", (json_int_t)k->min, "max", (json_int_t)k->max));
         json_array_append_new(options, v);
     }
