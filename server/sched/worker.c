@@ -22,6 +22,7 @@ struct ad_gen {
     /* Engine thread only. */
     bool begun;            /* was admitted once */
     unsigned waited;       /* steps without a row */
+    uint64_t engine_ns;    /* read by the loop once the end is posted */
     ad_gen *next;          /* in the inbox or the waiting list */
     /* Loop thread only. */
     bool prompt_reported;
@@ -223,6 +224,14 @@ static void report_item(ad_worker *w, const ad_step_item *it)
     w->n_running = kept;
 }
 
+/* A step's time, shared out by rows; before anybody leaves. */
+static void share_time(ad_worker *w, uint64_t step_ns)
+{
+    uint64_t rows = 0;
+    for (int i = 0; i < w->n_running; i++) rows += (uint64_t)w->plan[i].rows;
+    for (int i = 0; i < w->n_running; i++) w->running[i]->engine_ns += step_ns * (uint64_t)w->plan[i].rows / rows;
+}
+
 static int plan_step(ad_worker *w)
 {
     for (int i = 0; i < w->n_running; i++) {
@@ -258,7 +267,9 @@ static void run_step(ad_worker *w)
     if (!n) return;
     uint64_t start = uv_hrtime();
     ad_engine_step(w->engine, w->items, n);
-    atomic_fetch_add(&w->stats.step_ns, uv_hrtime() - start);
+    uint64_t step_ns = uv_hrtime() - start;
+    share_time(w, step_ns);
+    atomic_fetch_add(&w->stats.step_ns, step_ns);
     atomic_fetch_add(&w->stats.steps, 1);
     atomic_fetch_add(&w->stats.prompt_tokens, (unsigned long long)prompt_rows);
     for (int i = 0; i < n; i++) report_item(w, &w->items[i]);
@@ -461,6 +472,7 @@ void ad_worker_cancel(ad_gen *g) { atomic_store(&g->canceled, true); }
 void *ad_gen_user(const ad_gen *g) { return g->spec.user; }
 int ad_worker_pending(const ad_worker *w) { return w->n_pending; }
 int ad_gen_cached_tokens(const ad_gen *g) { return ad_seq_cached_tokens(g->seq); }
+uint64_t ad_gen_engine_ns(const ad_gen *g) { return g->engine_ns; }
 int ad_worker_context(const ad_worker *w) { return w->opt.context; }
 const ad_worker_stats *ad_worker_get_stats(const ad_worker *w) { return &w->stats; }
 const char *ad_worker_kernels(const ad_worker *w) { return ad_engine_kernels(w->engine); }

@@ -53,6 +53,7 @@ void *ad_gen_user(const ad_gen *g);
 int ad_worker_pending(const ad_worker *w); /* submitted and not done */
 int ad_worker_context(const ad_worker *w);
 int ad_gen_cached_tokens(const ad_gen *g); /* prompt tokens found in the prefix cache; from the first token on */
+uint64_t ad_gen_engine_ns(const ad_gen *g); /* its share of the steps it was in, by rows; in on_done. 0: it never had a row */
 
 /* Read by /metrics while the engine computes. */
 typedef struct {
