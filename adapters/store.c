@@ -263,6 +263,17 @@ ad_status ad_store_report(ad_store *s, const char *name, int number, char **out,
 }
 
 ad_status ad_store_last_revision(ad_store *s, int64_t *out, ad_err *err) { return ad_store_db_last_revision(s->db, out, err); }
+
+ad_status ad_store_read_usage(ad_store *s, const ad_usage_query *q, ad_status (*row)(void *user, const ad_stored_usage *u, ad_err *err), void *user, ad_err *err)
+{
+    return ad_store_db_read_usage(s->db, q, row, user, err);
+}
+
+ad_status ad_store_read_audit(ad_store *s, int64_t after, int limit, ad_status (*row)(void *user, const ad_stored_audit *a, ad_err *err), void *user, ad_err *err)
+{
+    return ad_store_db_read_audit(s->db, after, limit, row, user, err);
+}
+
 ad_status ad_store_begin(ad_store *s, ad_err *err) { return ad_store_db_begin(s->db, err); }
 ad_status ad_store_apply(ad_store *s, const ad_store_change *changes, int n, ad_err *err) { return ad_store_db_apply(s->db, changes, n, err); }
 ad_status ad_store_commit(ad_store *s, ad_err *err) { return ad_store_db_commit(s->db, err); }
@@ -291,12 +302,43 @@ void ad_stored_alias_deinit(ad_stored_alias *a)
     a->targets = NULL;
 }
 
+void ad_stored_tenant_deinit(ad_stored_tenant *t)
+{
+    free(t->priority);
+    free(t->limits);
+    free(t->description);
+    t->priority = t->limits = t->description = NULL;
+}
+
+void ad_stored_key_deinit(ad_stored_key *k)
+{
+    free(k->name);
+    free(k->verbs);
+    free(k->adapters);
+    free(k->limits);
+    k->name = k->verbs = k->adapters = k->limits = NULL;
+}
+
+void ad_stored_audit_deinit(ad_stored_audit *a)
+{
+    free(a->peer);
+    free(a->request_id);
+    free(a->action);
+    free(a->object);
+    free(a->detail);
+    a->peer = a->request_id = a->action = a->object = a->detail = NULL;
+}
+
 void ad_store_change_deinit(ad_store_change *c)
 {
     switch (c->kind) {
     case AD_PUT_ADAPTER: case AD_DROP_ADAPTER: ad_stored_adapter_deinit(&c->adapter); break;
     case AD_PUT_VERSION: case AD_DROP_VERSION: case AD_MARK_VERSION: ad_stored_version_deinit(&c->version); break;
     case AD_PUT_ALIAS: case AD_DROP_ALIAS: ad_stored_alias_deinit(&c->alias); break;
+    case AD_PUT_TENANT: case AD_DROP_TENANT: ad_stored_tenant_deinit(&c->tenant); break;
+    case AD_PUT_KEY: case AD_MARK_KEY: case AD_DROP_KEY: ad_stored_key_deinit(&c->key); break;
+    case AD_ADD_USAGE: break;
+    case AD_ADD_AUDIT: ad_stored_audit_deinit(&c->audit); break;
     }
 }
 

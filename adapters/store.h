@@ -5,6 +5,7 @@
  *
  *   DIR/lock                     held while a daemon runs
  *   DIR/registry.db              SQLite; PRAGMA user_version is the schema's number
+ *   DIR/key.secret               what the hashes of keys are made with; server/tenancy's
  *   DIR/blobs/ab/abcd...64/      adapter_config.json + adapter_model.safetensors, or adapter.gguf; never changed
  *   DIR/incoming/RANDOM/         uploads under way; emptied at start
  *
@@ -18,7 +19,7 @@
 #include "core/base/hash.h"
 #include "core/base/status.h"
 
-enum { AD_MAX_NAME = 128, AD_STORE_PATH = 4096 };
+enum { AD_MAX_NAME = 128, AD_TENANT_NAME = 63, AD_KEY_ID = 12, AD_STORE_PATH = 4096 };
 
 typedef struct ad_store ad_store;
 
@@ -70,16 +71,65 @@ typedef struct {
     char *targets;        /* JSON */
 } ad_stored_alias;
 
+/* Whom adapters belong to. */
+typedef struct {
+    char name[AD_TENANT_NAME + 1];
+    int64_t created;
+    double weight;
+    char *priority;       /* or NULL */
+    char *limits;         /* JSON object, or NULL */
+    char *description;    /* or NULL */
+} ad_stored_tenant;
+
+/* A key of a tenant; times are Unix seconds, 0: never. */
+typedef struct {
+    char id[AD_KEY_ID + 1];
+    char tenant[AD_TENANT_NAME + 1];
+    ad_digest mac;        /* of the whole key, with the secret */
+    int64_t created, expires, last_used, revoked;
+    char *name;           /* or NULL */
+    char *verbs;          /* names, separated by commas */
+    char *adapters;       /* JSON array of globs */
+    char *limits;         /* JSON object, or NULL */
+} ad_stored_key;
+
+/* What was used on one day. The first five name the row, the others are what AD_ADD_USAGE adds to it. */
+typedef struct {
+    int day;              /* since 1970-01-01, UTC */
+    char tenant[AD_TENANT_NAME + 1];
+    char key[AD_KEY_ID + 1];       /* its id; "": without one */
+    char adapter[AD_MAX_NAME + 1]; /* whole name; "": the base model */
+    ad_digest version;    /* all zero: the base model */
+    int64_t requests, prompt_tokens, cached_tokens, generated_tokens, engine_ns;
+} ad_stored_usage;
+
+/* Who changed what. Rows are added, never changed or removed. */
+typedef struct {
+    int64_t seq;          /* ascending; the store gives it */
+    int64_t time_ms;      /* since 1970 */
+    char tenant[AD_TENANT_NAME + 1];
+    char key[AD_KEY_ID + 1]; /* its id; "": without one */
+    int status;           /* HTTP */
+    char *peer, *request_id; /* or NULL */
+    char *action;
+    char *object, *detail; /* or NULL */
+} ad_stored_audit;
+
 void ad_stored_adapter_deinit(ad_stored_adapter *a);
 void ad_stored_version_deinit(ad_stored_version *v);
 void ad_stored_alias_deinit(ad_stored_alias *a);
+void ad_stored_tenant_deinit(ad_stored_tenant *t);
+void ad_stored_key_deinit(ad_stored_key *k);
+void ad_stored_audit_deinit(ad_stored_audit *a);
 
-/* [db] Calls back for every adapter, then every version, then every alias, each in order of name (and number); rows are borrowed for
- * the call. A status that is not AD_OK ends the reading and is returned. */
+/* [db] Calls back for every adapter, then every version, then every alias, each in order of name (and number), then every tenant and every key in order
+ * of age; rows are borrowed for the call. What is NULL is not read. A status that is not AD_OK ends the reading and is returned. */
 typedef struct {
     ad_status (*adapter)(void *user, const ad_stored_adapter *a, ad_err *err);
     ad_status (*version)(void *user, const ad_stored_version *v, ad_err *err);
     ad_status (*alias)(void *user, const ad_stored_alias *a, ad_err *err);
+    ad_status (*tenant)(void *user, const ad_stored_tenant *t, ad_err *err);
+    ad_status (*key)(void *user, const ad_stored_key *k, ad_err *err);
     void *user;
 } ad_store_reader;
 AD_MUSTUSE ad_status ad_store_read(ad_store *s, const ad_store_reader *reader, ad_err *err);
@@ -88,18 +138,34 @@ AD_MUSTUSE ad_status ad_store_report(ad_store *s, const char *name, int number, 
 /* [db] The largest revision ever given out. */
 AD_MUSTUSE ad_status ad_store_last_revision(ad_store *s, int64_t *out, ad_err *err);
 
+/* [db] Rows of the usage ledger by day, tenant, key, adapter; each is borrowed for the call, whose status ends the reading when it is not AD_OK. */
+typedef struct {
+    int from_day, to_day;        /* the second is left out */
+    const char *tenant, *key;    /* NULL: all */
+} ad_usage_query;
+AD_MUSTUSE ad_status ad_store_read_usage(ad_store *s, const ad_usage_query *q, ad_status (*row)(void *user, const ad_stored_usage *u, ad_err *err), void *user, ad_err *err);
+/* [db] At most `limit` rows of the audit log whose seq is above `after`, in order; the same. */
+AD_MUSTUSE ad_status ad_store_read_audit(ad_store *s, int64_t after, int limit, ad_status (*row)(void *user, const ad_stored_audit *a, ad_err *err), void *user, ad_err *err);
+
 /* ---- changes ---- */
 
-typedef enum { AD_PUT_ADAPTER, AD_DROP_ADAPTER, AD_PUT_VERSION, AD_DROP_VERSION, AD_MARK_VERSION, AD_PUT_ALIAS, AD_DROP_ALIAS } ad_change_kind;
+typedef enum {
+    AD_PUT_ADAPTER, AD_DROP_ADAPTER, AD_PUT_VERSION, AD_DROP_VERSION, AD_MARK_VERSION, AD_PUT_ALIAS, AD_DROP_ALIAS,
+    AD_PUT_TENANT, AD_DROP_TENANT, AD_PUT_KEY, AD_MARK_KEY, AD_DROP_KEY, AD_ADD_USAGE, AD_ADD_AUDIT
+} ad_change_kind;
 
-/* PUT inserts or replaces by its key. MARK_VERSION changes base, fits and reason of a version, if it is there. DROP_ADAPTER drops its versions too;
- * a DROP needs only the key (name, number). */
+/* PUT inserts or replaces by its key. MARK_VERSION changes base, fits and reason of a version, MARK_KEY last_used of a key, if it is there. DROP_ADAPTER drops its
+ * versions too, DROP_TENANT its keys; a DROP needs only the key (name, number, id). A key needs its tenant. */
 typedef struct {
     ad_change_kind kind;
     union {
         ad_stored_adapter adapter;
         ad_stored_version version;
         ad_stored_alias alias;
+        ad_stored_tenant tenant;
+        ad_stored_key key;
+        ad_stored_usage usage;
+        ad_stored_audit audit;
     };
 } ad_store_change;
 

@@ -4,11 +4,11 @@
 #include "adapters/store_db.h"
 
 #include <assert.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapters/store_accounts.h"
 #include "core/base/file.h"
 #include "core/base/mem.h"
 
@@ -26,6 +26,7 @@ static const char *const migrations[] = {
     "CREATE INDEX version_digest ON version(digest);"
     "CREATE TABLE alias(name TEXT PRIMARY KEY, revision INTEGER NOT NULL, targets TEXT NOT NULL) STRICT, WITHOUT ROWID;",
     "ALTER TABLE version ADD COLUMN chat_template TEXT;",
+    ad_store_accounts_schema,
 };
 enum { SCHEMA = sizeof migrations / sizeof *migrations };
 
@@ -65,75 +66,27 @@ static const char *const sql[N_STATEMENTS] = {
 };
 
 struct ad_store_db {
-    sqlite3 *handle;
-    char *label; /* path, for messages */
+    ad_sql sql;
     sqlite3_stmt *statements[N_STATEMENTS];
+    ad_store_accounts accounts;
     ad_err broken;     /* why the open transaction cannot be committed; AD_OK: it can */
     /* A commit failed, maybe after its frames were written: they are undone for us, but a crash now could make them come true. The
      * next commit writes over them. */
     bool unsettled;
 };
 
-/* ---- errors and statements ---- */
-
-/* SQLite knows ENOSPC as SQLITE_FULL; a quota or a limit it takes for a broken disk, and of a failed commit sqlite3_system_errno says nothing. */
-static int last_errno(sqlite3 *h)
-{
-    sqlite3_file *log = NULL;
-    int error = 0;
-    sqlite3_file_control(h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
-    if (log && log->pMethods) log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &error);
-    if (!error) sqlite3_file_control(h, "main", SQLITE_FCNTL_LAST_ERRNO, &error);
-    return error ? error : sqlite3_system_errno(h);
-}
-
-static ad_status status_of(sqlite3 *h)
-{
-    switch (sqlite3_errcode(h) & 0xFF) {
-    case SQLITE_FULL: return AD_EFULL;
-    case SQLITE_NOMEM: return AD_ENOMEM;
-    case SQLITE_TOOBIG: return AD_ELIMIT;
-    case SQLITE_CONSTRAINT: case SQLITE_MISMATCH: return AD_EINVAL;
-    case SQLITE_CORRUPT: case SQLITE_NOTADB: return AD_EFORMAT;
-    case SQLITE_BUSY: case SQLITE_LOCKED: return AD_EBUSY;
-    case SQLITE_IOERR: case SQLITE_CANTOPEN: return ad_errno_status(last_errno(h));
-    default: return AD_EIO;
-    }
-}
-
-static ad_status fail_sql(ad_store_db *db, ad_err *err)
-{
-    ad_status st = status_of(db->handle);
-    const char *why = sqlite3_errmsg(db->handle);
-    if (st == AD_EFULL) return ad_fail(err, st, "%s: the disk, or a quota of it, is full (%s)", db->label, why);
-    if (st == AD_EFORMAT) return ad_fail(err, st, "%s is damaged (%s); restore the state directory from a backup, or begin with another one", db->label, why);
-    return ad_fail(err, st, "%s: %s", db->label, why);
-}
-
-static void reset(sqlite3_stmt *q)
-{
-    sqlite3_reset(q);
-    sqlite3_clear_bindings(q);
-}
+/* ---- statements ---- */
 
 /* Runs a statement that was bound before; *found says whether it gave a row (NULL: it gives none). */
 static ad_status run(ad_store_db *db, statement which, bool *found, ad_err *err)
 {
-    sqlite3_stmt *q = db->statements[which];
-    int rc = sqlite3_step(q);
-    ad_status st = rc == SQLITE_DONE || rc == SQLITE_ROW ? AD_OK : fail_sql(db, err);
-    if (st == AD_OK && found) *found = rc == SQLITE_ROW;
-    reset(q);
-    return st;
+    return ad_sql_run(&db->sql, db->statements[which], found, err);
 }
 
 static ad_status run_script(ad_store_db *db, const char *script, ad_err *err)
 {
-    return sqlite3_exec(db->handle, script, NULL, NULL, NULL) == SQLITE_OK ? AD_OK : fail_sql(db, err);
+    return sqlite3_exec(db->sql.handle, script, NULL, NULL, NULL) == SQLITE_OK ? AD_OK : ad_sql_fail(&db->sql, err);
 }
-
-static void bind_text(sqlite3_stmt *q, int at, const char *s) { sqlite3_bind_text(q, at, s, -1, SQLITE_STATIC); }
-static void bind_digest(sqlite3_stmt *q, int at, const ad_digest *d) { sqlite3_bind_blob(q, at, d->bytes, sizeof d->bytes, SQLITE_STATIC); }
 
 /* ---- begin and end ---- */
 
@@ -141,10 +94,10 @@ static void bind_digest(sqlite3_stmt *q, int at, const ad_digest *d) { sqlite3_b
 static ad_status ask(ad_store_db *db, const char *question, char *text, size_t size, ad_err *err)
 {
     sqlite3_stmt *q = NULL;
-    bool ok = sqlite3_prepare_v2(db->handle, question, -1, &q, NULL) == SQLITE_OK && sqlite3_step(q) == SQLITE_ROW;
+    bool ok = sqlite3_prepare_v2(db->sql.handle, question, -1, &q, NULL) == SQLITE_OK && sqlite3_step(q) == SQLITE_ROW;
     if (ok) snprintf(text, size, "%s", (const char *)sqlite3_column_text(q, 0));
     ok = ok && sqlite3_step(q) == SQLITE_DONE;
-    ad_status st = ok ? AD_OK : fail_sql(db, err);
+    ad_status st = ok ? AD_OK : ad_sql_fail(&db->sql, err);
     sqlite3_finalize(q);
     return st;
 }
@@ -156,7 +109,7 @@ static ad_status migrate(ad_store_db *db, ad_err *err)
     if (st != AD_OK) return st;
     int have = atoi(text);
     if (have < 0 || have > SCHEMA)
-        return ad_fail(err, AD_EUNSUPPORTED, "%s has schema %d, but this program knows 1 to %d; use the newer program that made it", db->label, have, SCHEMA);
+        return ad_fail(err, AD_EUNSUPPORTED, "%s has schema %d, but this program knows 1 to %d; use the newer program that made it", db->sql.label, have, SCHEMA);
     for (int i = have; st == AD_OK && i < SCHEMA; i++) {
         snprintf(step, sizeof step, "PRAGMA user_version = %d; COMMIT;", i + 1);
         st = run_script(db, "BEGIN IMMEDIATE", err);
@@ -171,14 +124,13 @@ static ad_status check_pages(ad_store_db *db, ad_err *err)
     char found[256] = "";
     ad_status st = ask(db, "PRAGMA quick_check(1)", found, sizeof found, err);
     if (st != AD_OK || !strcmp(found, "ok")) return st;
-    return ad_fail(err, AD_EFORMAT, "%s is damaged (%s); restore the state directory from a backup, or begin with another one", db->label, found);
+    return ad_fail(err, AD_EFORMAT, "%s is damaged (%s); restore the state directory from a backup, or begin with another one", db->sql.label, found);
 }
 
 static ad_status prepare_all(ad_store_db *db, ad_err *err)
 {
-    for (int i = 0; i < N_STATEMENTS; i++)
-        if (sqlite3_prepare_v3(db->handle, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &db->statements[i], NULL) != SQLITE_OK) return fail_sql(db, err);
-    return AD_OK;
+    ad_status st = ad_sql_prepare(&db->sql, sql, N_STATEMENTS, db->statements, err);
+    return st == AD_OK ? ad_store_accounts_prepare(&db->accounts, &db->sql, err) : st;
 }
 
 /* What a killed daemon had written and not synced is visible to us now, so it must be durable before anybody is shown it. A disk too
@@ -194,7 +146,7 @@ static ad_status set_up(ad_store_db *db, bool in_memory, ad_err *err)
     char mode[32] = "";
     ad_status st = run_script(db, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY", err);
     if (st == AD_OK) st = ask(db, "PRAGMA journal_mode = WAL", mode, sizeof mode, err);
-    if (st == AD_OK && !in_memory && strcmp(mode, "wal")) st = ad_fail(err, AD_EIO, "%s: SQLite keeps no write-ahead log here but \"%s\"", db->label, mode);
+    if (st == AD_OK && !in_memory && strcmp(mode, "wal")) st = ad_fail(err, AD_EIO, "%s: SQLite keeps no write-ahead log here but \"%s\"", db->sql.label, mode);
     if (st == AD_OK) st = check_pages(db, err);
     if (st == AD_OK) st = migrate(db, err);
     if (st == AD_OK) st = prepare_all(db, err);
@@ -205,13 +157,13 @@ static ad_status set_up(ad_store_db *db, bool in_memory, ad_err *err)
 ad_status ad_store_db_open(ad_store_db **out, const char *path, const char *vfs, ad_err *err)
 {
     ad_store_db *db = ad_calloc(1, sizeof *db);
-    if (db) db->label = strdup(path ? path : "registry in memory");
-    if (!db || !db->label) {
+    if (db) db->sql.label = strdup(path ? path : "registry in memory");
+    if (!db || !db->sql.label) {
         free(db);
         return ad_fail(err, AD_ENOMEM, "registry: out of memory");
     }
-    int rc = sqlite3_open_v2(path ? path : ":memory:", &db->handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, vfs);
-    ad_status st = !db->handle ? ad_fail(err, AD_ENOMEM, "registry: out of memory") : rc != SQLITE_OK ? fail_sql(db, err) : AD_OK;
+    int rc = sqlite3_open_v2(path ? path : ":memory:", &db->sql.handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, vfs);
+    ad_status st = !db->sql.handle ? ad_fail(err, AD_ENOMEM, "registry: out of memory") : rc != SQLITE_OK ? ad_sql_fail(&db->sql, err) : AD_OK;
     if (st == AD_OK) st = set_up(db, !path, err);
     if (st == AD_OK) *out = db;
     else ad_store_db_close(&db);
@@ -224,65 +176,44 @@ void ad_store_db_close(ad_store_db **dp)
     if (!db) return;
     *dp = NULL;
     for (int i = 0; i < N_STATEMENTS; i++) sqlite3_finalize(db->statements[i]);
-    int rc = sqlite3_close(db->handle);
+    ad_store_accounts_finalize(&db->accounts);
+    int rc = sqlite3_close(db->sql.handle);
     assert(rc == SQLITE_OK);
     (void)rc;
-    free(db->label);
+    free(db->sql.label);
     free(db);
 }
 
 /* ---- reading ---- */
 
-static ad_status fail_row(ad_store_db *db, const char *what, ad_err *err)
-{
-    return ad_fail(err, AD_EFORMAT, "%s is damaged (a row of %s is not ours); restore the state directory from a backup, or begin with another one", db->label, what);
-}
-
-static bool take_name(char name[AD_MAX_NAME + 1], sqlite3_stmt *q)
-{
-    const char *s = (const char *)sqlite3_column_text(q, 0);
-    size_t len = s ? strlen(s) : 0;
-    if (!len || len > AD_MAX_NAME) return false;
-    memcpy(name, s, len + 1);
-    return true;
-}
-
-static bool take_digest(ad_digest *d, sqlite3_stmt *q, int at)
-{
-    const void *p = sqlite3_column_blob(q, at);
-    if (!p || sqlite3_column_bytes(q, at) != sizeof d->bytes) return false;
-    memcpy(d->bytes, p, sizeof d->bytes);
-    return true;
-}
-
-static char *borrow_text(sqlite3_stmt *q, int at) { return (char *)sqlite3_column_text(q, at); }
+static bool take_name(char name[AD_MAX_NAME + 1], sqlite3_stmt *q) { return ad_sql_text(q, 0, name, AD_MAX_NAME + 1) && *name; }
 
 static ad_status read_adapter(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
 {
     ad_stored_adapter a = {
         .revision = sqlite3_column_int64(q, 1), .created = sqlite3_column_int64(q, 2), .active = sqlite3_column_int(q, 3),
         .previous = sqlite3_column_int(q, 4), .next_number = sqlite3_column_int(q, 5), .pinned = sqlite3_column_int(q, 6),
-        .description = borrow_text(q, 7), .labels = borrow_text(q, 8),
+        .description = ad_sql_borrow(q, 7), .labels = ad_sql_borrow(q, 8),
     };
-    return take_name(a.name, q) ? r->adapter(r->user, &a, err) : fail_row(db, "adapter", err);
+    return take_name(a.name, q) ? r->adapter(r->user, &a, err) : ad_sql_fail_row(&db->sql, "adapter", err);
 }
 
 static ad_status read_version(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
 {
     ad_stored_version v = {
-        .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .reason = borrow_text(q, 5), .created = sqlite3_column_int64(q, 6),
+        .number = sqlite3_column_int(q, 1), .fits = sqlite3_column_int(q, 4), .reason = ad_sql_borrow(q, 5), .created = sqlite3_column_int64(q, 6),
         .bytes_disk = sqlite3_column_int64(q, 7), .bytes_packed = sqlite3_column_int64(q, 8), .rank = sqlite3_column_int(q, 9),
-        .modules = sqlite3_column_int(q, 10), .source = borrow_text(q, 11), .signature = borrow_text(q, 12), .selftest = borrow_text(q, 13),
-        .chat_template = borrow_text(q, 14), .active = sqlite3_column_int(q, 15),
+        .modules = sqlite3_column_int(q, 10), .source = ad_sql_borrow(q, 11), .signature = ad_sql_borrow(q, 12), .selftest = ad_sql_borrow(q, 13),
+        .chat_template = ad_sql_borrow(q, 14), .active = sqlite3_column_int(q, 15),
     };
-    bool good = take_name(v.name, q) && take_digest(&v.digest, q, 2) && take_digest(&v.base, q, 3);
-    return good ? r->version(r->user, &v, err) : fail_row(db, "version", err);
+    bool good = take_name(v.name, q) && ad_sql_digest(&v.digest, q, 2) && ad_sql_digest(&v.base, q, 3);
+    return good ? r->version(r->user, &v, err) : ad_sql_fail_row(&db->sql, "version", err);
 }
 
 static ad_status read_alias(ad_store_db *db, sqlite3_stmt *q, const ad_store_reader *r, ad_err *err)
 {
-    ad_stored_alias a = {.revision = sqlite3_column_int64(q, 1), .targets = borrow_text(q, 2)};
-    return take_name(a.name, q) ? r->alias(r->user, &a, err) : fail_row(db, "alias", err);
+    ad_stored_alias a = {.revision = sqlite3_column_int64(q, 1), .targets = ad_sql_borrow(q, 2)};
+    return take_name(a.name, q) ? r->alias(r->user, &a, err) : ad_sql_fail_row(&db->sql, "alias", err);
 }
 
 typedef ad_status (*row_reader)(ad_store_db *, sqlite3_stmt *, const ad_store_reader *, ad_err *);
@@ -293,8 +224,8 @@ static ad_status read_rows(ad_store_db *db, statement which, row_reader read_row
     ad_status st = AD_OK;
     int rc = SQLITE_ROW;
     while (st == AD_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) st = read_row(db, q, r, err);
-    if (st == AD_OK && rc != SQLITE_DONE) st = fail_sql(db, err);
-    reset(q);
+    if (st == AD_OK && rc != SQLITE_DONE) st = ad_sql_fail(&db->sql, err);
+    ad_sql_reset(q);
     return st;
 }
 
@@ -303,19 +234,29 @@ ad_status ad_store_db_read(ad_store_db *db, const ad_store_reader *r, ad_err *er
     ad_status st = r->adapter ? read_rows(db, READ_ADAPTERS, read_adapter, r, err) : AD_OK;
     if (st == AD_OK && r->version) st = read_rows(db, READ_VERSIONS, read_version, r, err);
     if (st == AD_OK && r->alias) st = read_rows(db, READ_ALIASES, read_alias, r, err);
-    return st;
+    return st == AD_OK ? ad_store_accounts_read(&db->accounts, &db->sql, r, err) : st;
+}
+
+ad_status ad_store_db_read_usage(ad_store_db *db, const ad_usage_query *q, ad_status (*row)(void *user, const ad_stored_usage *u, ad_err *err), void *user, ad_err *err)
+{
+    return ad_store_accounts_usage(&db->accounts, &db->sql, q, row, user, err);
+}
+
+ad_status ad_store_db_read_audit(ad_store_db *db, int64_t after, int limit, ad_status (*row)(void *user, const ad_stored_audit *a, ad_err *err), void *user, ad_err *err)
+{
+    return ad_store_accounts_audit(&db->accounts, &db->sql, after, limit, row, user, err);
 }
 
 ad_status ad_store_db_report(ad_store_db *db, const char *name, int number, char **out, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[READ_REPORT];
-    bind_text(q, 1, name);
+    ad_sql_bind_text(q, 1, name);
     sqlite3_bind_int(q, 2, number);
     int rc = sqlite3_step(q);
-    ad_status st = rc == SQLITE_ROW || rc == SQLITE_DONE ? AD_OK : fail_sql(db, err);
+    ad_status st = rc == SQLITE_ROW || rc == SQLITE_DONE ? AD_OK : ad_sql_fail(&db->sql, err);
     char *text = rc == SQLITE_ROW ? strdup((const char *)sqlite3_column_text(q, 0)) : NULL;
-    reset(q);
-    if (rc == SQLITE_ROW && !text) st = ad_fail(err, AD_ENOMEM, "%s: out of memory", db->label);
+    ad_sql_reset(q);
+    if (rc == SQLITE_ROW && !text) st = ad_fail(err, AD_ENOMEM, "%s: out of memory", db->sql.label);
     if (st == AD_OK) *out = text;
     return st;
 }
@@ -324,15 +265,15 @@ ad_status ad_store_db_last_revision(ad_store_db *db, int64_t *out, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[LAST_REVISION];
     int rc = sqlite3_step(q);
-    ad_status st = rc == SQLITE_ROW ? AD_OK : rc == SQLITE_DONE ? fail_row(db, "counter", err) : fail_sql(db, err);
+    ad_status st = rc == SQLITE_ROW ? AD_OK : rc == SQLITE_DONE ? ad_sql_fail_row(&db->sql, "counter", err) : ad_sql_fail(&db->sql, err);
     if (st == AD_OK) *out = sqlite3_column_int64(q, 0);
-    reset(q);
+    ad_sql_reset(q);
     return st;
 }
 
 static ad_status find_digest(ad_store_db *db, const ad_digest *digest, bool *found, ad_err *err)
 {
-    bind_digest(db->statements[FIND_DIGEST], 1, digest);
+    ad_sql_bind_digest(db->statements[FIND_DIGEST], 1, digest);
     return run(db, FIND_DIGEST, found, err);
 }
 
@@ -340,15 +281,15 @@ static ad_status find_digest(ad_store_db *db, const ad_digest *digest, bool *fou
 
 static void roll_back(ad_store_db *db)
 {
-    if (!sqlite3_get_autocommit(db->handle) && run(db, ROLLBACK, NULL, NULL) != AD_OK) db->unsettled = true;
+    if (!sqlite3_get_autocommit(db->sql.handle) && run(db, ROLLBACK, NULL, NULL) != AD_OK) db->unsettled = true;
 }
 
 /* A database that was removed or moved away takes commits as before, and the next start finds none of them. */
 static ad_status check_place(ad_store_db *db, ad_err *err)
 {
     int moved = 0;
-    sqlite3_file_control(db->handle, "main", SQLITE_FCNTL_HAS_MOVED, &moved); /* leaves it when there is no file */
-    return moved ? ad_fail(err, AD_EIO, "%s was removed or moved away: what is written to it would be lost", db->label) : AD_OK;
+    sqlite3_file_control(db->sql.handle, "main", SQLITE_FCNTL_HAS_MOVED, &moved); /* leaves it when there is no file */
+    return moved ? ad_fail(err, AD_EIO, "%s was removed or moved away: what is written to it would be lost", db->sql.label) : AD_OK;
 }
 
 ad_status ad_store_db_begin(ad_store_db *db, ad_err *err)
@@ -372,15 +313,15 @@ static ad_status count_revision(ad_store_db *db, int64_t revision, ad_err *err)
 static ad_status put_adapter(ad_store_db *db, const ad_stored_adapter *a, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[PUT_ADAPTER];
-    bind_text(q, 1, a->name);
+    ad_sql_bind_text(q, 1, a->name);
     sqlite3_bind_int64(q, 2, a->revision);
     sqlite3_bind_int64(q, 3, a->created);
     sqlite3_bind_int(q, 4, a->active);
     sqlite3_bind_int(q, 5, a->previous);
     sqlite3_bind_int(q, 6, a->next_number);
     sqlite3_bind_int(q, 7, a->pinned);
-    bind_text(q, 8, a->description);
-    bind_text(q, 9, a->labels);
+    ad_sql_bind_text(q, 8, a->description);
+    ad_sql_bind_text(q, 9, a->labels);
     ad_status st = run(db, PUT_ADAPTER, NULL, err);
     return st == AD_OK ? count_revision(db, a->revision, err) : st;
 }
@@ -388,50 +329,50 @@ static ad_status put_adapter(ad_store_db *db, const ad_stored_adapter *a, ad_err
 /* Name and number are the first two parameters. */
 static void bind_version(ad_store_db *db, statement which, const ad_stored_version *v)
 {
-    bind_text(db->statements[which], 1, v->name);
+    ad_sql_bind_text(db->statements[which], 1, v->name);
     sqlite3_bind_int(db->statements[which], 2, v->number);
 }
 
 static ad_status put_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[PUT_VERSION];
-    bind_text(q, 1, v->name);
+    ad_sql_bind_text(q, 1, v->name);
     sqlite3_bind_int(q, 2, v->number);
-    bind_digest(q, 3, &v->digest);
-    bind_digest(q, 4, &v->base);
+    ad_sql_bind_digest(q, 3, &v->digest);
+    ad_sql_bind_digest(q, 4, &v->base);
     sqlite3_bind_int(q, 5, v->fits);
-    bind_text(q, 6, v->reason);
+    ad_sql_bind_text(q, 6, v->reason);
     sqlite3_bind_int64(q, 7, v->created);
     sqlite3_bind_int64(q, 8, v->bytes_disk);
     sqlite3_bind_int64(q, 9, v->bytes_packed);
     sqlite3_bind_int(q, 10, v->rank);
     sqlite3_bind_int(q, 11, v->modules);
-    bind_text(q, 12, v->source);
-    bind_text(q, 13, v->signature);
-    bind_text(q, 14, v->selftest);
-    bind_text(q, 15, v->chat_template);
+    ad_sql_bind_text(q, 12, v->source);
+    ad_sql_bind_text(q, 13, v->signature);
+    ad_sql_bind_text(q, 14, v->selftest);
+    ad_sql_bind_text(q, 15, v->chat_template);
     ad_status st = run(db, PUT_VERSION, NULL, err);
     if (st != AD_OK || !v->report) return st;
     bind_version(db, PUT_REPORT, v);
-    bind_text(db->statements[PUT_REPORT], 3, v->report);
+    ad_sql_bind_text(db->statements[PUT_REPORT], 3, v->report);
     return run(db, PUT_REPORT, NULL, err);
 }
 
 static ad_status mark_version(ad_store_db *db, const ad_stored_version *v, ad_err *err)
 {
     bind_version(db, MARK_VERSION, v);
-    bind_digest(db->statements[MARK_VERSION], 3, &v->base);
+    ad_sql_bind_digest(db->statements[MARK_VERSION], 3, &v->base);
     sqlite3_bind_int(db->statements[MARK_VERSION], 4, v->fits);
-    bind_text(db->statements[MARK_VERSION], 5, v->reason);
+    ad_sql_bind_text(db->statements[MARK_VERSION], 5, v->reason);
     return run(db, MARK_VERSION, NULL, err);
 }
 
 static ad_status put_alias(ad_store_db *db, const ad_stored_alias *a, ad_err *err)
 {
     sqlite3_stmt *q = db->statements[PUT_ALIAS];
-    bind_text(q, 1, a->name);
+    ad_sql_bind_text(q, 1, a->name);
     sqlite3_bind_int64(q, 2, a->revision);
-    bind_text(q, 3, a->targets);
+    ad_sql_bind_text(q, 3, a->targets);
     ad_status st = run(db, PUT_ALIAS, NULL, err);
     return st == AD_OK ? count_revision(db, a->revision, err) : st;
 }
@@ -439,7 +380,7 @@ static ad_status put_alias(ad_store_db *db, const ad_stored_alias *a, ad_err *er
 /* A revision that goes with a drop counts as given out, too. */
 static ad_status drop(ad_store_db *db, statement which, const char *name, int64_t revision, ad_err *err)
 {
-    bind_text(db->statements[which], 1, name);
+    ad_sql_bind_text(db->statements[which], 1, name);
     ad_status st = run(db, which, NULL, err);
     return st == AD_OK ? count_revision(db, revision, err) : st;
 }
@@ -466,9 +407,8 @@ static ad_status apply_one(ad_store_db *db, const ad_store_change *c, ad_err *er
     case AD_MARK_VERSION: return mark_version(db, &c->version, err);
     case AD_PUT_ALIAS: return put_alias(db, &c->alias, err);
     case AD_DROP_ALIAS: return drop(db, DROP_ALIAS, c->alias.name, c->alias.revision, err);
+    default: return ad_store_accounts_apply(&db->accounts, &db->sql, c, err);
     }
-    assert(!"a kind of change");
-    return AD_EINVAL;
 }
 
 /* After the whole group, since a version may come before its adapter in it. */
@@ -476,7 +416,7 @@ static ad_status check_owner(ad_store_db *db, const ad_store_change *c, ad_err *
 {
     bool ownerless = false;
     if (c->kind != AD_PUT_VERSION) return AD_OK;
-    bind_text(db->statements[FIND_OWNERLESS], 1, c->version.name);
+    ad_sql_bind_text(db->statements[FIND_OWNERLESS], 1, c->version.name);
     ad_status st = run(db, FIND_OWNERLESS, &ownerless, err);
     if (st != AD_OK || !ownerless) return st;
     return ad_fail(err, AD_ENOTFOUND, "there is no adapter named \"%s\" for version %d", c->version.name, c->version.number);
@@ -485,7 +425,7 @@ static ad_status check_owner(ad_store_db *db, const ad_store_change *c, ad_err *
 /* Some errors make SQLite undo the whole transaction; then what other groups applied is gone, too, and no commit may say otherwise. */
 static void undo_group(ad_store_db *db, const ad_err *why)
 {
-    bool open = !sqlite3_get_autocommit(db->handle);
+    bool open = !sqlite3_get_autocommit(db->sql.handle);
     if (open && run(db, UNDO, NULL, NULL) == AD_OK && run(db, RELEASE, NULL, NULL) == AD_OK) return;
     db->broken = *why;
 }

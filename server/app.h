@@ -17,6 +17,7 @@
 #include "server/merger.h"
 #include "server/observe/metrics.h"
 #include "server/sched/worker.h"
+#include "server/tenancy/tenancy.h"
 
 typedef struct {
     int id;                  /* of an adapter; one that is gone is passed over */
@@ -34,6 +35,7 @@ typedef struct ad_app {
     ad_http_server *http;
     ad_metrics *metrics;
     ad_keeper *keeper;
+    ad_tenancy *tenancy;
     ad_merger *merger;
     ad_grammar_cache *grammars;
     ad_chat_template *named_template; /* of --chat-template-file; NULL: the model's own counts */

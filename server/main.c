@@ -172,6 +172,7 @@ static void on_worker_closed(void *user)
         return;
     }
     ad_merger_close(&d->app.merger);
+    ad_tenancy_stop(d->app.tenancy);
     ad_keeper_close(&d->app.keeper, NULL, NULL);
 }
 
@@ -275,6 +276,7 @@ static int run(const ad_config *config)
     uv_run(&d.loop, UV_RUN_DEFAULT);
     unwatch_signals(&d);
     uv_loop_close(&d.loop);
+    ad_tenancy_free(&d.app.tenancy);
     ad_registry_free(&d.app.registry);
     ad_grammar_cache_free(&d.app.grammars);
     ad_chat_template_free(&d.app.named_template);

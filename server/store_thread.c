@@ -14,11 +14,11 @@
 /* Enough for any burst of uploads; a disk that is this far behind is a reason to say so. */
 enum { MAX_WAITING = 1024 };
 
-/* A group of changes, a blob to collect, or a report to read. */
+/* A group of changes, a blob to collect, a report or something else to read. */
 typedef struct task task;
 struct task {
     ad_link link;
-    enum { GROUP, COLLECT, REPORT } kind;
+    enum { GROUP, COLLECT, REPORT, READ } kind;
     ad_store_change *changes; /* [n], owned */
     int n;
     ad_store_done done;
@@ -28,6 +28,8 @@ struct task {
     int number;
     char *text;               /* what was read */
     ad_report_done report_done;
+    void (*read)(void *user, ad_store *s);
+    void (*read_done)(void *user);
     ad_err err;               /* code is the answer */
 };
 
@@ -85,10 +87,12 @@ static void commit_groups(ad_store_thread *s, task *tasks)
     else fail_groups(tasks, &err);
 }
 
-static void read_reports(ad_store_thread *s, task *tasks)
+static void read_all(ad_store_thread *s, task *tasks)
 {
-    for (task *t = tasks; t; t = next_of(t))
+    for (task *t = tasks; t; t = next_of(t)) {
         if (t->kind == REPORT && ad_store_report(s->store, t->name, t->number, &t->text, NULL) != AD_OK) t->text = NULL;
+        if (t->kind == READ) t->read(t->user, s->store);
+    }
 }
 
 /* False: it is the end. */
@@ -101,7 +105,7 @@ static bool take_tasks(ad_store_thread *s, ad_list *tasks)
     return tasks->head != NULL;
 }
 
-/* Groups and reports go back to the loop; blobs are left. */
+/* Groups and what was read go back to the loop; blobs are left. */
 static void answer_all(ad_store_thread *s, ad_list *tasks, ad_list *blobs)
 {
     pthread_mutex_lock(&s->mutex);
@@ -119,7 +123,7 @@ static void *thread_main(void *arg)
     while (take_tasks(s, &tasks)) {
         task *first = (task *)tasks.head;
         if (any_group(first)) commit_groups(s, first);
-        read_reports(s, first);
+        read_all(s, first);
         answer_all(s, &tasks, &blobs);
         for (task *t; (t = ad_list_pop(&blobs)); free(t)) ad_store_collect(s->store, &t->blob); /* deleting files takes time, which nobody waits for */
     }
@@ -148,6 +152,8 @@ static void answer(ad_store_thread *s, task *t)
 {
     if (t->kind == REPORT) {
         t->report_done(t->user, t->text);
+    } else if (t->kind == READ) {
+        t->read_done(t->user);
     } else {
         s->n_pending--;
         t->done(t->user, t->err.code, &t->err);
@@ -245,6 +251,15 @@ void ad_store_thread_report(ad_store_thread *s, const char *name, int number, ad
     *t = (task){.kind = REPORT, .number = number, .report_done = done, .user = user};
     snprintf(t->name, sizeof t->name, "%s", name);
     hand_over(s, t);
+}
+
+ad_status ad_store_thread_read(ad_store_thread *s, void (*read)(void *user, ad_store *s), void (*done)(void *user), void *user, ad_err *err)
+{
+    task *t = ad_calloc(1, sizeof *t);
+    if (!t) return ad_fail(err, AD_ENOMEM, "store: out of memory");
+    *t = (task){.kind = READ, .read = read, .read_done = done, .user = user};
+    hand_over(s, t);
+    return AD_OK;
 }
 
 uint64_t ad_store_thread_commits(const ad_store_thread *s) { return atomic_load(&s->commits); }

@@ -5,7 +5,7 @@
 
 #include "server/observe/log.h"
 
-const char ad_invalid_user_input[] = "invalid_user_input";
+const char ad_invalid_user_input[] = "invalid_user_input", ad_invalid_api_key[] = "invalid_api_key", ad_insufficient_permissions[] = "insufficient_permissions";
 
 static bool has_code(const ad_fault *f, const char *code)
 {
@@ -42,7 +42,6 @@ static const char *vllm_type(const ad_fault *f, int status)
     if (has_code(f, ad_invalid_user_input)) return "InvalidUserInput";
     switch (status) {
     case 400: return "Bad Request";
-    case 401: return "Unauthorized";
     case 403: return "Forbidden";
     case 404: return "NotFoundError";
     case 429: return "Too Many Requests";
@@ -53,6 +52,7 @@ static const char *vllm_type(const ad_fault *f, int status)
 
 static json_t *vllm_body(const ad_fault *f, int status)
 {
+    if (status == 401) return json_pack("{s:s}", "error", "Unauthorized");
     json_t *v = json_pack("{s:o, s:s, s:s?, s:i}", "message", ad_json_text(f->message), "type", vllm_type(f, status), "param", *f->param ? f->param : NULL, "code", status);
     json_t *nested = json_copy(v);
     json_object_set_new(v, "object", json_string("error"));

@@ -150,10 +150,20 @@ ad_http_exchange *ad_later_resume(ad_later *l)
     return l->x;
 }
 
+static const char *code_of(int status)
+{
+    switch (status) {
+    case 401: return ad_invalid_api_key;
+    case 403: return ad_insufficient_permissions;
+    case 405: return "method_not_allowed";
+    default: return NULL;
+    }
+}
+
 void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int status, const char *message)
 {
     (void)app;
     ad_fault f = {0};
-    ad_fault_set(&f, status, status == 405 ? "method_not_allowed" : NULL, NULL, "%s", message);
+    ad_fault_set(&f, status, code_of(status), NULL, "%s", message);
     ad_put_json(out, ad_error_form_of(route)->body(&f, status)); /* the status is decided */
 }

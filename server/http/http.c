@@ -100,6 +100,7 @@ struct conn {
     uint64_t linger_end;      /* of the loop's clock, ms */
     size_t written, taken;    /* bytes of output in all, and how many of these the client had taken when the write timer last looked */
     char peer[64];
+    bool local;               /* of this machine */
 };
 
 typedef struct {
@@ -506,6 +507,7 @@ void ad_http_set_sender(ad_http_exchange *x, void *sender, void (*release)(void 
 const ad_http_route *ad_http_matched_route(const ad_http_exchange *x) { return x->route; }
 const char *ad_http_request_id(const ad_http_exchange *x) { return x->id; }
 const char *ad_http_peer(const ad_http_exchange *x) { return x->conn->peer; }
+bool ad_http_is_local(const ad_http_exchange *x) { return x->conn->local; }
 uint64_t ad_http_start_ns(const ad_http_exchange *x) { return x->start_ns; }
 
 static void reply_error(ad_http_exchange *x, const ad_http_route *route, int status, const char *message)
@@ -1040,10 +1042,12 @@ static int read_peer(conn *c)
     int len = sizeof addr;
     char service[16];
     bool loopback = false;
+    c->local = c->sock.handle.type != UV_TCP;
     snprintf(c->peer, sizeof c->peer, c->sock.handle.type == UV_TCP ? "?" : "unix");
     if (c->sock.handle.type != UV_TCP || uv_tcp_getpeername(&c->sock.tcp, (struct sockaddr *)&addr, &len) != 0) return 0;
     getnameinfo((struct sockaddr *)&addr, (socklen_t)len, c->peer, sizeof c->peer, service, sizeof service, NI_NUMERICHOST | NI_NUMERICSERV);
     c->peer_key = key_of((struct sockaddr *)&addr, &loopback);
+    c->local = loopback;
     conn **bucket = peer_bucket(c->server, c->peer_key);
     c->same_next = *bucket;
     *bucket = c;

@@ -84,6 +84,7 @@ const ad_http_route *ad_http_matched_route(const ad_http_exchange *x); /* NULL w
 const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path, char *allowed, size_t size);
 const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
 const char *ad_http_peer(const ad_http_exchange *x);
+bool ad_http_is_local(const ad_http_exchange *x); /* it came from this machine: a loopback address, or a Unix socket */
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */
 
 /* The body of a request of a route that streams; called by its handler before it returns. data gets each piece (borrowed for the call); NULL collects them for

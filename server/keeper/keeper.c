@@ -93,7 +93,7 @@ static ad_status on_alias(void *user, const ad_stored_alias *s, ad_err *err)
 
 static ad_status read_store(ad_keeper *k, ad_err *err)
 {
-    ad_store_reader reader = {on_adapter, on_version, on_alias, k};
+    ad_store_reader reader = {.adapter = on_adapter, .version = on_version, .alias = on_alias, .user = k};
     ad_status st = ad_store_last_revision(k->app->store, &k->revision, err);
     if (st == AD_OK) st = ad_store_read(k->app->store, &reader, err);
     ad_registry_number_by_age(k->registry); /* the command line's follow */
@@ -207,7 +207,9 @@ static ad_status open_parts(ad_keeper *k, ad_err *err)
     if (st == AD_OK) st = ad_events_new(&k->events, app->loop, err);
     if (st == AD_OK) st = ad_store_open(&app->store, c->state_dir, err);
     if (st == AD_OK) st = read_store(k, err);
+    if (st == AD_OK) st = ad_tenancy_new(&app->tenancy, app->store, err);
     if (st == AD_OK) st = ad_store_thread_new(&k->store, app->loop, app->store, err);
+    if (st == AD_OK) ad_tenancy_start(app->tenancy, k->store, k->registry);
     if (st == AD_OK) st = ad_jobs_new(&k->loaders, app->loop, c->loaders, LOADER_NICENESS, err);
     app->loaders = k->loaders;
     if (st == AD_OK) st = ad_jobs_new(&k->fetchers, app->loop, FETCHERS, LOADER_NICENESS, err);
@@ -297,6 +299,7 @@ void ad_keeper_close(ad_keeper **kp, void (*done)(void *user), void *user)
 }
 
 ad_events *ad_keeper_events(const ad_keeper *k) { return k->events; }
+ad_store_thread *ad_keeper_store(const ad_keeper *k) { return k->store; }
 
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out)
 {

@@ -13,7 +13,7 @@
 struct ad_app;
 typedef struct ad_keeper ad_keeper;
 
-/* Opens the store, fills app->registry from it and from the command line, starts the threads. AD_EEXIST when a name of the command line is stored. */
+/* Opens the store, fills app->registry (also from the command line) and app->tenancy from it, starts the threads. AD_EEXIST when a name of the command line is stored. */
 AD_MUSTUSE ad_status ad_keeper_new(ad_keeper **out, struct ad_app *app, ad_err *err);
 /* The server leaves: whoever waits hears it, nothing new begins. Before the engine is closed. */
 void ad_keeper_stop(ad_keeper *k);
@@ -21,6 +21,7 @@ void ad_keeper_stop(ad_keeper *k);
  * called. */
 void ad_keeper_close(ad_keeper **k, void (*done)(void *user), void *user);
 ad_events *ad_keeper_events(const ad_keeper *k);
+struct ad_store_thread *ad_keeper_store(const ad_keeper *k); /* for other rows than the registry's; until ad_keeper_close */
 
 /* ---- what requests need ---- */
 

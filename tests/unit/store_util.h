@@ -166,7 +166,7 @@ static inline tu_rows *tu_read_rows(ad_store *s)
 {
     static tu_rows rows;
     rows = (tu_rows){0};
-    ad_store_reader reader = {tu_on_adapter, tu_on_version, tu_on_alias, &rows};
+    ad_store_reader reader = {.adapter = tu_on_adapter, .version = tu_on_version, .alias = tu_on_alias, .user = &rows};
     ad_err err = {0};
     ck_assert_msg(ad_store_read(s, &reader, &err) == AD_OK, "%s", err.msg);
     return &rows;

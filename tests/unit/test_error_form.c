@@ -39,6 +39,8 @@ START_TEST(vllm_is_flat_and_nested_at_once)
     expect(&ad_vllm_errors, fault(422, NULL, NULL), 400, BOTH("Bad Request", "400"));
     expect(&ad_vllm_errors, fault(503, NULL, NULL), 503, BOTH("Service Unavailable", "503"));
     expect(&ad_vllm_errors, fault(500, NULL, NULL), 500, BOTH("InternalServerError", "500"));
+    expect(&ad_vllm_errors, fault(401, ad_invalid_api_key, NULL), 401, "{\"error\":\"Unauthorized\"}");
+    expect(&ad_vllm_errors, fault(403, ad_insufficient_permissions, NULL), 403, BOTH("Forbidden", "403"));
 }
 END_TEST
 

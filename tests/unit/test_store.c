@@ -578,7 +578,7 @@ START_TEST(a_newer_schema_is_refused_and_left_alone)
     in_database("PRAGMA user_version = 1000");
     ck_assert_int_eq(ad_store_open(&other, dir, &err), AD_EUNSUPPORTED);
     ck_assert_ptr_nonnull(strstr(err.msg, "1000"));
-    in_database("PRAGMA user_version = 2");
+    in_database("PRAGMA user_version = 3");
     open_store();
     ck_assert_int_eq(tu_read_rows(store)->versions, 1);
     ck_assert(tu_blob_is_whole(store, 1));
