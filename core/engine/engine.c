@@ -121,6 +121,7 @@ void ad_seq_free(ad_seq **sp)
 }
 
 int ad_seq_pending_rows(const ad_seq *s) { return s->n_tokens - s->n_cached; }
+int ad_seq_pages(const ad_seq *s) { return s->n_pages; }
 const ad_mix *ad_seq_mix(const ad_seq *s) { return s->weights.mix; }
 int ad_seq_cached_tokens(const ad_seq *s) { return s->n_hit > 0 ? s->n_hit : 0; }
 const ad_token_info *ad_seq_prompt_logprobs(const ad_seq *s) { return s->prompt_infos; }

@@ -69,7 +69,7 @@ typedef enum {
     AD_POOL_CLS,  /* the first token's */
 } ad_pooling;
 
-typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_IMPOSSIBLE, AD_FINISH_TIMEOUT } ad_finish;
+typedef enum { AD_FINISH_NONE, AD_FINISH_STOP, AD_FINISH_LENGTH, AD_FINISH_CANCELED, AD_FINISH_ERROR, AD_FINISH_IMPOSSIBLE, AD_FINISH_TIMEOUT, AD_FINISH_LATE } ad_finish;
 
 typedef struct ad_engine ad_engine;
 typedef struct ad_seq ad_seq;
@@ -108,6 +108,7 @@ AD_MUSTUSE ad_status ad_seq_new(ad_seq **out, const int32_t *prompt, int n_promp
 AD_MUSTUSE ad_status ad_seq_new_pooled(ad_seq **out, const int32_t *prompt, int n_prompt, ad_pooling pooling, ad_seq_weights weights, ad_err *err);
 void ad_seq_free(ad_seq **s); /* NULL is fine */
 int ad_seq_pending_rows(const ad_seq *s); /* rows it could contribute now: what is not in the KV yet */
+int ad_seq_pages(const ad_seq *s); /* KV pages it holds now, some perhaps together with others */
 const ad_mix *ad_seq_mix(const ad_seq *s);
 int ad_seq_cached_tokens(const ad_seq *s); /* prompt tokens that the first admission found in the cache */
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/auth.h"
 #include "server/api/constraint.h"
 
 enum {
@@ -369,6 +370,7 @@ static void on_done(ad_gen *gen, ad_finish why, const char *error)
     if (g->x && !ch->end) {
         if (why == AD_FINISH_STOP || why == AD_FINISH_LENGTH) end_choice(ch, why == AD_FINISH_STOP ? AD_END_EOS : AD_END_LENGTH);
         else if (why == AD_FINISH_IMPOSSIBLE) ad_generation_fail(g, 400, "invalid_value", error);
+        else if (why == AD_FINISH_LATE) ad_generation_fail(g, 504, "deadline_exceeded", "the request's `deadline_ms` could not be met any more, and nothing of it was generated");
         else if (why == AD_FINISH_TIMEOUT) ad_generation_fail(g, 503, NULL, "the request waited too long in the queue; try again later");
         else ad_generation_fail(g, why == AD_FINISH_CANCELED ? 503 : 500, NULL, error ? error : "the server is shutting down");
     }
@@ -390,6 +392,22 @@ static bool put_prompt(ad_choice *ch)
     return !ch->text.failed;
 }
 
+/* Whose turn it takes, and when it comes. A tenant's class binds its requests, which may only be less urgent. */
+static void set_turn(const ad_generation *g, ad_gen_spec *spec)
+{
+    const ad_tenant *t = ad_caller_of(g->x)->tenant;
+    bool batch = t->priority && !strcmp(t->priority, "batch");
+    spec->tenant = t->id;
+    spec->tenant_weight = t->weight;
+    spec->priority = batch && g->rq.priority < 1 ? 1 : g->rq.priority;
+    if (g->rq.deadline_ms) spec->deadline = ad_http_start_ns(g->x) + (uint64_t)g->rq.deadline_ms * 1000000u;
+}
+
+static ad_status room(const ad_generation *g, int n, ad_err *err)
+{
+    return ad_worker_room_for(g->app->worker, ad_caller_of(g->x)->tenant->id, n, err);
+}
+
 static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
 {
     const ad_prompt *p = &g->rq.prompts[ch->prompt];
@@ -398,13 +416,16 @@ static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
         .prompt = p->ids.ids, .n_prompt = (int)p->ids.count, .sampling = g->rq.sampling, .weights = ad_lease_weights(&g->lease),
         .pooling = g->rq.pooling, .on_prompt_logprobs = on_prompt_logprobs, .on_tokens = on_tokens, .on_vector = on_vector, .on_done = on_done, .user = ch,
     };
+    set_turn(g, &spec);
     spec.sampling.choice = ch->index % g->rq.best_of;
     spec.sampling.max_tokens = ad_request_max_tokens(&g->rq, ch->prompt, g->cx.context);
     if (spec.sampling.logprobs < 0 && g->rq.best_of > g->rq.n) spec.sampling.logprobs = 0;
     if (ad_detok_new(&ch->detok, g->cx.tokenizer, g->rq.stops, g->rq.n_stops, g->rq.skip_special, (int)p->ids.count, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
     ad_detok_hold_stops(ch->detok, g->rq.sampling.min_tokens);
     if (!put_prompt(ch)) return ad_fault_no_memory(f);
-    if (ad_worker_submit(g->app->worker, &ch->gen, &spec, &err) != AD_OK) return ad_fault_from(f, &err, NULL);
+    ad_status st = ad_worker_submit(g->app->worker, &ch->gen, &spec, &err);
+    if (st == AD_ETIMEOUT) return ad_fault_set(f, 504, "deadline_exceeded", "deadline_ms", "%s", err.msg);
+    if (st != AD_OK) return ad_fault_from(f, &err, NULL);
     g->n_running++;
     return true;
 }
@@ -412,7 +433,7 @@ static bool start_choice(ad_generation *g, ad_choice *ch, ad_fault *f)
 /* Whether the next choice waits until one of its own has ended. */
 static bool holds_back(const ad_generation *g)
 {
-    return g->rq.pooling && g->n_running && (g->n_running >= VECTORS_AT_ONCE || ad_worker_room(g->app->worker, 1, NULL) != AD_OK);
+    return g->rq.pooling && g->n_running && (g->n_running >= VECTORS_AT_ONCE || room(g, 1, NULL) != AD_OK);
 }
 
 static bool start_more(ad_generation *g, ad_fault *f)
@@ -427,7 +448,7 @@ static bool start_choices(ad_generation *g, ad_fault *f)
     ad_err err;
     int n = g->rq.n_prompts * g->rq.best_of;
     if (g->app->draining) return ad_fault_set(f, 503, NULL, NULL, "the server is shutting down");
-    if (ad_worker_room(g->app->worker, g->rq.pooling ? 1 : n, &err) != AD_OK) {
+    if (room(g, g->rq.pooling ? 1 : n, &err) != AD_OK) {
         ad_metrics_rejected(g->app->metrics);
         return ad_fault_from(f, &err, NULL);
     }

@@ -24,7 +24,7 @@ typedef struct {
 bool ad_llama_read_target(const ad_reader *rd)
 {
     ad_request *r = rd->r;
-    if (!ad_read_model(rd, false) || !ad_read_adapters(rd)) return false;
+    if (!ad_read_model(rd, false) || !ad_read_adapters(rd) || !ad_read_turn(rd)) return false;
     r->use_defaults = !r->lora && !r->n_adapters;
     return true;
 }

@@ -128,9 +128,24 @@ bool ad_read_adapters(const ad_reader *rd)
     return ad_read_string(rd, "cache_salt", 256, &rd->r->cache_salt);
 }
 
+/* vLLM's is a number, of which lower ones come earlier; 0 is its default. */
+static bool read_priority(const ad_reader *rd)
+{
+    const json_t *v = ad_read_field(rd, "priority");
+    const char *name = json_string_value(v);
+    if (!name) return !v || json_is_integer(v) ? ad_read_integer(rd, "priority", INT32_MIN, INT32_MAX, &rd->r->priority) : ad_read_wrong(rd, "priority", "must be \"interactive\", \"batch\" or a whole number");
+    rd->r->priority = !strcmp(name, "batch");
+    return rd->r->priority || !strcmp(name, "interactive") || ad_read_wrong(rd, "priority", "must be \"interactive\", \"batch\" or a whole number");
+}
+
+bool ad_read_turn(const ad_reader *rd)
+{
+    return read_priority(rd) && ad_read_integer(rd, "deadline_ms", 1, AD_MAX_DEADLINE_MS, &rd->r->deadline_ms);
+}
+
 bool ad_read_target(const ad_reader *rd)
 {
-    return ad_read_model(rd, true) && ad_read_adapters(rd);
+    return ad_read_model(rd, true) && ad_read_adapters(rd) && ad_read_turn(rd);
 }
 
 /* ---- sampling ---- */

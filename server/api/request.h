@@ -9,7 +9,7 @@
 #include "server/api/api.h"
 #include "server/api/grammar_cache.h"
 
-enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4, AD_MAX_BIASES = 1024, AD_MAX_STOP_IDS = 64 };
+enum { AD_MAX_CHOICES = 128, AD_MAX_PROMPTS = 2048, AD_MAX_STOPS = 16, AD_OPENAI_STOPS = 4, AD_MAX_BIASES = 1024, AD_MAX_STOP_IDS = 64, AD_MAX_DEADLINE_MS = 24 * 3600 * 1000 };
 
 #define AD_MAX_WEIGHT 1000 /* of an adapter in a request: far more makes numbers overflow */
 #define AD_MIN_REPETITION_PENALTY 0.01 /* logits are divided by it: far less would make them infinite */
@@ -33,6 +33,8 @@ typedef struct {
     const json_t *lora; /* [{"id", "scale"}], well-formed; NULL: not given. An empty one is the base */
     bool use_defaults;  /* nothing was named: what POST /lora-adapters set answers */
     ad_str cache_salt;
+    int priority;     /* the lower the earlier among the tenant's; above 0: batch */
+    int deadline_ms;  /* after the request came; 0: none */
     uint64_t hash;    /* of `user`, or of the whole body: which target of an alias answers */
     /* What is asked. */
     ad_prompt *prompts; /* [n_prompts] */
@@ -91,10 +93,11 @@ bool ad_read_unserved(const ad_reader *rd, const char *const *names, size_t n);
 
 /* ---- groups of fields ---- */
 
-bool ad_read_target(const ad_reader *rd);     /* who answers, as OpenAI's routes have it: `model` must be there, then ad_read_adapters */
+bool ad_read_target(const ad_reader *rd);     /* who answers and when, as OpenAI's routes have it: `model` must be there, then ad_read_adapters and ad_read_turn */
 bool ad_read_model(const ad_reader *rd, bool required);
 bool ad_is_weight(const json_t *v);           /* a number within AD_MAX_WEIGHT */
 bool ad_read_adapters(const ad_reader *rd);   /* `adapters`, `lora` and `cache_salt` */
+bool ad_read_turn(const ad_reader *rd);       /* `priority` and `deadline_ms` */
 /* An array of {"id", "scale"}, as llama-server names adapters; param: of the fault. */
 bool ad_read_lora(const json_t *v, const char *param, ad_fault *f);
 bool ad_read_seed(const ad_reader *rd);       /* drawn when absent */

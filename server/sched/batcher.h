@@ -1,31 +1,43 @@
 /* SPDX-License-Identifier: MIT */
 /* Decides how many rows each running sequence contributes to the next step. Pure: no clock, no thread, no memory of
- * its own; the caller keeps how long each sequence has waited. */
+ * its own; the caller keeps how long each sequence has waited, and what its tenants had. */
 #ifndef AD_SCHED_BATCHER_H
 #define AD_SCHED_BATCHER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct {
     int pending;          /* rows it could contribute: 1 = it decodes, more = prompt left */
+    int tenant;           /* index of its tenant */
     const void *group;    /* sequences with the same corrections have the same group; NULL: the base */
     size_t bytes;         /* that a step with this group reads beside the base */
-    unsigned waited;      /* steps since it last got a row, 0 if it got one in the last */
+    unsigned waited;      /* steps since its group was last taken, 0 if it was in the last */
     int rows;             /* out */
+    bool taken;           /* out: its group was taken */
 } ad_batch_seq;
+
+typedef struct {
+    double weight;        /* of its share; > 0 */
+    int rows_beside;      /* most rows it gets of a step in which somebody else's sequence decodes, though at least one for its prompts; 0: no limit */
+    double turns;         /* in and out, 0 for a new one: groups it was given, over weight, beyond the one that was given fewest */
+    int decodes, wants, prompts, rows; /* the batcher's: rows that decode, rows its prompts want, how many prompts, rows they get */
+} ad_batch_tenant;
 
 typedef struct {
     int step_tokens;      /* rows of a step; at least n */
     size_t adapter_bytes; /* of all groups of a step together; the first group is taken whatever its size. 0: no limit */
 } ad_batch_limits;
 
-/* Fills rows of seqs[n], oldest first, and returns their sum, which is 1..step_tokens.
+/* Fills rows of seqs[n], oldest first, and returns their sum, which is 1..step_tokens. tenants[n_tenants] in order of their oldest sequence.
  *
- * Groups are taken until adapter_bytes are used: the base always, then the group whose sequence has waited longest, among
- * equals the one with the most sequences. So a group waits at most G - 1 steps, G being the groups that run: each step
- * takes the one that waited longest, and whoever was taken begins again at 0. Inside the groups taken every decoding
- * sequence gets its row; what is left is shared evenly by the prompts, at least a row each, the rest to the oldest. So
- * no sequence of a running group ever waits while its group is taken. */
-int ad_batcher_plan(ad_batch_seq *seqs, int n, const ad_batch_limits *limits);
+ * Groups are taken until adapter_bytes are used: the base always, then a group of the tenant that had the fewest turns for its weight, of its groups the one whose
+ * sequence has waited longest, among equals the one with the most sequences. So of T tenants of equal weight that run G groups each, a group waits at most
+ * T G - 1 steps: a tenant is chosen every T steps, and then its group that waited longest. Other tenants' sequences of a group that is taken run with it.
+ *
+ * Inside the groups taken every decoding sequence gets its row. What is left is shared by the tenants whose prompts want it, by weight; what one does not
+ * want goes to the others. A tenant's prompts share evenly, at least a row each as far as it goes, the rest to the oldest. So no sequence that decodes waits
+ * while its group is taken, and a tenant's prompts wait for nobody but their own. */
+int ad_batcher_plan(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, int n_tenants, const ad_batch_limits *limits);
 
 #endif

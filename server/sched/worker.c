@@ -11,21 +11,21 @@
 
 #include "core/base/team.h"
 #include "core/model/step.h"
-#include "server/sched/batcher.h"
+
+/* A tenant, made by its first generation and kept until the worker ends. */
+typedef struct {
+    ad_sched_tenant sched; /* the engine thread's */
+    int n_pending;         /* loop thread: submitted and not done */
+    double served;         /* loop thread: see ad_worker_served */
+} tenant;
 
 struct ad_gen {
+    ad_sched_job job;            /* first; the engine thread's, but for what it says there */
     ad_worker *worker;
     ad_gen_spec spec;      /* prompt is not kept */
-    ad_seq *seq;
-    uint64_t deadline_ns;  /* by which it must have begun; 0 = never */
-    atomic_bool canceled;  /* set by the loop, read by the engine */
-    /* Engine thread only. */
-    bool begun;            /* was admitted once */
-    unsigned waited;       /* steps without a row */
-    uint64_t engine_ns;    /* read by the loop once the end is posted */
-    ad_gen *next;          /* in the inbox or the waiting list */
-    /* Loop thread only. */
-    bool prompt_reported;
+    tenant *tenant;
+    ad_gen *next;          /* in the inbox */
+    bool prompt_reported;  /* loop thread */
 };
 
 /* One message to the loop: a token, or the end of a generation. */
@@ -34,6 +34,7 @@ typedef struct {
     bool has_token;
     ad_token_info token;
     ad_finish finish;      /* AD_FINISH_NONE: more will come */
+    double cost;           /* what its tenant paid since the last one */
     char error[160];
 } event;
 
@@ -47,6 +48,7 @@ struct ad_worker {
     uv_async_t wakeup;
     const ad_model *model;
     ad_engine *engine;
+    ad_scheduler *scheduler; /* engine thread */
     ad_worker_options opt;
     ad_worker_stats stats;
     pthread_t thread;
@@ -61,12 +63,10 @@ struct ad_worker {
     event_list delivering;
     void (*closed)(void *user);
     void *closed_user;
+    tenant **tenants;      /* [n_tenants] by their ids; NULL: never seen */
+    size_t n_tenants, cap_tenants;
+    bool shared;           /* others than tenant 0 were seen */
     /* Engine thread. */
-    ad_gen *waiting, **waiting_tail;
-    ad_gen **running;      /* [max_running], oldest first */
-    int n_running;
-    ad_step_item *items;   /* [max_running] */
-    ad_batch_seq *plan;    /* [max_running], parallel to running */
     event_list posted;     /* of this step; spliced under the lock at its end */
     bool stopping;         /* closing, as seen under the lock: everything counts as canceled */
 };
@@ -79,13 +79,6 @@ static void post(ad_worker *w, const event *e)
         abort(); /* a lost event would hang its client for ever; the supervisor restarts us */
     }
     w->posted.items[w->posted.n++] = *e;
-}
-
-static void post_end(ad_worker *w, ad_gen *g, ad_finish why, const char *error)
-{
-    event e = {.gen = g, .finish = why};
-    if (error) snprintf(e.error, sizeof e.error, "%.*s", (int)sizeof e.error - 1, error);
-    post(w, &e);
 }
 
 static void flush_events(ad_worker *w)
@@ -104,186 +97,32 @@ static void flush_events(ad_worker *w)
 static bool take_inbox(ad_worker *w)
 {
     pthread_mutex_lock(&w->mutex);
-    while (!w->inbox && !w->waiting && !w->n_running && !w->closing) pthread_cond_wait(&w->work, &w->mutex);
-    bool go_on = w->inbox || w->waiting || w->n_running;
+    while (!w->inbox && !ad_scheduler_busy(w->scheduler) && !w->closing) pthread_cond_wait(&w->work, &w->mutex);
+    ad_gen *came = w->inbox;
     w->stopping = w->closing;
-    if (w->inbox) {
-        *w->waiting_tail = w->inbox;
-        w->waiting_tail = w->inbox_tail;
-        w->inbox = NULL;
-        w->inbox_tail = &w->inbox;
-    }
+    w->inbox = NULL;
+    w->inbox_tail = &w->inbox;
     pthread_mutex_unlock(&w->mutex);
-    return go_on;
-}
-
-static bool leaves(const ad_worker *w, const ad_gen *g) { return w->stopping || atomic_load(&g->canceled); }
-
-static ad_finish why_it_leaves(const ad_worker *w, const ad_gen *g, uint64_t now)
-{
-    if (leaves(w, g)) return AD_FINISH_CANCELED;
-    return g->deadline_ns && !g->begun && now > g->deadline_ns ? AD_FINISH_TIMEOUT : AD_FINISH_NONE;
-}
-
-/* Canceled generations leave, wherever they wait; those whose time is over leave the queue. */
-static void drop_leaving(ad_worker *w)
-{
-    uint64_t now = uv_hrtime();
-    ad_gen **link = &w->waiting;
-    while (*link) {
-        ad_gen *g = *link;
-        ad_finish why = why_it_leaves(w, g, now);
-        if (why == AD_FINISH_NONE) {
-            link = &g->next;
-            continue;
-        }
-        *link = g->next;
-        atomic_fetch_add(&w->stats.timeouts, why == AD_FINISH_TIMEOUT);
-        post_end(w, g, why, NULL);
+    for (ad_gen *g = came, *next; g; g = next) {
+        next = g->next;
+        ad_scheduler_add(w->scheduler, &g->job);
     }
-    w->waiting_tail = link;
-    int kept = 0;
-    for (int i = 0; i < w->n_running; i++) {
-        ad_gen *g = w->running[i];
-        if (!leaves(w, g)) {
-            w->running[kept++] = g;
-            continue;
-        }
-        ad_engine_remove(w->engine, g->seq);
-        post_end(w, g, AD_FINISH_CANCELED, NULL);
-    }
-    w->n_running = kept;
+    return ad_scheduler_busy(w->scheduler);
 }
 
-/* In order of arrival: the head of the queue waits for its pages, and nobody overtakes it. */
-static void admit_waiting(ad_worker *w)
+static void on_report(void *user, ad_sched_job *job, const ad_token_info *token, ad_finish finish, const char *error, double cost)
 {
-    while (w->waiting && w->n_running < w->opt.max_running) {
-        ad_gen *g = w->waiting;
-        ad_err err;
-        ad_status st = ad_engine_admit(w->engine, g->seq, &err);
-        if (st == AD_EBUSY) return;
-        w->waiting = g->next;
-        if (!w->waiting) w->waiting_tail = &w->waiting;
-        if (st != AD_OK) {
-            post_end(w, g, AD_FINISH_ERROR, err.msg);
-            continue;
-        }
-        if (!g->begun) atomic_fetch_add(&w->stats.cached_tokens, (unsigned long long)ad_seq_cached_tokens(g->seq));
-        g->begun = true;
-        g->waited = 0;
-        w->running[w->n_running++] = g;
-    }
-}
-
-/* The youngest goes back to the head of the queue: all who wait came after it. */
-static void preempt_youngest(ad_worker *w)
-{
-    ad_gen *g = w->running[--w->n_running];
-    ad_engine_remove(w->engine, g->seq);
-    g->next = w->waiting;
-    if (!w->waiting) w->waiting_tail = &g->next;
-    w->waiting = g;
-    atomic_fetch_add(&w->stats.preemptions, 1);
-}
-
-static int count_list(const ad_gen *g)
-{
-    int n = 0;
-    for (; g; g = g->next) n++;
-    return n;
-}
-
-static void publish_stats(ad_worker *w)
-{
-    atomic_store(&w->stats.running, w->n_running);
-    atomic_store(&w->stats.waiting, count_list(w->waiting));
-    atomic_store(&w->stats.kv_pages_used, (unsigned long long)(ad_engine_pages_total(w->engine) - ad_engine_pages_free(w->engine)));
-}
-
-static ad_gen *gen_of(ad_worker *w, const ad_seq *s)
-{
-    for (int i = 0; i < w->n_running; i++)
-        if (w->running[i]->seq == s) return w->running[i];
-    assert(!"a step item without its generation");
-    return NULL;
-}
-
-static void report_item(ad_worker *w, const ad_step_item *it)
-{
-    if (!it->has_token && it->finish == AD_FINISH_NONE) return;
-    event e = {.gen = gen_of(w, it->seq), .has_token = it->has_token, .token = it->token, .finish = it->finish};
-    if (it->error) snprintf(e.error, sizeof e.error, "%s", it->error);
-    atomic_fetch_add(&w->stats.generated_tokens, it->has_token);
-    post(w, &e);
-    if (it->finish == AD_FINISH_NONE) return;
-    ad_engine_remove(w->engine, it->seq);
-    int kept = 0;
-    for (int i = 0; i < w->n_running; i++)
-        if (w->running[i] != e.gen) w->running[kept++] = w->running[i];
-    w->n_running = kept;
-}
-
-/* A step's time, shared out by rows; before anybody leaves. */
-static void share_time(ad_worker *w, uint64_t step_ns)
-{
-    uint64_t rows = 0;
-    for (int i = 0; i < w->n_running; i++) rows += (uint64_t)w->plan[i].rows;
-    for (int i = 0; i < w->n_running; i++) w->running[i]->engine_ns += step_ns * (uint64_t)w->plan[i].rows / rows;
-}
-
-static int plan_step(ad_worker *w)
-{
-    for (int i = 0; i < w->n_running; i++) {
-        const ad_gen *g = w->running[i];
-        const ad_mix *mix = ad_seq_mix(g->seq);
-        w->plan[i] = (ad_batch_seq){.pending = ad_seq_pending_rows(g->seq), .waited = g->waited};
-        if (!mix) continue;
-        w->plan[i].group = mix->n == 1 ? (const void *)mix->sets[0] : mix; /* mixes of several are seldom alike */
-        for (int k = 0; k < mix->n; k++) w->plan[i].bytes += mix->sets[k]->bytes;
-    }
-    return ad_batcher_plan(w->plan, w->n_running, &(ad_batch_limits){w->opt.step_tokens, w->opt.adapter_bytes});
-}
-
-/* Pages for all rows of the plan, oldest first. Whoever is youngest gives way; the oldest alone always fits. */
-static void reserve_pages(ad_worker *w)
-{
-    for (int i = 0; i < w->n_running; i++)
-        while (i < w->n_running && !ad_engine_reserve(w->engine, w->running[i]->seq, w->plan[i].rows)) preempt_youngest(w);
-}
-
-static void run_step(ad_worker *w)
-{
-    int n = 0, prompt_rows = 0;
-    plan_step(w);
-    reserve_pages(w);
-    for (int i = 0; i < w->n_running; i++) {
-        ad_gen *g = w->running[i];
-        g->waited = w->plan[i].rows ? 0 : g->waited + 1;
-        if (!w->plan[i].rows) continue;
-        if (w->plan[i].pending > 1) prompt_rows += w->plan[i].rows;
-        w->items[n++] = (ad_step_item){.seq = g->seq, .rows = w->plan[i].rows};
-    }
-    if (!n) return;
-    uint64_t start = uv_hrtime();
-    ad_engine_step(w->engine, w->items, n);
-    uint64_t step_ns = uv_hrtime() - start;
-    share_time(w, step_ns);
-    atomic_fetch_add(&w->stats.step_ns, step_ns);
-    atomic_fetch_add(&w->stats.steps, 1);
-    atomic_fetch_add(&w->stats.prompt_tokens, (unsigned long long)prompt_rows);
-    for (int i = 0; i < n; i++) report_item(w, &w->items[i]);
+    event e = {.gen = (ad_gen *)job, .has_token = token != NULL, .finish = finish, .cost = cost};
+    if (token) e.token = *token;
+    if (error) snprintf(e.error, sizeof e.error, "%.*s", (int)sizeof e.error - 1, error);
+    post(user, &e);
 }
 
 static void *engine_main(void *arg)
 {
     ad_worker *w = arg;
     while (take_inbox(w)) {
-        drop_leaving(w);
-        admit_waiting(w);
-        publish_stats(w);
-        if (w->n_running) run_step(w);
-        publish_stats(w);
+        ad_scheduler_round(w->scheduler, w->stopping);
         flush_events(w);
     }
     return NULL;
@@ -293,7 +132,7 @@ static void *engine_main(void *arg)
 
 static void gen_free(ad_gen *g)
 {
-    ad_seq_free(&g->seq);
+    ad_seq_free(&g->job.seq);
     free(g);
 }
 
@@ -305,22 +144,34 @@ static ad_status new_seq(ad_seq **out, const ad_gen_spec *spec, ad_err *err)
 
 static void report_prompt(ad_gen *g)
 {
-    const ad_token_info *infos = ad_seq_prompt_logprobs(g->seq);
+    const ad_token_info *infos = ad_seq_prompt_logprobs(g->job.seq);
     if (g->prompt_reported || !infos || !g->spec.on_prompt_logprobs) return;
     g->prompt_reported = true;
-    g->spec.on_prompt_logprobs(g, infos, ad_seq_prompt_tokens(g->seq));
+    g->spec.on_prompt_logprobs(g, infos, ad_seq_prompt_tokens(g->job.seq));
 }
 
 static void deliver(ad_worker *w, const event *e)
 {
     ad_gen *g = e->gen;
+    g->tenant->served += e->cost;
     if (e->has_token || e->finish == AD_FINISH_LENGTH) report_prompt(g);
-    if (e->finish == AD_FINISH_LENGTH && g->spec.pooling) g->spec.on_vector(g, ad_seq_vector(g->seq), ad_model_get_config(w->model)->hidden);
+    if (e->finish == AD_FINISH_LENGTH && g->spec.pooling) g->spec.on_vector(g, ad_seq_vector(g->job.seq), ad_model_get_config(w->model)->hidden);
     if (e->has_token) g->spec.on_tokens(g, &e->token, 1);
     if (e->finish == AD_FINISH_NONE) return;
     w->n_pending--;
+    g->tenant->n_pending--;
     g->spec.on_done(g, e->finish, *e->error ? e->error : NULL);
     gen_free(g);
+}
+
+static void worker_free(ad_worker *w)
+{
+    ad_scheduler_free(&w->scheduler);
+    ad_engine_free(&w->engine);
+    for (size_t i = 0; i < w->n_tenants; i++) free(w->tenants[i]);
+    free(w->tenants);
+    free(w->events.items), free(w->delivering.items), free(w->posted.items);
+    free(w);
 }
 
 static void on_async_closed(uv_handle_t *h)
@@ -328,12 +179,9 @@ static void on_async_closed(uv_handle_t *h)
     ad_worker *w = h->data;
     void (*closed)(void *) = w->closed;
     void *user = w->closed_user;
-    ad_engine_free(&w->engine);
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->work);
-    free(w->events.items), free(w->delivering.items), free(w->posted.items);
-    free(w->running), free(w->items), free(w->plan);
-    free(w);
+    worker_free(w);
     if (closed) closed(user);
 }
 
@@ -380,16 +228,15 @@ static ad_status size_kv(ad_worker_options *opt, const ad_model *m, bool context
 
 static ad_status make_worker(ad_worker *w, ad_err *err)
 {
-    size_t n = (size_t)w->opt.max_running;
-    w->running = ad_calloc(n, sizeof *w->running);
-    w->items = ad_calloc(n, sizeof *w->items);
-    w->plan = ad_calloc(n, sizeof *w->plan);
-    if (!w->running || !w->items || !w->plan) return ad_fail(err, AD_ENOMEM, "engine: out of memory");
     ad_engine_options eo = {
         .max_running = w->opt.max_running, .step_tokens = w->opt.step_tokens, .context = w->opt.context,
         .kv_bytes = w->opt.kv_bytes, .kv_type = w->opt.kv_type, .n_threads = w->opt.n_threads, .cpu = w->opt.cpu,
     };
-    return ad_engine_new(&w->engine, w->model, &eo, err);
+    ad_scheduler_options so = {
+        .max_running = w->opt.max_running, .step_tokens = w->opt.step_tokens, .adapter_bytes = w->opt.adapter_bytes, .stats = &w->stats, .report = on_report, .user = w,
+    };
+    ad_status st = ad_engine_new(&w->engine, w->model, &eo, err);
+    return st == AD_OK ? ad_scheduler_new(&w->scheduler, w->engine, &so, err) : st;
 }
 
 ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model, const ad_worker_options *opt, ad_err *err)
@@ -405,7 +252,6 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     if (w->opt.step_tokens < w->opt.max_running) w->opt.step_tokens = w->opt.max_running;
     if (w->opt.n_threads <= 0) w->opt.n_threads = ad_usable_cores();
     w->inbox_tail = &w->inbox;
-    w->waiting_tail = &w->waiting;
     ad_status st = size_kv(&w->opt, model, context_given, err);
     if (st == AD_OK) st = make_worker(w, err);
     if (st != AD_OK) goto fail;
@@ -425,40 +271,85 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     *out = w;
     return AD_OK;
 fail:
-    ad_engine_free(&w->engine);
-    free(w->running), free(w->items), free(w->plan);
-    free(w);
+    worker_free(w);
     return st;
 }
 
 ad_status ad_worker_room(const ad_worker *w, int n, ad_err *err)
 {
-    if (w->n_pending + n <= w->opt.max_running + w->opt.queue_limit) return AD_OK;
+    if (n <= w->opt.max_running + w->opt.queue_limit - w->n_pending) return AD_OK;
     return ad_fail(err, AD_EBUSY, "the queue is full (%d running or waiting); try again later", w->n_pending);
+}
+
+static const tenant *find_tenant(const ad_worker *w, int id)
+{
+    return id >= 0 && (size_t)id < w->n_tenants ? w->tenants[id] : NULL;
+}
+
+ad_status ad_worker_room_for(const ad_worker *w, int id, int n, ad_err *err)
+{
+    const tenant *t = find_tenant(w, id);
+    int own = t ? t->n_pending : 0;
+    ad_status st = ad_worker_room(w, n, err);
+    if (st != AD_OK || n <= ad_fair_room(own, w->n_pending, w->opt.max_running + w->opt.queue_limit, w->shared || id)) return st;
+    return ad_fail(err, AD_EBUSY, "the queue keeps what is left for other tenants (%d of yours are running or waiting); try again later", own);
+}
+
+static ad_status tenant_of(tenant **out, ad_worker *w, int id, ad_err *err)
+{
+    assert(id >= 0);
+    size_t n = (size_t)id + 1;
+    if (ad_grow(&w->tenants, &w->cap_tenants, n, sizeof(tenant *)) != AD_OK) return ad_fail(err, AD_ENOMEM, "tenant: out of memory");
+    while (w->n_tenants < n) w->tenants[w->n_tenants++] = NULL;
+    if (!w->tenants[id] && !(w->tenants[id] = ad_calloc(1, sizeof(tenant)))) return ad_fail(err, AD_ENOMEM, "tenant: out of memory");
+    w->shared |= id != 0;
+    *out = w->tenants[id];
+    return AD_OK;
+}
+
+static int least_tokens(const ad_gen_spec *spec)
+{
+    const ad_sampling *s = &spec->sampling;
+    if (spec->pooling) return 0;
+    return s->ignore_eos && !s->n_stop_token_ids && !s->grammar ? s->max_tokens : s->min_tokens;
+}
+
+static ad_status new_gen(ad_gen **out, ad_worker *w, const ad_gen_spec *spec, ad_err *err)
+{
+    ad_gen *g = ad_calloc(1, sizeof *g);
+    if (!g) return ad_fail(err, AD_ENOMEM, "generation: out of memory");
+    ad_status st = tenant_of(&g->tenant, w, spec->tenant, err);
+    if (st == AD_OK) st = new_seq(&g->job.seq, spec, err);
+    if (st != AD_OK) {
+        free(g);
+        return st;
+    }
+    g->worker = w;
+    g->spec = *spec;
+    g->spec.prompt = NULL;
+    g->job.fair = (ad_fair_entry){.tenant = &g->tenant->sched.fair, .weight = spec->tenant_weight > 0 ? spec->tenant_weight : 1, .priority = spec->priority, .deadline = spec->deadline};
+    g->job.least_tokens = least_tokens(spec);
+    if (w->opt.queue_timeout_s > 0) g->job.begin_by_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
+    *out = g;
+    return AD_OK;
 }
 
 ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, ad_err *err)
 {
     int max_tokens = spec->pooling ? 0 : spec->sampling.max_tokens;
-    ad_status st = ad_worker_room(w, 1, err);
+    ad_gen *g = NULL;
+    ad_status st = ad_worker_room_for(w, spec->tenant, 1, err);
     if (st != AD_OK) return st;
     if (spec->n_prompt < 1) return ad_fail(err, AD_EINVAL, "prompt: no tokens");
     if (spec->n_prompt > w->opt.context || max_tokens > w->opt.context - spec->n_prompt)
         return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the context of %d", spec->n_prompt, max_tokens, w->opt.context);
     if (ad_engine_pages_for(spec->n_prompt + max_tokens) > ad_engine_pages_total(w->engine))
         return ad_fail(err, AD_EINVAL, "prompt of %d tokens and max_tokens %d exceed the KV memory", spec->n_prompt, max_tokens);
-    ad_gen *g = ad_calloc(1, sizeof *g);
-    if (!g) return ad_fail(err, AD_ENOMEM, "generation: out of memory");
-    g->worker = w;
-    g->spec = *spec;
-    g->spec.prompt = NULL;
-    if (w->opt.queue_timeout_s > 0) g->deadline_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
-    st = new_seq(&g->seq, spec, err);
-    if (st != AD_OK) {
-        free(g);
-        return st;
-    }
+    if (spec->deadline && uv_hrtime() > spec->deadline) return ad_fail(err, AD_ETIMEOUT, "the request's `deadline_ms` was over before it could begin");
+    st = new_gen(&g, w, spec, err);
+    if (st != AD_OK) return st;
     w->n_pending++;
+    g->tenant->n_pending++;
     pthread_mutex_lock(&w->mutex);
     *w->inbox_tail = g;
     w->inbox_tail = &g->next;
@@ -468,15 +359,21 @@ ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, 
     return AD_OK;
 }
 
-void ad_worker_cancel(ad_gen *g) { atomic_store(&g->canceled, true); }
+void ad_worker_cancel(ad_gen *g) { atomic_store(&g->job.canceled, true); }
 void *ad_gen_user(const ad_gen *g) { return g->spec.user; }
 int ad_worker_pending(const ad_worker *w) { return w->n_pending; }
-int ad_gen_cached_tokens(const ad_gen *g) { return ad_seq_cached_tokens(g->seq); }
-uint64_t ad_gen_engine_ns(const ad_gen *g) { return g->engine_ns; }
+int ad_gen_cached_tokens(const ad_gen *g) { return ad_seq_cached_tokens(g->job.seq); }
+uint64_t ad_gen_engine_ns(const ad_gen *g) { return g->job.engine_ns; }
 int ad_worker_context(const ad_worker *w) { return w->opt.context; }
 const ad_worker_stats *ad_worker_get_stats(const ad_worker *w) { return &w->stats; }
 const char *ad_worker_kernels(const ad_worker *w) { return ad_engine_kernels(w->engine); }
 int ad_worker_threads(const ad_worker *w) { return w->opt.n_threads; }
+
+double ad_worker_served(const ad_worker *w, int id)
+{
+    const tenant *t = find_tenant(w, id);
+    return t ? t->served : 0;
+}
 
 void ad_worker_close(ad_worker *w, void (*done)(void *user), void *user)
 {

@@ -4,10 +4,9 @@
 #ifndef AD_SCHED_WORKER_H
 #define AD_SCHED_WORKER_H
 
-#include <stdatomic.h>
 #include <uv.h>
 
-#include "core/engine/engine.h"
+#include "server/sched/scheduler.h"
 
 typedef struct ad_worker ad_worker;
 typedef struct ad_gen ad_gen;
@@ -18,6 +17,10 @@ typedef struct {
     ad_sampling sampling;
     ad_pooling pooling;             /* other than AD_POOL_NONE: no tokens but a vector; sampling is not read */
     ad_seq_weights weights;         /* what it points to is borrowed until on_done */
+    int tenant;                     /* >= 0, small */
+    double tenant_weight;           /* of its share under load, from now on; 0 is 1 */
+    int priority;                   /* the lower the earlier within the tenant; above 0: class batch, which waits for everybody's interactive ones */
+    uint64_t deadline;              /* uv_hrtime by which it has to begin; 0 = none. Later, or when it could not be answered by then any more: AD_FINISH_LATE */
     /* All callbacks run on the loop thread. `tokens`, `infos` and `vector` are borrowed for the call. An end-of-generation
      * token that ends the text is reported too, with `ends` set: it counts, but has no text. */
     void (*on_prompt_logprobs)(ad_gen *g, const ad_token_info *infos, int n); /* n = n_prompt; [0] has only its id. May be NULL */
@@ -42,11 +45,13 @@ typedef struct {
 
 /* Starts the engine thread. model and loop are borrowed and outlive the worker. */
 AD_MUSTUSE ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model, const ad_worker_options *opt, ad_err *err);
-/* Loop thread. AD_EBUSY when the queue is full, AD_EINVAL when prompt + max_tokens exceed the context or the pool.
+/* Loop thread. AD_EBUSY when the queue is full, or the tenant's part of it (see ad_fair_room); AD_ETIMEOUT when the deadline is over; AD_EINVAL when prompt +
+ * max_tokens exceed the context or the pool.
  * *out is borrowed: valid until on_done returned. No callback runs before this returned. */
 AD_MUSTUSE ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, ad_err *err);
 /* AD_EBUSY when n more generations would not fit in the queue; for requests of several choices. */
 AD_MUSTUSE ad_status ad_worker_room(const ad_worker *w, int n, ad_err *err);
+AD_MUSTUSE ad_status ad_worker_room_for(const ad_worker *w, int tenant, int n, ad_err *err); /* the same in a tenant's part of it */
 /* The generation leaves at the next step; on_done(AD_FINISH_CANCELED) follows (or another reason, if it was ending). */
 void ad_worker_cancel(ad_gen *g);
 void *ad_gen_user(const ad_gen *g);
@@ -55,17 +60,10 @@ int ad_worker_context(const ad_worker *w);
 int ad_gen_cached_tokens(const ad_gen *g); /* prompt tokens found in the prefix cache; from the first token on */
 uint64_t ad_gen_engine_ns(const ad_gen *g); /* its share of the steps it was in, by rows; in on_done. 0: it never had a row */
 
-/* Read by /metrics while the engine computes. */
-typedef struct {
-    atomic_int running, waiting;
-    atomic_ullong steps, prompt_tokens, generated_tokens;
-    atomic_ullong kv_pages_used, kv_pages_total;
-    atomic_ullong step_ns; /* time spent in steps */
-    atomic_ullong preemptions, cached_tokens, timeouts;
-} ad_worker_stats;
 const ad_worker_stats *ad_worker_get_stats(const ad_worker *w);
 const char *ad_worker_kernels(const ad_worker *w); /* kernel table name */
 int ad_worker_threads(const ad_worker *w);
+double ad_worker_served(const ad_worker *w, int tenant); /* loop thread: what the tenant's tokens cost so far: see fair.h; not over its weight */
 
 /* Loop thread: cancels everything, lets callbacks finish, joins the thread, then calls done(user). */
 void ad_worker_close(ad_worker *w, void (*done)(void *user), void *user);
