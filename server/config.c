@@ -40,7 +40,10 @@ static const key keys[] = {
     {"max-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: any number of adapters share a batch"},
     {"max-cpu-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: --adapter-memory counts bytes"},
     {"max-lora-rank", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: every adapter costs its own rank"},
-    {"listen", "ADDRESS", LIST, FIELD(listen), NULL, 0, 0, NULL, "127.0.0.1:8000, [::1]:8000 or unix:/PATH,mode=0660,group=NAME, in place of --host and --port; repeatable"},
+    {"listen", "ADDRESS", LIST, FIELD(listen), NULL, 0, 0, NULL, "127.0.0.1:8000, [::1]:8000, https://127.0.0.1:8443 or unix:/PATH,mode=0660,group=NAME, in place of --host and --port; repeatable"},
+    {"tls-cert", "FILE", STRING, FIELD(tls_cert), NULL, 0, 0, NULL, "certificate and chain (PEM) of https:// addresses; without --listen, --host and --port speak https, too"},
+    {"tls-key", "FILE", STRING, FIELD(tls_key), NULL, 0, 0, NULL, "its private key; default: in the same file"},
+    {"tls-client-ca", "FILE", STRING, FIELD(tls_client_ca), NULL, 0, 0, NULL, "https clients must show a certificate that one of these vouches for"},
     {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
     {"weights", "TYPE", STRING, FIELD(weights), "auto", 0, 0, "auto|f32|bf16|int8|int4", "resident weights; auto: int4 or int8 for quantised files, else bf16"},
@@ -443,8 +446,13 @@ static ad_status check_listen(const ad_config *c, ad_err *err)
     ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
     ad_err why;
     int n = 0;
+    bool tls = false;
     for (int i = 0; i < c->listen.n; i++)
         if (ad_http_address_read(addresses, &n, c->listen.items[i], &why) != AD_OK) return ad_fail(err, why.code, "listen: %s", why.msg);
+    for (int i = 0; i < n; i++) tls |= addresses[i].tls;
+    if (tls && !c->tls_cert) return ad_fail(err, AD_EINVAL, "listen: an https:// address needs a certificate: --tls-cert FILE");
+    if (n && !tls && c->tls_cert) return ad_fail(err, AD_EINVAL, "tls-cert: no --listen address begins with https://");
+    if (!c->tls_cert && (c->tls_key || c->tls_client_ca)) return ad_fail(err, AD_EINVAL, "tls-%s: needs --tls-cert", c->tls_key ? "key" : "client-ca");
     return AD_OK;
 }
 

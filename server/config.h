@@ -29,7 +29,8 @@ typedef struct {
     int n_adapters;
     ad_config_list adapter_dirs; /* --adapter-dir DIR, repeatable */
     ad_config_list listen;      /* --listen ADDRESS, repeatable: in place of host and port; checked */
-    char *host;                 /* 127.0.0.1 */
+    char *tls_cert, *tls_key, *tls_client_ca; /* files of addresses with https://; NULL: none, in the certificate's file, clients need none */
+    char *host;                 /* 127.0.0.1; https when there is a certificate */
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
     char *kv_type;              /* "f16", "f32" */

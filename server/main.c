@@ -113,7 +113,7 @@ static ad_status read_addresses(const ad_config *c, ad_http_address *list, int *
     }
     if (*n) return AD_OK;
     *n = 1;
-    *list = (ad_http_address){.port = c->port};
+    *list = (ad_http_address){.port = c->port, .tls = c->tls_cert != NULL};
     snprintf(list->host, sizeof list->host, "%s", c->host);
     return AD_OK;
 }
@@ -140,7 +140,7 @@ static ad_status listen_http(ad_app *app, ad_err *err)
     const ad_config *c = app->config;
     ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
     ad_http_options opt = {
-        .addresses = addresses, .max_body_bytes = c->max_body_bytes, .max_bodies_bytes = bodies > LEAST_BODIES ? bodies : LEAST_BODIES, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
+        .addresses = addresses, .tls = {.cert = c->tls_cert, .key = c->tls_key, .client_ca = c->tls_client_ca}, .max_body_bytes = c->max_body_bytes, .max_bodies_bytes = bodies > LEAST_BODIES ? bodies : LEAST_BODIES, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
         .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
         .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
         .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),

@@ -13,7 +13,7 @@
 
 static ad_status bad(ad_err *err, const char *item)
 {
-    return ad_fail(err, AD_EINVAL, "\"%.120s\" is not ADDRESS:PORT, [ADDRESS]:PORT or unix:/PATH[,mode=0660][,group=NAME]", item);
+    return ad_fail(err, AD_EINVAL, "\"%.120s\" is not ADDRESS:PORT, [ADDRESS]:PORT, https://ADDRESS:PORT or unix:/PATH[,mode=0660][,group=NAME]", item);
 }
 
 static ad_status read_option(ad_http_address *a, const char *item, ad_err *err)
@@ -33,14 +33,16 @@ static ad_status read_option(ad_http_address *a, const char *item, ad_err *err)
 
 static ad_status read_tcp(ad_http_address *a, const char *item, ad_err *err)
 {
-    const char *colon = strrchr(item, ':'), *host = item;
-    size_t n = colon ? (size_t)(colon - item) : 0, digits = colon ? strspn(colon + 1, "0123456789") : 0;
-    bool bracketed = n > 2 && *item == '[' && colon[-1] == ']';
+    bool http = !strncmp(item, "http://", 7);
+    a->tls = !strncmp(item, "https://", 8);
+    const char *host = item + (a->tls ? 8 : http ? 7 : 0), *colon = strrchr(host, ':');
+    size_t n = colon ? (size_t)(colon - host) : 0, digits = colon ? strspn(colon + 1, "0123456789") : 0;
+    bool bracketed = n > 2 && *host == '[' && colon[-1] == ']';
     if (bracketed) host++, n -= 2;
     if (!n || n >= sizeof a->host || !digits || digits > 5 || colon[1 + digits]) return bad(err, item);
     memcpy(a->host, host, n);
     a->port = atoi(colon + 1);
-    return a->port <= 65535 && !strpbrk(a->host, bracketed ? "[]" : "[]:") ? AD_OK : bad(err, item);
+    return a->port <= 65535 && !strpbrk(a->host, bracketed ? "[]/" : "[]:/") ? AD_OK : bad(err, item);
 }
 
 static ad_status read_item(ad_http_address *list, int *n, const char *item, ad_err *err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Where to listen, as the configuration writes it: "127.0.0.1:8080", "[::1]:8080", "unix:/path,mode=0660,group=web". Any thread. */
+/* Where to listen, as the configuration writes it: "127.0.0.1:8080", "https://[::1]:8443", "unix:/path,mode=0660,group=web". Any thread. */
 #ifndef AD_HTTP_ADDRESS_H
 #define AD_HTTP_ADDRESS_H
 
@@ -10,6 +10,7 @@ enum { AD_HTTP_MAX_ADDRESSES = 16 };
 typedef struct {
     char host[256];   /* without brackets; "" for a Unix socket */
     int port;         /* 0: any free one */
+    bool tls;         /* https://; without, or with http://, it is not */
     char path[108];   /* of a Unix socket, as long as one may be */
     unsigned mode;    /* of it; preset 0660 */
     char group[64];   /* that owns it; "": the process's */

@@ -100,7 +100,7 @@ static int read_target(ad_http_head *h, char *target, const char **why)
     *why = "the request's target is malformed";
     for (const char *p = target; *p; p++)
         if (*p < 0x21 || *p > 0x7E || *p == '#') return 400;
-    char *scheme = !strncasecmp(target, "http://", 7) ? target + 7 : NULL;
+    char *scheme = !strncasecmp(target, "http://", 7) ? target + 7 : !strncasecmp(target, "https://", 8) ? target + 8 : NULL;
     if (scheme) target = strchr(scheme, '/') ? strchr(scheme, '/') : (char *)"/";
     bool whole_server = !strcmp(target, "*") && !strcmp(h->method, "OPTIONS");
     if (*target != '/' && !whole_server) return 400;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* HTTP/1.1 on libuv. Loop thread only.
  *
- * A connection is in one phase at a time: it waits for a head, reads a body, feeds a handler with one, is busy with an exchange, or
+ * A connection is in one phase at a time: with TLS it first shakes hands; it waits for a head, reads a body, feeds a handler with one, is busy with an exchange, or
  * lingers (everything was said; what still comes in is thrown away until the peer closes, so that it gets to read our
  * last words). Heads and the framing of chunks are checked byte by byte before llhttp sees them: proxies disagree on what
  * is lenient, so nothing is. A connection that must end inside a call ends in the next loop turn, so that no caller loses the
@@ -21,6 +21,7 @@
 
 #include "server/http/chunks.h"
 #include "server/http/head.h"
+#include "server/observe/log.h"
 
 enum {
     MAX_AHEAD = 64 * 1024,     /* bytes read ahead while an exchange runs */
@@ -36,11 +37,12 @@ enum {
     LINGER_TOTAL_MS = 30000,
     LINGER_BYTES = 1 << 30,    /* thrown away while lingering */
     BACKLOG = 511,
+    WIRE_BYTES = 128 * 1024,   /* turned into TLS at a time */
 };
 
 typedef struct conn conn;
 
-typedef enum { PHASE_HEAD, PHASE_BODY, PHASE_FEED, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
+typedef enum { PHASE_SHAKE, PHASE_HEAD, PHASE_BODY, PHASE_FEED, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
 
 struct ad_http_exchange {
     conn *conn;
@@ -84,6 +86,7 @@ struct conn {
     uv_timer_t write_timer;   /* runs while output waits for the client */
     int open_handles;         /* sock and timers: the memory goes with the last */
     ad_http_server *server;
+    ad_tls_filter *tls;       /* NULL: none */
     conn *prev, *next;
     uint64_t peer_key;        /* of the client's address or network; 0: none */
     conn *same_next;          /* in the bucket of peer_key */
@@ -98,7 +101,7 @@ struct conn {
     uint64_t first_byte_ns;
     size_t lingered;
     uint64_t linger_end;      /* of the loop's clock, ms */
-    size_t written, taken;    /* bytes of output in all, and how many of these the client had taken when the write timer last looked */
+    size_t written, taken;    /* bytes of output in all, as the socket gets them, and how many of these the client had taken when the write timer last looked */
     char peer[64];
     bool local;               /* of this machine */
 };
@@ -108,6 +111,7 @@ typedef struct {
     ad_http_server *server;
     char url[300];
     int port;                 /* 0: a Unix socket */
+    bool tls;
 } listener;
 
 struct ad_http_server {
@@ -122,6 +126,8 @@ struct ad_http_server {
     size_t collected;         /* bytes of all bodies that are collected or answered */
     ad_http_counts counts;
     llhttp_settings_t settings;
+    ad_tls *tls;              /* NULL: no listener has it */
+    ad_buf wire;              /* what TLS has to send: empty between calls */
     uint64_t id_base, id_next;
     void (*drained)(void *user);
     void *drained_user;
@@ -135,6 +141,8 @@ static void refuse(conn *c, int status, const char *message);
 static bool begin_exchange(conn *c);
 static void check_rate(conn *c);
 static void adjust_reading(conn *c);
+static void part(conn *c);
+static void fail_tls(conn *c, const char *why);
 
 /* ---- ends ---- */
 
@@ -150,6 +158,8 @@ static void maybe_finish(ad_http_server *s)
     if (!s->closing) return;
     void (*closed)(void *) = s->closed;
     void *user = s->closed_user;
+    ad_tls_free(&s->tls);
+    ad_buf_deinit(&s->wire);
     free(s);
     if (closed) closed(user);
 }
@@ -196,6 +206,7 @@ static void on_handle_closed(uv_handle_t *h)
     s->n_conns--;
     s->n_reserved -= c->reserved;
     ad_buf_deinit(&c->in);
+    ad_tls_filter_free(&c->tls);
     free(c);
     maybe_finish(s);
 }
@@ -240,6 +251,8 @@ static void on_timer(uv_timer_t *t)
     if (c->phase == PHASE_BODY || c->phase == PHASE_FEED) check_rate(c);
     else if (c->phase == PHASE_HEAD && !c->first_byte_ns && unread(c)) set_timer(c, c->server->opt.idle_timeout_ms); /* it still reads */
     else if (c->phase == PHASE_HEAD && c->first_byte_ns && begin_exchange(c)) refuse(c, 408, "the request's head did not arrive in time"); /* say so before leaving */
+    else if (c->phase == PHASE_HEAD) part(c);
+    else if (c->phase == PHASE_SHAKE) fail_tls(c, "the handshake took too long");
     else conn_close(c);
 }
 
@@ -299,8 +312,8 @@ static void watch_output(conn *c)
     uv_timer_start(&c->write_timer, on_write_timer, ms, ms);
 }
 
-/* most: output that may wait for the client; a connection with more is cut. */
-static void conn_write(conn *c, const char *data, size_t len, size_t most)
+/* Bytes as the socket gets them. most: output that may wait for the client; a connection with more is cut. */
+static void put(conn *c, const char *data, size_t len, size_t most)
 {
     uv_stream_t *stream = &c->sock.stream;
     if (c->closing || c->phase == PHASE_DOOMED) return;
@@ -330,6 +343,46 @@ static void conn_write(conn *c, const char *data, size_t len, size_t most)
     doom(c);
 }
 
+/* What TLS has to send. */
+static void put_wire(conn *c, size_t most)
+{
+    ad_buf *wire = &c->server->wire;
+    if (wire->failed) doom(c);
+    else if (wire->len) put(c, wire->data, wire->len, most);
+    if (wire->failed || wire->cap > 2 * WIRE_BYTES) ad_buf_deinit(wire);
+    ad_buf_clear(wire);
+}
+
+/* What the client is to hear. */
+static void conn_write(conn *c, const char *data, size_t len, size_t most)
+{
+    if (!c->tls) {
+        put(c, data, len, most);
+        return;
+    }
+    while (len && !c->closing && c->phase != PHASE_DOOMED) {
+        size_t n = len < WIRE_BYTES ? len : WIRE_BYTES;
+        if (!ad_tls_send(c->tls, data, n, &c->server->wire)) c->server->wire.failed = true;
+        put_wire(c, most);
+        data += n, len -= n;
+    }
+}
+
+/* TLS clients hear that this was all: else it may have been cut by somebody else. */
+static void say_end(conn *c)
+{
+    if (!c->tls || c->closing || c->phase == PHASE_DOOMED) return;
+    ad_tls_end(c->tls, &c->server->wire);
+    put_wire(c, SIZE_MAX);
+}
+
+/* Ends a connection that is in order. */
+static void part(conn *c)
+{
+    say_end(c);
+    conn_close(c);
+}
+
 /* The client has taken all of it, as far as we can know. */
 static void on_shutdown(uv_shutdown_t *req, int status)
 {
@@ -356,6 +409,7 @@ static void linger(conn *c)
 /* Nothing is asked. */
 static void leave(conn *c)
 {
+    say_end(c);
     if (unread(c)) linger(c);
     else conn_close(c);
 }
@@ -409,6 +463,7 @@ static void end_exchange(ad_http_exchange *x)
     exchange_finish(x);
     if (c->closing || c->phase == PHASE_DOOMED) return;
     if (!keep) {
+        say_end(c);
         linger(c);
         return;
     }
@@ -994,6 +1049,53 @@ static void process(conn *c)
     adjust_reading(c);
 }
 
+/* No TLS with this client, or no more of it. */
+static void fail_tls(conn *c, const char *why)
+{
+    c->server->counts.tls_failures++;
+    ad_log(AD_LOG_DEBUG, "tls: %s: %s", c->peer, why);
+    if (c->x) conn_close(c); /* who answers hears of it */
+    else linger(c);
+}
+
+/* A request in the clear: its first byte is no TLS record's. */
+static bool speaks_http(conn *c, const char *data)
+{
+    if (c->phase != PHASE_SHAKE || c->first_byte_ns) return false;
+    c->first_byte_ns = uv_hrtime();
+    return *data >= 'A' && *data <= 'Z';
+}
+
+static void refuse_http(conn *c)
+{
+    static const char body[] = "this port speaks HTTPS: ask with https://\n";
+    char reply[200];
+    int n = snprintf(reply, sizeof reply, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s", sizeof body - 1, body);
+    put(c, reply, (size_t)n, SIZE_MAX);
+    if (c->phase != PHASE_DOOMED) fail_tls(c, "a request without TLS");
+}
+
+static void read_tls(conn *c, const char *data, size_t len)
+{
+    if (speaks_http(c, data)) {
+        refuse_http(c);
+        return;
+    }
+    ad_tls_state state = ad_tls_receive(c->tls, data, len, &c->in, &c->server->wire);
+    put_wire(c, SIZE_MAX);
+    if (c->phase == PHASE_DOOMED) return;
+    if (c->in.failed) conn_close(c);
+    else if (state == AD_TLS_FAILED) fail_tls(c, ad_tls_problem(c->tls));
+    if (c->phase == PHASE_LINGER || c->closing || state == AD_TLS_SHAKING) return;
+    if (c->phase == PHASE_SHAKE) {
+        c->phase = PHASE_HEAD;
+        c->first_byte_ns = 0;
+        set_timer(c, c->reserved ? RESERVED_MS : c->server->opt.idle_timeout_ms);
+    }
+    process(c);
+    if (state == AD_TLS_ENDED && !c->closing) part(c);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     conn *c = stream->data;
@@ -1007,6 +1109,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         c->lingered += (size_t)n;
         if (c->lingered > LINGER_BYTES || (c->linger_end && now >= c->linger_end)) conn_close(c);
         else if (c->linger_end && !c->server->draining) uv_timer_start(&c->timer, on_timer, c->linger_end - now < LINGER_MS ? c->linger_end - now : LINGER_MS, 0);
+        return;
+    }
+    if (c->tls) {
+        read_tls(c, buf->base, (size_t)n);
         return;
     }
     ad_buf_append(&c->in, buf->base, (size_t)n);
@@ -1067,10 +1173,9 @@ static void turn_away(conn *c, const char *status)
     char text[120];
     uv_os_fd_t fd;
     int n = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status);
-    uv_buf_t buf = uv_buf_init(text, (unsigned)n);
     if (uv_fileno(&c->sock.handle, &fd) == 0) (void)!recv(fd, c->server->scratch, READ_BYTES, MSG_DONTWAIT);
-    uv_try_write(&c->sock.stream, &buf, 1);
-    conn_close(c);
+    if (c->phase != PHASE_SHAKE) conn_write(c, text, (size_t)n, SIZE_MAX);
+    part(c);
 }
 
 static const char full[] = "503 Service Unavailable";
@@ -1080,7 +1185,7 @@ static void shed_reserved(const conn *newer)
 {
     conn *oldest = NULL;
     for (conn *c = newer->next; c; c = c->next)
-        if (c->reserved && (c->phase == PHASE_HEAD || c->phase == PHASE_LINGER) && !c->closing) oldest = c;
+        if (c->reserved && (c->phase == PHASE_SHAKE || c->phase == PHASE_HEAD || c->phase == PHASE_LINGER) && !c->closing) oldest = c;
     if (!oldest) return;
     if (oldest->phase == PHASE_LINGER) {
         conn_close(oldest); /* it has its answer */
@@ -1127,17 +1232,22 @@ static void welcome(conn *c)
         return;
     }
     if (c->sock.handle.type == UV_TCP) tune(c);
-    set_timer(c, c->reserved ? RESERVED_MS : s->opt.idle_timeout_ms);
+    set_timer(c, c->reserved ? RESERVED_MS : c->tls ? s->opt.header_timeout_ms : s->opt.idle_timeout_ms);
     adjust_reading(c);
     if (c->reserved) read_now(c);
 }
 
 /* Counted, with handles that are to be closed; NULL: out of memory. */
-static conn *conn_new(ad_http_server *s, bool tcp)
+static conn *conn_new(ad_http_server *s, bool tcp, bool tls)
 {
     conn *c = ad_calloc(1, sizeof *c);
-    if (!c) return NULL;
+    if (c && tls) c->tls = ad_tls_filter_new(s->tls);
+    if (!c || (tls && !c->tls)) {
+        free(c);
+        return NULL;
+    }
     c->server = s;
+    c->phase = tls ? PHASE_SHAKE : PHASE_HEAD;
     c->open_handles = 3;
     if (tcp) uv_tcp_init(s->loop, &c->sock.tcp);
     else uv_pipe_init(s->loop, &c->sock.pipe, 0);
@@ -1154,7 +1264,7 @@ static conn *conn_new(ad_http_server *s, bool tcp)
 static void on_connection(uv_stream_t *stream, int status)
 {
     listener *l = stream->data;
-    conn *c = status < 0 ? NULL : conn_new(l->server, l->port > 0);
+    conn *c = status < 0 ? NULL : conn_new(l->server, l->port > 0, l->tls);
     if (!c) return; /* it stays in the backlog */
     if (uv_accept(stream, &c->sock.stream) == 0) welcome(c);
     else conn_close(c);
@@ -1162,7 +1272,7 @@ static void on_connection(uv_stream_t *stream, int status)
 
 ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err)
 {
-    conn *c = conn_new(s, false);
+    conn *c = conn_new(s, false, false);
     if (!c) return ad_fail(err, AD_ENOMEM, "out of memory");
     int rc = uv_pipe_open(&c->sock.pipe, fd);
     if (rc == 0) welcome(c);
@@ -1196,7 +1306,7 @@ static ad_status bind_tcp(listener *l, const ad_http_address *a, bool only, ad_e
     if (rc) return ad_fail(err, AD_EIO, "cannot listen on %.100s port %d: %s", a->host, a->port, uv_strerror(rc));
     l->port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port : ((struct sockaddr_in *)&addr)->sin_port);
     bool v6 = strchr(a->host, ':') != NULL;
-    snprintf(l->url, sizeof l->url, "http://%s%s%s:%d", v6 ? "[" : "", a->host, v6 ? "]" : "", l->port);
+    snprintf(l->url, sizeof l->url, "http%s://%s%s%s:%d", a->tls ? "s" : "", v6 ? "[" : "", a->host, v6 ? "]" : "", l->port);
     return AD_OK;
 }
 
@@ -1220,6 +1330,7 @@ static ad_status add_listener(ad_http_server *s, const ad_http_address *a, bool 
 {
     listener *l = &s->listeners[s->n_listeners++];
     l->server = s;
+    l->tls = a->tls;
     ad_status st = a->host[0] ? bind_tcp(l, a, only, err) : bind_unix(l, a, err);
     l->sock.handle.data = l;
     return st;
@@ -1236,12 +1347,19 @@ ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_op
     s->settings.on_body = on_body;
     s->settings.on_message_complete = on_message_complete;
     if (getrandom(&s->id_base, sizeof s->id_base, 0) != sizeof s->id_base) s->id_base = uv_hrtime();
-    ad_status st = AD_OK;
+    bool tls = false;
+    for (int i = 0; i < opt->n_addresses; i++) tls |= opt->addresses[i].tls;
+    ad_status st = tls ? ad_tls_new(&s->tls, &opt->tls, err) : AD_OK;
     for (int i = 0; i < opt->n_addresses && st == AD_OK; i++) st = add_listener(s, &opt->addresses[i], opt->n_addresses == 1, err);
     s->opt.addresses = NULL;
     if (st == AD_OK) *out = s;
     else ad_http_close(&s, NULL, NULL);
     return st;
+}
+
+ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err)
+{
+    return s->tls ? ad_tls_reload(s->tls, err) : AD_OK;
 }
 
 int ad_http_port(const ad_http_server *s) { return s->n_listeners ? s->listeners[0].port : 0; }
@@ -1267,7 +1385,7 @@ void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user)
     stop_listening(s);
     for (conn *c = s->conns, *next; c; c = next) {
         next = c->next;
-        if (c->phase == PHASE_HEAD && c->in.len == c->in_at && !c->closing) leave(c);
+        if ((c->phase == PHASE_SHAKE || (c->phase == PHASE_HEAD && c->in.len == c->in_at)) && !c->closing) leave(c);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "server/http/address.h"
+#include "server/http/tls.h"
 
 typedef struct ad_http_server ad_http_server;
 typedef struct ad_http_exchange ad_http_exchange;
@@ -27,12 +28,13 @@ typedef struct {
 typedef struct {
     const ad_http_address *addresses; /* n_addresses to listen on, at most AD_HTTP_MAX_ADDRESSES; read once */
     int n_addresses;
+    ad_tls_files tls;         /* of the addresses with tls; cert NULL: there are none */
     size_t max_body_bytes;    /* of one request; more is 413 */
     size_t max_bodies_bytes;  /* of all requests that are read or answered; more is 503 */
     int max_connections;
     const char *const *reserved; /* the paths of routes that a few connections beyond max_connections may still ask for; ends in NULL. May be NULL */
     int max_per_peer;         /* connections of one IPv4 address or IPv6 /64; 0: half of max_connections, and no limit on loopback. Unix sockets have none */
-    int header_timeout_ms;    /* from the first byte of a request to the end of its headers */
+    int header_timeout_ms;    /* from the first byte of a request to the end of its headers; also from accepting a connection to the end of its TLS handshake */
     int body_timeout_ms;      /* in each of these windows a body ends or brings 4 KiB a second on the average */
     int idle_timeout_ms;      /* keep-alive */
     int write_timeout_ms;     /* in each of these windows a client takes all output that waits for it, or 16 KiB */
@@ -55,13 +57,16 @@ typedef struct {
     uint64_t refused_full;    /* connections and requests, for too many connections */
     uint64_t refused_peer;    /* connections, for too many of one client */
     uint64_t slow_readers;    /* connections cut because their clients did not read */
+    uint64_t tls_failures;    /* connections that ended because their clients could not speak TLS with us, or not in time */
 } ad_http_counts;
 
 AD_MUSTUSE ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err);
 /* Serves a connected socket (of any kind that streams) as if it had been accepted; takes fd on success. */
 AD_MUSTUSE ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err);
 int ad_http_port(const ad_http_server *s); /* the bound port of the first address; 0: a Unix socket, or none */
-const char *ad_http_url(const ad_http_server *s, int i); /* of address i: "http://127.0.0.1:8080", "unix:/path"; NULL when there are no more */
+const char *ad_http_url(const ad_http_server *s, int i); /* of address i: "http://127.0.0.1:8080", "https://[::1]:8443", "unix:/path"; NULL when there are no more */
+/* Reads the files of opt.tls again, for the connections to come; those there are go on with what they have. On an error nothing changes. Without TLS there is nothing to do. */
+AD_MUSTUSE ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err);
 int ad_http_connections(const ad_http_server *s);
 ad_http_counts ad_http_get_counts(const ad_http_server *s);
 /* Stops accepting; idle connections close, busy ones after their reply. done(user) when the last is gone. */

@@ -196,6 +196,7 @@ static void put_process(const ad_app *app, ad_buf *out)
     put_number(out, "adapterd_connections_refused_total", "counter", "Connections and requests refused because there were too many connections.", h.refused_full);
     put_number(out, "adapterd_connections_refused_per_ip_total", "counter", "Connections refused because one client had too many.", h.refused_peer);
     put_number(out, "adapterd_slow_readers_total", "counter", "Connections cut because their clients did not read.", h.slow_readers);
+    put_number(out, "adapterd_tls_failures_total", "counter", "Connections whose clients could not speak TLS with us, or not in time.", h.tls_failures);
 }
 
 static void put_grammars(const ad_app *app, ad_buf *out)

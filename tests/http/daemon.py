@@ -40,7 +40,7 @@ class Daemon:
         self.log = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
         line = self.process.stdout.readline()
-        match = re.fullmatch(r"adapterd: listening on http://([^\n]+):(\d+)\n", line)
+        match = re.fullmatch(r"adapterd: listening on https?://([^\n]+):(\d+)\n", line)
         if not match:
             self.process.wait()
             raise RuntimeError(f"adapterd did not start: {self.stderr()}")

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Not adapterd: a server for the HTTP tests, whose handlers take streamed bodies in all the ways a handler may, and uploads.
- * upload_daemon [WINDOW_MS [MAX_BYTES [STATE_DIR]]]: prints the line adapterd prints, ends at SIGTERM. */
+ * upload_daemon [WINDOW_MS [MAX_BYTES [STATE_DIR ["" for none] [CERTIFICATE with its key]]]]: prints the line adapterd prints, ends at SIGTERM. */
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
@@ -161,6 +161,21 @@ static void on_silence_over(uv_timer_t *t)
     uv_close((uv_handle_t *)t, on_timer_closed);
 }
 
+static void on_tear(uv_timer_t *t)
+{
+    ad_http_stream_abort(t->data);
+    uv_close((uv_handle_t *)t, on_timer_closed);
+}
+
+/* GET /torn: a stream that goes wrong */
+static void handle_torn(ad_http_exchange *x, void *arg)
+{
+    (void)arg;
+    later(x, on_tear);
+    ad_http_stream_begin(x, 200, "text/event-stream");
+    ad_http_stream_write(x, "before\n", 7);
+}
+
 static void handle_silent(ad_http_exchange *x, void *arg)
 {
     (void)arg;
@@ -283,6 +298,7 @@ static const ad_http_route routes[] = {
     {"GET", "/flood", handle_flood, "flood", false, NULL, 0},
     {"GET", "/big", handle_big, "big", false, NULL, 0},
     {"GET", "/silent", handle_silent, "silent", false, NULL, 0},
+    {"GET", "/torn", handle_torn, "torn", false, NULL, 0},
     {"GET", "/status/*", handle_status, "status", false, NULL, 0},
     {"PUT", "/status/*", handle_status, "status", false, NULL, 0},
     {"PATCH", "/status/*", handle_status, "status", false, NULL, 0},
@@ -319,8 +335,9 @@ int main(int argc, char **argv)
 {
     ad_err err;
     config.max_adapter_bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1u << 30;
-    ad_http_address address = {.host = "127.0.0.1"};
-    ad_http_options opt = {.addresses = &address, .n_addresses = 1, .max_body_bytes = 1000, .max_bodies_bytes = 32000, .max_connections = 100, .header_timeout_ms = 200, .idle_timeout_ms = 200,
+    const char *state_dir = argc > 3 && *argv[3] ? argv[3] : NULL;
+    ad_http_address address = {.host = "127.0.0.1", .tls = argc > 4};
+    ad_http_options opt = {.addresses = &address, .n_addresses = 1, .tls = {.cert = argc > 4 ? argv[4] : NULL}, .max_body_bytes = 1000, .max_bodies_bytes = 32000, .max_connections = 100, .header_timeout_ms = argc > 4 ? 5000 : 200, .idle_timeout_ms = 200,
                            .body_timeout_ms = argc > 1 ? atoi(argv[1]) : 1000, .write_timeout_ms = 2000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
                            .app = &app, .error_body = ad_error_body};
     signal(SIGPIPE, SIG_IGN);
@@ -329,11 +346,11 @@ int main(int argc, char **argv)
     uv_signal_init(&loop, &term);
     uv_signal_start(&term, on_term, SIGTERM);
     uv_timer_init(&loop, &end);
-    if (ad_store_open(&app.store, argc > 3 ? argv[3] : NULL, &err) != AD_OK || ad_jobs_new(&app.loaders, &loop, 4, 0, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
+    if (ad_store_open(&app.store, state_dir, &err) != AD_OK || ad_jobs_new(&app.loaders, &loop, 4, 0, &err) != AD_OK || ad_http_listen(&app.http, &loop, &opt, &err) != AD_OK) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
-    printf("adapterd: listening on http://127.0.0.1:%d\n", ad_http_port(app.http));
+    printf("adapterd: listening on %s\n", ad_http_url(app.http, 0));
     fflush(stdout);
     uv_run(&loop, UV_RUN_DEFAULT);
     ad_store_close(&app.store);

@@ -14,7 +14,7 @@ class UploadDaemon(Daemon):
     def __init__(self, *args, env=None):
         self.log = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen([PROGRAM, *args], stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
-        match = re.fullmatch(r"adapterd: listening on http://([^\n]+):(\d+)\n", self.process.stdout.readline())
+        match = re.fullmatch(r"adapterd: listening on https?://([^\n]+):(\d+)\n", self.process.stdout.readline())
         if not match:
             self.process.wait()
             raise RuntimeError(f"upload_daemon did not start: {self.stderr()}")
