@@ -36,6 +36,7 @@ typedef struct ad_app {
     ad_metrics *metrics;
     ad_keeper *keeper;
     ad_tenancy *tenancy;
+    struct ad_ledger *ledger; /* of usage */
     ad_merger *merger;
     ad_grammar_cache *grammars;
     ad_chat_template *named_template; /* of --chat-template-file; NULL: the model's own counts */

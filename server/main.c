@@ -11,6 +11,7 @@
 #include "server/api/auth.h"
 #include "server/api/upload.h"
 #include "server/observe/log.h"
+#include "server/tenancy/usage.h"
 
 extern char **environ;
 
@@ -172,6 +173,7 @@ static void on_worker_closed(void *user)
         return;
     }
     ad_merger_close(&d->app.merger);
+    ad_ledger_close(&d->app.ledger);
     ad_tenancy_stop(d->app.tenancy);
     ad_keeper_close(&d->app.keeper, NULL, NULL);
 }
@@ -256,6 +258,7 @@ static ad_status start(daemon_state *d, ad_err *err)
     if (st == AD_OK) st = load_template(app, err);
     if (st == AD_OK) st = ad_grammar_cache_new(&app->grammars, ad_model_tokenizer(app->model), (ad_grammar_cache_limits){.max_count = 256, .max_bytes = 256u << 20}, err);
     if (st == AD_OK) st = ad_keeper_new(&app->keeper, app, err);
+    if (st == AD_OK) st = ad_ledger_new(&app->ledger, app->loop, ad_keeper_store(app->keeper), err);
     if (st == AD_OK) st = start_worker(app, err);
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
 }

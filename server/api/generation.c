@@ -23,8 +23,25 @@ static void choice_deinit(ad_choice *ch)
     if (ch->state && d->free_choice) d->free_choice(ch->state);
 }
 
+/* What it used so far, whoever reads it. */
+static ad_metered metered(const ad_generation *g)
+{
+    ad_metered m = {0};
+    const ad_choice *known = NULL; /* of the prompt that was counted last */
+    for (const ad_choice *ch = g->choices; ch < g->choices + g->n_choices; ch++) {
+        m.generated += ch->n_generated + ch->n_unread;
+        if (!ch->computed || (known && known->prompt == ch->prompt)) continue;
+        m.prompt += (int64_t)g->rq.prompts[ch->prompt].ids.count;
+        m.cached += ch->n_cached;
+        known = ch;
+    }
+    return m;
+}
+
 static void generation_free(ad_generation *g)
 {
+    ad_metering_end(&g->metering, metered(g));
+    ad_metering_deinit(&g->metering);
     for (int i = 0; i < g->n_choices; i++) choice_deinit(&g->choices[i]);
     free(g->choices);
     free(g->body);
@@ -66,8 +83,12 @@ static ad_http_exchange *take_exchange(ad_generation *g)
     return x;
 }
 
+/* What cannot be helped now does not count as a request. */
 static void refuse(ad_generation *g, const ad_fault *f)
 {
+    if (!g->n_running && (f->http == 429 || f->http >= 500)) ad_metering_undo(&g->metering);
+    else if (!g->n_running) ad_metering_end(&g->metering, metered(g));
+    ad_metering_write_headers(&g->metering, g->x);
     ad_reply_fault(take_exchange(g), f);
     free_if_idle(g);
 }
@@ -269,6 +290,7 @@ static void finish_if_done(ad_generation *g)
     if (!g->failed && g->n_done < g->n_choices) return;
     if (!g->failed) {
         count_tokens(g);
+        ad_metering_end(&g->metering, metered(g)); /* before the client can ask for more */
         choose_best(g);
         if (g->rq.stream && g->dialect->end) g->dialect->end(g);
     }
@@ -330,6 +352,7 @@ static void take_token(ad_choice *ch, const ad_token_info *t)
     ad_generation *g = ch->owner;
     bool stopped = false;
     if (!ch->n_generated++) ch->n_cached = ad_gen_cached_tokens(ch->gen);
+    ch->computed = true;
     ch->logprob += (double)t->logprob;
     observe(ch);
     keep_token(ch, t);
@@ -347,7 +370,9 @@ static void on_tokens(ad_gen *gen, const ad_token_info *tokens, int n)
 {
     ad_choice *ch = ad_gen_user(gen);
     ad_generation *g = ch->owner;
-    for (int i = 0; i < n && g->x && !g->failed && !ch->end; i++) take_token(ch, &tokens[i]);
+    int i = 0;
+    for (; i < n && g->x && !g->failed && !ch->end; i++) take_token(ch, &tokens[i]);
+    if (!ch->end) ch->n_unread += n - i;
     if (g->failed) finish_if_done(g);
 }
 
@@ -365,6 +390,9 @@ static void on_done(ad_gen *gen, ad_finish why, const char *error)
 {
     ad_choice *ch = ad_gen_user(gen);
     ad_generation *g = ch->owner;
+    if (!ch->computed) ch->n_cached = ad_gen_cached_tokens(gen);
+    ch->computed |= ad_gen_engine_ns(gen) > 0;
+    ad_metering_add_engine_time(&g->metering, ad_gen_engine_ns(gen));
     ch->gen = NULL;
     g->n_running--;
     if (g->x && !ch->end) {
@@ -456,7 +484,9 @@ static bool start_choices(ad_generation *g, ad_fault *f)
     if (!g->choices) return ad_fault_no_memory(f);
     g->n_choices = n;
     for (int i = 0; i < n; i++) g->choices[i] = (ad_choice){.owner = g, .index = i, .prompt = i / g->rq.best_of};
-    return start_more(g, f);
+    if (!ad_metering_reserve(&g->metering, &g->rq, g->cx.context, g->x, f) || !start_more(g, f)) return false;
+    ad_metering_write_headers(&g->metering, g->x);
+    return true;
 }
 
 static void on_loaded(ad_lease *l, const ad_fault *fault)
@@ -514,6 +544,8 @@ static void load(ad_generation *g)
     ad_fault f = {0};
     ad_lease_write_header(&g->lease, g->x);
     if (!g->rq.n_prompts) {
+        ad_metering_end(&g->metering, (ad_metered){0});
+        ad_metering_write_headers(&g->metering, g->x);
         reply(g);
         free_if_idle(g);
         return;
@@ -539,6 +571,7 @@ static void find(ad_generation *g)
         refuse(g, &f);
         return;
     }
+    ad_metering_set_adapters(&g->metering, &g->lease);
     g->cx.chat = find_template(g);
     read_step(g, load);
 }
@@ -561,5 +594,10 @@ void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
     g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden, .grammars = app->grammars};
     snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
     ad_http_on_abort(x, on_client_gone, g);
+    if (!ad_metering_begin(&g->metering, app, x, &g->fault)) {
+        refuse(g, &g->fault);
+        return;
+    }
+    ad_metering_bound_context(&g->metering, &g->cx);
     read_step(g, find);
 }

@@ -5,6 +5,7 @@
 #define AD_API_GENERATION_H
 
 #include "server/api/lease.h"
+#include "server/api/metering.h"
 #include "server/api/request.h"
 
 typedef struct ad_generation ad_generation;
@@ -21,6 +22,8 @@ struct ad_choice {
     size_t n_tokens, cap_tokens;
     size_t n_echoed;          /* the first of them are the prompt's; the very first has no log-probability */
     int n_generated, n_cached;
+    int n_unread;             /* tokens that came after the client had left */
+    bool computed;            /* the engine did something for it */
     ad_end end;
     int stop;                 /* with AD_END_STOP_STRING: which of the request's */
     bool started;             /* an event of it was sent */
@@ -62,6 +65,7 @@ struct ad_generation {
     time_t created;
     void *state;              /* the dialect's own */
     /* generation.c's: */
+    ad_metering metering;
     int n_started, n_running, n_done; /* choices that went to the worker; that it still has; that ended */
     bool streaming, failed;
     ad_fault fault;

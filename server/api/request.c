@@ -270,12 +270,13 @@ static bool check_length(const ad_reader *rd, const char *name, size_t n)
 {
     const ad_request *r = rd->r;
     size_t context = (size_t)rd->cx->context;
+    const char *note = rd->cx->context_note ? rd->cx->context_note : "";
     if (!n) return ad_read_wrong(rd, name, "is empty: it has no tokens");
     if (n > context || (n == context && r->sampling.max_tokens > 0))
-        return ad_fault_set(rd->f, 400, "context_length_exceeded", name, "This model's maximum context length is %zu tokens, but `%s` has %zu", context, name, n);
+        return ad_fault_set(rd->f, 400, "context_length_exceeded", name, "This model's maximum context length is %zu tokens%s, but `%s` has %zu", context, note, name, n);
     if (r->max_tokens_given && (size_t)r->sampling.max_tokens > context - n)
         return ad_fault_set(rd->f, 400, "context_length_exceeded", "max_tokens",
-                            "This model's maximum context length is %zu tokens, but `%s` has %zu and %d more are asked for", context, name, n, r->sampling.max_tokens);
+                            "This model's maximum context length is %zu tokens%s, but `%s` has %zu and %d more are asked for", context, note, name, n, r->sampling.max_tokens);
     return true;
 }
 

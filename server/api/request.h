@@ -60,6 +60,7 @@ typedef struct {
     const ad_tokenizer *tokenizer;
     int vocab, context, hidden; /* ids the base model has; tokens per sequence; numbers of a vector */
     ad_grammar_cache *grammars;
+    const char *context_note; /* whose limit the context is, for messages; NULL: the model's own */
     const ad_chat_template *chat; /* of the adapter that answers, or the model's; NULL: there is none, or it is not known yet who answers */
 } ad_request_context;
 

@@ -11,6 +11,7 @@
 #include "adapters/template.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
+#include "server/tenancy/usage.h"
 
 enum { FETCHERS = 2, LOADER_NICENESS = 19 };
 
@@ -208,6 +209,7 @@ static ad_status open_parts(ad_keeper *k, ad_err *err)
     if (st == AD_OK) st = ad_store_open(&app->store, c->state_dir, err);
     if (st == AD_OK) st = read_store(k, err);
     if (st == AD_OK) st = ad_tenancy_new(&app->tenancy, app->store, err);
+    if (st == AD_OK) st = ad_ledger_restore(app->tenancy, app->store, ad_clock_now(), err);
     if (st == AD_OK) st = ad_store_thread_new(&k->store, app->loop, app->store, err);
     if (st == AD_OK) ad_tenancy_start(app->tenancy, k->store, k->registry);
     if (st == AD_OK) st = ad_jobs_new(&k->loaders, app->loop, c->loaders, LOADER_NICENESS, err);
