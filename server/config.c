@@ -81,6 +81,9 @@ static const key keys[] = {
     {"output-buffer", "BYTES", BYTES, FIELD(output_buffer_bytes), "1M", 0, 0, NULL, "what a stream's client may leave unread, beside what the system buffers"},
     {"shutdown-timeout", "SECONDS", INTEGER, FIELD(shutdown_timeout_s), "30", 0, 86400, NULL, "how long SIGTERM lets running requests finish"},
     {"log-level", "LEVEL", STRING, FIELD(log_level), "info", 0, 0, "error|warn|info|debug", "what is logged to stderr"},
+    {"log-format", "FORMAT", STRING, FIELD(log_format), "auto", 0, 0, "auto|human|json", "of its lines; auto: for people when stderr is a terminal, else JSON"},
+    {"log-prompts", "WORD", STRING, FIELD(log_prompts), "off", 0, 0, "off|on", "whether prompts are logged, at level debug"},
+    {"metrics-top", "N", INTEGER, FIELD(metrics_top), "20", 0, 1000, NULL, "adapters, and tenants, that have series of their own in /metrics: those with the most traffic"},
     {"cpu-features", "LIST", STRING, FIELD(cpu_features), "auto", 0, 0, NULL, "auto, none, or a list such as avx2,avx512: kernels to use"},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys, MAX_ADAPTERS = 65536 };

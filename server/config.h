@@ -64,6 +64,9 @@ typedef struct {
     size_t output_buffer_bytes; /* 1 MiB; of one stream */
     int shutdown_timeout_s;     /* how long SIGTERM lets running requests finish */
     char *log_level;            /* error, warn, info, debug */
+    char *log_format;           /* auto, human, json */
+    char *log_prompts;          /* off, on: at level debug */
+    int metrics_top;            /* adapters, and tenants, with series of their own */
     char *cpu_features;         /* "auto", or a comma list of avx2, avx512, ...; "none" = plain C */
 } ad_config;
 

@@ -9,7 +9,9 @@
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
 #include "server/api/auth.h"
+#include "server/api/ended.h"
 #include "server/api/upload.h"
+#include "server/observe/access.h"
 #include "server/observe/log.h"
 #include "server/tenancy/usage.h"
 
@@ -95,17 +97,6 @@ static ad_status start_worker(ad_app *app, ad_err *err)
 
 /* ---- serving ---- */
 
-static void on_finish(void *arg, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out)
-{
-    ad_app *app = arg;
-    const ad_http_route *r = ad_http_matched_route(x);
-    const char *route = r ? r->label : "other";
-    ad_metrics_request(app->metrics, route, status, duration_ns);
-    char version[AD_MAX_MIX * 65];
-    bool has = ad_http_get_set_header(x, "x-adapter-version", version, sizeof version);
-    ad_log_request(ad_http_request_id(x), ad_http_peer(x), ad_http_method(x), route, status, (double)duration_ns / 1e6, bytes_out, has ? version : NULL);
-}
-
 static ad_status read_addresses(const ad_config *c, ad_http_address *list, int *n, ad_err *err)
 {
     for (int i = 0; i < c->listen.n; i++) {
@@ -145,7 +136,7 @@ static ad_status listen_http(ad_app *app, ad_err *err)
         .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
         .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
         .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),
-        .app = app, .admit = ad_auth_admit, .on_finish = on_finish, .error_body = ad_error_body,
+        .app = app, .admit = ad_auth_admit, .note_bytes = sizeof(ad_access), .put_headers = ad_access_put_headers, .on_finish = ad_exchange_ended, .error_body = ad_error_body,
     };
     opt.routes = ad_api_routes(&opt.n_routes);
     ad_status st = read_addresses(c, addresses, &opt.n_addresses, err);
@@ -253,7 +244,7 @@ static void unwatch_signals(daemon_state *d)
 static ad_status start(daemon_state *d, ad_err *err)
 {
     ad_app *app = &d->app;
-    ad_status st = ad_metrics_new(&app->metrics, err);
+    ad_status st = ad_metrics_new(&app->metrics, app->config->metrics_top, err);
     if (st == AD_OK) st = load_model(app, err);
     if (st == AD_OK) st = load_template(app, err);
     if (st == AD_OK) st = ad_grammar_cache_new(&app->grammars, ad_model_tokenizer(app->model), (ad_grammar_cache_limits){.max_count = 256, .max_bytes = 256u << 20}, err);
@@ -304,6 +295,7 @@ int main(int argc, char **argv)
     }
     if (action) return 0;
     if (ad_log_parse_level(config.log_level, &level)) ad_log_set_level(level);
+    ad_log_set_format(config.log_format);
     int rc = run(&config);
     ad_config_deinit(&config);
     return rc;

@@ -138,6 +138,7 @@ ad_merge *ad_merger_find(const ad_merger *m, const ad_digest *digest)
 }
 
 ad_merge *ad_merger_current(const ad_merger *m) { return m->current; }
+bool ad_merger_is_building(const ad_merger *m) { return m->target != NULL; }
 uint64_t ad_merger_switches(const ad_merger *m) { return m->switches; }
 
 /* ---- auto ---- */

@@ -26,6 +26,7 @@ void ad_merger_restore(ad_merger *m); /* new requests run unmerged */
 /* The merged weights of a version with this very content, or NULL; borrowed until the loop turns. */
 ad_merge *ad_merger_find(const ad_merger *m, const ad_digest *digest);
 ad_merge *ad_merger_current(const ad_merger *m);
+bool ad_merger_is_building(const ad_merger *m);
 uint64_t ad_merger_switches(const ad_merger *m);
 
 /* Tells of served tokens; digest is NULL for the base and for mixes. What auto decides by. */

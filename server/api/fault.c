@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/error_form.h"
+#include "server/observe/access.h"
 
 int ad_http_status_of(ad_status code)
 {
@@ -105,6 +106,7 @@ void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)
 {
     const ad_error_form *form = ad_error_form_of(ad_http_matched_route(x));
     int status = ad_error_status(form, f);
+    ad_access_fail(x, f->code);
     if (f->http == 503) ad_http_set_header(x, "Retry-After", "1");
     ad_reply_json(x, status, ad_error_json(form, f));
 }
@@ -140,6 +142,7 @@ ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name)
     }
     *l = (ad_later){.x = x, .app = app, .created = 200};
     snprintf(l->name, sizeof l->name, "%s", name);
+    ad_access_name(x, name);
     ad_http_on_abort(x, on_client_gone, l);
     return l;
 }

@@ -6,6 +6,8 @@
 
 #include "server/api/auth.h"
 #include "server/api/constraint.h"
+#include "server/observe/access.h"
+#include "server/observe/log.h"
 
 enum {
     INLINE_BYTES = 16 * 1024, /* a body longer than this (some 4 ms of tokenizing) is read on the pool */
@@ -62,10 +64,26 @@ static void cancel_all(ad_generation *g)
         if (g->choices[i].gen) ad_worker_cancel(g->choices[i].gen);
 }
 
+/* What its log line and the counters of adapters and tenants tell. */
+static void note_usage(const ad_generation *g)
+{
+    ad_access *a = ad_access_of(g->x);
+    if (!a || !g->n_choices) return;
+    ad_usage u = ad_generation_usage(g);
+    uint64_t first = UINT64_MAX;
+    for (int i = 0; i < g->n_choices; i++)
+        if (g->choices[i].first_token_ns && g->choices[i].first_token_ns < first) first = g->choices[i].first_token_ns;
+    a->prompt_tokens = (uint64_t)u.prompt;
+    a->cached_tokens = (uint64_t)u.cached;
+    a->generated_tokens = (uint64_t)u.generated;
+    if (first != UINT64_MAX) a->ttft_ns = first - ad_http_start_ns(g->x);
+}
+
 static void on_client_gone(ad_http_exchange *x, void *user)
 {
     ad_generation *g = user;
     (void)x;
+    note_usage(g);
     g->x = NULL;
     for (int i = 0; i < g->n_choices; i++)
         if (!g->choices[i].end) ad_metrics_ended(g->app->metrics, AD_ENDED_ABORT);
@@ -78,6 +96,7 @@ static void on_client_gone(ad_http_exchange *x, void *user)
 static ad_http_exchange *take_exchange(ad_generation *g)
 {
     ad_http_exchange *x = g->x;
+    note_usage(g);
     g->x = NULL;
     ad_http_on_abort(x, NULL, NULL);
     return x;
@@ -267,6 +286,7 @@ static void finish_failed(ad_generation *g)
     ad_buf_puts(&b, "\n\n");
     if (!b.failed) ad_http_stream_write(g->x, b.data, b.len);
     ad_buf_deinit(&b);
+    ad_access_fail(g->x, g->fault.code ? g->fault.code : ad_access_reason(NULL, g->fault.http));
     ad_http_stream_abort(take_exchange(g));
 }
 
@@ -539,6 +559,22 @@ static void read_step(ad_generation *g, void (*then)(ad_generation *g))
     on_pool_done(&g->work, 0);
 }
 
+/* Only where it was asked for: what people write is nobody's business. */
+static void log_prompts(const ad_generation *g)
+{
+    enum { MOST_BYTES = 64 * 1024 };
+    if (strcmp(g->app->config->log_prompts, "on") || !ad_log_enabled(AD_LOG_DEBUG)) return;
+    for (int i = 0; i < g->rq.n_prompts; i++) {
+        const ad_prompt *p = &g->rq.prompts[i];
+        ad_buf text = {0};
+        if (p->text.ptr) ad_buf_append(&text, p->text.ptr, p->text.len);
+        else ad_tokenizer_decode(g->cx.tokenizer, p->ids.ids, p->ids.count, false, &text);
+        if (text.len > MOST_BYTES) text.data[MOST_BYTES] = '\0';
+        ad_log_event(AD_LOG_DEBUG, "prompt", json_pack("{s:s, s:i, s:i, s:o}", "request_id", ad_http_request_id(g->x), "index", i, "tokens", (int)p->ids.count, "prompt", ad_json_text(text.data ? text.data : "")));
+        ad_buf_deinit(&text);
+    }
+}
+
 static void load(ad_generation *g)
 {
     ad_fault f = {0};
@@ -550,6 +586,9 @@ static void load(ad_generation *g)
         free_if_idle(g);
         return;
     }
+    ad_access *a = ad_access_of(g->x);
+    if (a) a->generates = true;
+    log_prompts(g);
     if (!ad_lease_load(&g->lease, on_loaded, g, &f)) refuse(g, &f);
     else if (!g->lease.n_waiting) on_loaded(&g->lease, NULL);
 }

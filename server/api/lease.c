@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "server/observe/access.h"
 #include "server/sched/prefix.h"
 
 static bool add(ad_lease *l, const ad_request *r, const char *name, float weight, const char *param, ad_fault *f)
@@ -156,8 +157,21 @@ ad_seq_weights ad_lease_weights(const ad_lease *l)
     return (ad_seq_weights){.mix = l->mix.n && !l->merge ? &l->mix : NULL, .merged = l->merge ? ad_merge_weights(l->merge) : NULL, .root = l->root};
 }
 
+/* For log and metrics: as many whole names as there is room for, and the first in any case. */
+static void note_names(const ad_lease *l, const ad_http_exchange *x)
+{
+    ad_access *a = ad_access_of(x);
+    size_t len = 0;
+    for (int i = 0; a && i < l->n; i++) {
+        const char *name = l->versions[i]->entry ? l->versions[i]->entry->name : "";
+        if (len + strlen(name) + 2 > sizeof a->adapters) return;
+        len += (size_t)sprintf(a->adapters + len, i ? ",%s" : "%s", name);
+    }
+}
+
 void ad_lease_write_header(const ad_lease *l, ad_http_exchange *x)
 {
+    note_names(l, x);
     if (l->n) ad_http_set_header(x, "x-adapter-version", l->receipt);
 }
 

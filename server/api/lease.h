@@ -29,7 +29,7 @@ void ad_lease_stop_waiting(ad_lease *l); /* ready is not called any more */
 void ad_lease_end(ad_lease *l);
 /* For a sequence; borrowed until the lease ends. Valid once loaded. */
 ad_seq_weights ad_lease_weights(const ad_lease *l);
-/* Which versions answer, into the reply's header x-adapter-version. */
+/* Which versions answer, into the reply's header x-adapter-version, and what is noted of the exchange. */
 void ad_lease_write_header(const ad_lease *l, ad_http_exchange *x);
 /* The same into a reply's body: adapter_version, adapter_mode; nothing for the base. */
 void ad_lease_write_receipt(const ad_lease *l, json_t *body);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/api/error_form.h"
+#include "server/observe/expose.h"
 #include "server/tenancy/tenancy.h"
 
 static void reply_text(ad_http_exchange *x, int status, const char *text)
@@ -34,9 +35,10 @@ static void metrics(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
     ad_buf b = {0};
-    ad_metrics_write(app->metrics, app, &b);
+    bool open_metrics = ad_expose_wants_open_metrics(ad_http_header(x, "accept"));
+    ad_metrics_write(app->metrics, app, open_metrics, &b);
     if (b.failed) reply_text(x, 503, "out of memory\n");
-    else ad_http_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", b.data, b.len);
+    else ad_http_reply(x, 200, ad_expose_content_type(open_metrics), b.data, b.len);
     ad_buf_deinit(&b);
 }
 

@@ -70,6 +70,7 @@ struct ad_http_exchange {
     void *abort_user;
     void *sender;             /* what `admit` found out */
     void (*release_sender)(void *sender);
+    max_align_t note[];       /* opt.note_bytes of the application's */
 };
 
 /* Of a listener or a connection, TCP or Unix. */
@@ -443,6 +444,8 @@ static void put_head(ad_http_exchange *x, ad_buf *b, const char *content_type)
     ad_buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\nx-request-id: %s\r\n", x->status, reason(x->status), date, x->id);
     if (content_type) ad_buf_printf(b, "Content-Type: %s\r\n", content_type);
     ad_buf_append(b, x->extra.data, x->extra.len);
+    const ad_http_options *opt = &x->conn->server->opt;
+    if (opt->put_headers) opt->put_headers(opt->app, x, b);
     if (!x->keep_alive) ad_buf_puts(b, "Connection: close\r\n");
     else if (x->head.minor == 0) ad_buf_puts(b, "Connection: keep-alive\r\n");
 }
@@ -550,6 +553,15 @@ void ad_http_on_abort(ad_http_exchange *x, void (*fn)(ad_http_exchange *, void *
 const char *ad_http_method(const ad_http_exchange *x) { return x->head.method; }
 const char *ad_http_path(const ad_http_exchange *x) { return x->head.path; }
 const char *ad_http_header(const ad_http_exchange *x, const char *name) { return ad_http_head_find(&x->head, name); }
+void *ad_http_note(const ad_http_exchange *x) { return x->conn->server->opt.note_bytes ? (void *)x->note : NULL; }
+
+const char *ad_http_header_at(const ad_http_exchange *x, const char *name, int i)
+{
+    for (const ad_http_field *f = x->head.fields; f < x->head.fields + x->head.n_fields; f++)
+        if (!strcasecmp(f->name, name) && !i--) return f->value;
+    return NULL;
+}
+
 ad_str ad_http_body(const ad_http_exchange *x) { return (ad_str){x->body.data ? x->body.data : "", x->body.len}; }
 void *ad_http_sender(const ad_http_exchange *x) { return x->sender; }
 
@@ -915,7 +927,7 @@ static bool read_feed(conn *c)
 static bool begin_exchange(conn *c)
 {
     ad_http_server *s = c->server;
-    c->x = ad_calloc(1, sizeof *c->x);
+    c->x = ad_calloc(1, sizeof *c->x + c->server->opt.note_bytes);
     if (!c->x) {
         doom(c);
         return false;

@@ -45,6 +45,9 @@ typedef struct {
     /* Called when the head of a request that has a route is complete, before its body is read: 0 lets it go on to its handler; anything else is the status it is refused with,
      * *why (static) the message. Headers may be set, nothing be replied. May be NULL. */
     int (*admit)(void *app, ad_http_exchange *x, const char **why);
+    size_t note_bytes;        /* of what the application notes of each exchange */
+    /* Appends header lines ("name: value", CR LF) to the head of any reply, errors of the HTTP layer's own among them. May be NULL. */
+    void (*put_headers)(void *app, const ad_http_exchange *x, ad_buf *out);
     /* Called once per finished exchange, for metrics and the access log. May be NULL. */
     void (*on_finish)(void *app, const ad_http_exchange *x, int status, uint64_t duration_ns, size_t bytes_out);
     /* Writes the JSON body of an error that the HTTP layer itself answers (400, 404, 405, 408, 413 ...). route: the matched one; where the path exists under other
@@ -80,6 +83,7 @@ const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, witho
 /* The first value of `name` in the query, decoded ('+' is a blank), into out[size]: 1. With out "": 0, there is none; -1, it is malformed or does not fit. */
 int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
+const char *ad_http_header_at(const ad_http_exchange *x, const char *name, int i); /* the i-th value of those that have this name; NULL: there are fewer */
 ad_str ad_http_body(const ad_http_exchange *x);
 /* What `admit` found out about the sender. release(sender) is called when the exchange has ended, after on_finish. Takes sender; once. */
 void ad_http_set_sender(ad_http_exchange *x, void *sender, void (*release)(void *sender));
@@ -90,6 +94,7 @@ const ad_http_route *ad_http_routes_of(const ad_http_server *s, const char *path
 const char *ad_http_request_id(const ad_http_exchange *x); /* the client's x-request-id if harmless, else ours */
 const char *ad_http_peer(const ad_http_exchange *x);
 bool ad_http_is_local(const ad_http_exchange *x); /* it came from this machine: a loopback address, or a Unix socket */
+void *ad_http_note(const ad_http_exchange *x); /* note_bytes of the application's own, zero at first, which last until on_finish has returned; NULL when there are none */
 uint64_t ad_http_start_ns(const ad_http_exchange *x); /* uv_hrtime when the request's first byte came */
 
 /* The body of a request of a route that streams; called by its handler before it returns. data gets each piece (borrowed for the call); NULL collects them for

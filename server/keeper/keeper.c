@@ -230,6 +230,7 @@ ad_status ad_keeper_new(ad_keeper **out, struct ad_app *app, ad_err *err)
     ad_keeper *k = ad_calloc(1, sizeof *k);
     if (!k) return ad_fail(err, AD_ENOMEM, "registry: out of memory");
     k->app = app;
+    k->load_times.bounds = &ad_load_bounds;
     uv_timer_init(app->loop, &k->timer);
     k->timer.data = k;
     *out = k; /* half built or whole, it is closed in one way */
@@ -307,6 +308,8 @@ void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out)
 {
     *out = k->stats;
 }
+
+const ad_histogram *ad_keeper_load_times(const ad_keeper *k) { return &k->load_times; }
 
 /* ---- verification, stored reports ---- */
 

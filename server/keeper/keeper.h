@@ -9,6 +9,7 @@
 
 #include "adapters/registry.h"
 #include "server/keeper/events.h"
+#include "server/observe/histogram.h"
 
 struct ad_app;
 typedef struct ad_keeper ad_keeper;
@@ -109,9 +110,9 @@ void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(voi
 
 typedef struct {
     uint64_t loads, load_failures, admissions, refusals, removals;
-    double load_seconds;
     int loading, waiting;
 } ad_keeper_stats;
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out);
+const ad_histogram *ad_keeper_load_times(const ad_keeper *k); /* waiting for a loader included */
 
 #endif

@@ -36,6 +36,7 @@ struct ad_keeper {
     struct ad_admission *admissions; /* under way, in no order */
     int n_admitting;
     ad_keeper_stats stats;
+    ad_histogram load_times;
     void (*closed)(void *user);
     void *closed_user;
 };

@@ -207,7 +207,7 @@ static void loaded(ad_job *job)
     k->stats.loading--;
     k->stats.loads++;
     k->stats.load_failures += l->status != AD_OK;
-    k->stats.load_seconds += (double)(uv_hrtime() - l->start_ns) / 1e9;
+    ad_histogram_observe(&k->load_times, uv_hrtime() - l->start_ns);
     finish(l);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Log lines. Any thread: each line is built on the caller's stack and leaves in one write. */
+/* Log lines. Any thread: each line is built in memory of its own and leaves in one write. */
 #include "server/observe/log.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,17 +12,23 @@
 #include <time.h>
 #include <unistd.h>
 
-static atomic_int threshold = AD_LOG_INFO;
-static const char *const level_names[] = {"error", "warn", "info", "debug"};
+#include "core/base/mem.h"
+#include "server/observe/repeat.h"
 
-void ad_log_set_level(ad_log_level level)
-{
-    atomic_store(&threshold, (int)level);
-}
+static atomic_int threshold = AD_LOG_INFO;
+static atomic_bool for_people;
+static atomic_ullong said[AD_LOG_LEVELS], held_back;
+static const char *const level_names[AD_LOG_LEVELS] = {"error", "warn", "info", "debug"};
+
+void ad_log_set_level(ad_log_level level) { atomic_store(&threshold, (int)level); }
+ad_log_level ad_log_get_level(void) { return (ad_log_level)atomic_load(&threshold); }
+const char *ad_log_level_name(ad_log_level level) { return level_names[level]; }
+uint64_t ad_log_lines(ad_log_level level) { return atomic_load(&said[level]); }
+uint64_t ad_log_held(void) { return atomic_load(&held_back); }
 
 int ad_log_parse_level(const char *name, ad_log_level *out)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < AD_LOG_LEVELS; i++) {
         if (strcmp(name, level_names[i])) continue;
         *out = (ad_log_level)i;
         return 1;
@@ -34,6 +41,13 @@ int ad_log_enabled(ad_log_level level)
     return (int)level <= atomic_load(&threshold);
 }
 
+void ad_log_set_format(const char *name)
+{
+    atomic_store(&for_people, !strcmp(name, "human") || (!strcmp(name, "auto") && isatty(STDERR_FILENO)));
+}
+
+/* ---- lines ---- */
+
 static void format_time(char *dst, size_t size)
 {
     struct timespec now;
@@ -44,18 +58,79 @@ static void format_time(char *dst, size_t size)
     snprintf(dst + n, size - n, ".%03ldZ", now.tv_nsec / 1000000);
 }
 
-/* Takes the object. jansson escapes quotes and control bytes; what is not UTF-8 was made harmless before. */
-static void write_line(json_t *line)
+enum { DUMP = JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9) };
+
+static int append(const char *data, size_t len, void *out)
 {
-    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
-    json_decref(line);
-    if (!text) return;
-    size_t n = strlen(text);
-    text[n] = '\n'; /* in place of the terminator: one write, one line */
-    ssize_t rc = write(STDERR_FILENO, text, n + 1);
-    (void)rc; /* nobody is left to tell */
-    free(text);
+    ad_buf_append(out, data, len);
+    return 0;
 }
+
+static void put_json(ad_buf *line, const json_t *v)
+{
+    if (json_dump_callback(v, append, line, DUMP) != 0) line->failed = true;
+}
+
+/* A word stays as it is; anything else is quoted and escaped as in JSON. */
+static void put_plain(ad_buf *line, const json_t *v)
+{
+    const char *s = json_string_value(v);
+    size_t n = s ? json_string_length(v) : 0, fine = 0;
+    while (fine < n && s[fine] > ' ' && s[fine] < 0x7F && s[fine] != '"' && s[fine] != '\\') fine++;
+    if (n && fine == n) ad_buf_append(line, s, n);
+    else put_json(line, v);
+}
+
+/* TIME LEVEL WHAT NAME=VALUE ...; a message is not quoted, but what is no printable ASCII in it is escaped. */
+static void put_human(ad_buf *line, const char *when, ad_log_level level, const json_t *what, json_t *fields)
+{
+    const char *name;
+    json_t *v;
+    ad_buf text = {0};
+    put_json(&text, what);
+    ad_buf_printf(line, "%s %-5s ", when, level_names[level]);
+    if (text.len > 2) ad_buf_append(line, text.data + 1, text.len - 2);
+    ad_buf_deinit(&text);
+    json_object_foreach(fields, name, v) {
+        ad_buf_printf(line, " %s=", name);
+        put_plain(line, v);
+    }
+}
+
+static void put_object(ad_buf *line, const char *when, ad_log_level level, const json_t *what, json_t *fields)
+{
+    const char *name;
+    json_t *v;
+    ad_buf_printf(line, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", when, level_names[level]);
+    put_json(line, what);
+    json_object_foreach(fields, name, v) {
+        ad_buf_printf(line, ",\"%s\":", name);
+        put_json(line, v);
+    }
+    ad_buf_puts(line, "}");
+}
+
+/* what: a JSON string; both are taken. fields may be NULL. */
+static void write_line(ad_log_level level, json_t *what, json_t *fields)
+{
+    char when[40];
+    ad_buf line = {0};
+    format_time(when, sizeof when);
+    if (!what) line.failed = true;
+    else if (atomic_load(&for_people)) put_human(&line, when, level, what, fields);
+    else put_object(&line, when, level, what, fields);
+    ad_buf_puts(&line, "\n");
+    if (!line.failed) {
+        ssize_t rc = write(STDERR_FILENO, line.data, line.len);
+        (void)rc; /* nobody is left to tell */
+        atomic_fetch_add(&said[level], 1);
+    }
+    ad_buf_deinit(&line);
+    json_decref(what);
+    json_decref(fields);
+}
+
+/* ---- what is said ---- */
 
 json_t *ad_json_text(const char *s)
 {
@@ -68,25 +143,33 @@ json_t *ad_json_text(const char *s)
     return json_string(clean);
 }
 
+static bool may_say(const char *fmt, unsigned *held)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static ad_repeat repeats;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pthread_mutex_lock(&mutex);
+    bool may = ad_repeat_allow(&repeats, fmt, now.tv_sec, held);
+    pthread_mutex_unlock(&mutex);
+    if (!may) atomic_fetch_add(&held_back, 1);
+    return may;
+}
+
 void ad_log(ad_log_level level, const char *fmt, ...)
 {
-    char text[1024], when[40];
+    char text[1024];
+    unsigned held = 0;
     va_list ap;
-    if (!ad_log_enabled(level)) return;
+    if (!ad_log_enabled(level) || (level <= AD_LOG_WARN && !may_say(fmt, &held))) return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    format_time(when, sizeof when);
-    write_line(json_pack("{s:s, s:s, s:o}", "time", when, "level", level_names[level], "msg", ad_json_text(text)));
+    write_line(level, ad_json_text(text), held ? json_pack("{s:I}", "held_back", (json_int_t)held) : NULL);
 }
 
-void ad_log_request(const char *request_id, const char *peer, const char *method, const char *route, int status,
-                    double duration_ms, unsigned long long bytes, const char *adapter_version)
+void ad_log_event(ad_log_level level, const char *what, json_t *fields)
 {
-    char when[40];
-    if (!ad_log_enabled(AD_LOG_INFO)) return;
-    format_time(when, sizeof when);
-    write_line(json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:i, s:f, s:I, s:s*}", "time", when, "level", "info", "msg", "request",
-                         "request_id", ad_json_text(request_id), "peer", ad_json_text(peer), "method", ad_json_text(method), "route", route,
-                         "status", status, "duration_ms", duration_ms, "bytes", (json_int_t)bytes, "adapter_version", adapter_version));
+    if (fields && ad_log_enabled(level)) write_line(level, json_string(what), fields);
+    else json_decref(fields);
 }

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* Prometheus text, format 0.0.4. Loop thread only. */
+/* What is counted, and under which names it is shown. Loop thread only. */
 #include "server/observe/metrics.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "server/app.h"
+#include "server/observe/expose.h"
+#include "server/observe/log.h"
+#include "server/observe/top.h"
 
-enum { MAX_SERIES = 512, MAX_BOUNDS = 22 };
-
-typedef struct {
-    int n;
-    double bounds[MAX_BOUNDS];
-    uint64_t counts[MAX_BOUNDS + 1]; /* the last is above all bounds */
-    double sum;
-} histogram;
+enum { MAX_SERIES = 512, MAX_REASONS = 128 };
 
 typedef struct {
     const char *route; /* static: a route table's label */
@@ -23,47 +22,50 @@ typedef struct {
     uint64_t count;
 } request_series;
 
+typedef struct {
+    const char *reason; /* static */
+    uint64_t count;
+} error_series;
+
 struct ad_metrics {
     request_series requests[MAX_SERIES];
-    int n_requests;
-    histogram duration, ttft, inter_token;
+    error_series errors[MAX_REASONS]; /* the last is for those there is no room for */
+    int n_requests, n_errors;
+    ad_top *adapters, *tenants;
+    ad_histogram duration, ttft, inter_token;
+    ad_histogram vllm_inter_token, vllm_duration; /* the same by vLLM's bounds; its durations are those of requests that generate */
     uint64_t prompt_tokens, generated_tokens, rejected, ends[AD_ENDS];
 };
 
-/* Bounds in seconds; vLLM's, so that existing dashboards fit. */
-static const histogram ttft_bounds = {22, {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560}, {0}, 0};
-static const histogram token_bounds = {19, {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}, {0}, 0};
-static const histogram request_bounds = {16, {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 480, 1920}, {0}, 0};
+/* ---- counting ---- */
 
-static void observe(histogram *h, uint64_t ns)
-{
-    double seconds = (double)ns / 1e9;
-    int i = 0;
-    while (i < h->n && seconds > h->bounds[i]) i++;
-    h->counts[i]++;
-    h->sum += seconds;
-}
-
-ad_status ad_metrics_new(ad_metrics **out, ad_err *err)
+ad_status ad_metrics_new(ad_metrics **out, int top, ad_err *err)
 {
     ad_metrics *m = ad_calloc(1, sizeof *m);
     if (!m) return ad_fail(err, AD_ENOMEM, "out of memory for metrics");
-    m->duration = request_bounds;
-    m->ttft = ttft_bounds;
-    m->inter_token = token_bounds;
-    *out = m;
-    return AD_OK;
+    m->duration.bounds = &ad_http_bounds;
+    m->ttft.bounds = &ad_vllm_ttft_bounds;
+    m->inter_token.bounds = &ad_token_bounds;
+    m->vllm_inter_token.bounds = &ad_vllm_token_bounds;
+    m->vllm_duration.bounds = &ad_vllm_request_bounds;
+    ad_status st = ad_top_new(&m->adapters, top, err);
+    if (st == AD_OK) st = ad_top_new(&m->tenants, top, err);
+    if (st == AD_OK) *out = m;
+    else ad_metrics_free(&m);
+    return st;
 }
 
 void ad_metrics_free(ad_metrics **m)
 {
+    if (!*m) return;
+    ad_top_free(&(*m)->adapters);
+    ad_top_free(&(*m)->tenants);
     free(*m);
     *m = NULL;
 }
 
-void ad_metrics_request(ad_metrics *m, const char *route, int status, uint64_t duration_ns)
+static void count_request(ad_metrics *m, const char *route, int status)
 {
-    observe(&m->duration, duration_ns);
     for (int i = 0; i < m->n_requests; i++) {
         if (m->requests[i].status != status || strcmp(m->requests[i].route, route)) continue;
         m->requests[i].count++;
@@ -73,10 +75,38 @@ void ad_metrics_request(ad_metrics *m, const char *route, int status, uint64_t d
     m->requests[m->n_requests++] = (request_series){route, status, 1};
 }
 
-void ad_metrics_ttft(ad_metrics *m, uint64_t ns) { observe(&m->ttft, ns); }
-void ad_metrics_inter_token(ad_metrics *m, uint64_t ns) { observe(&m->inter_token, ns); }
+static void count_error(ad_metrics *m, const char *reason)
+{
+    int i = 0;
+    while (i < m->n_errors && strcmp(m->errors[i].reason, reason)) i++;
+    if (i == MAX_REASONS - 1) m->errors[i].reason = "other"; /* reasons are few, too */
+    else if (i == m->n_errors) m->errors[m->n_errors++].reason = reason;
+    m->errors[i].count++;
+}
+
+void ad_metrics_request(ad_metrics *m, const ad_metrics_exchange *x)
+{
+    int64_t now_s = (int64_t)(uv_hrtime() / 1000000000u);
+    ad_top_counts counts = {.requests = 1, .failures = x->status >= 500 || (x->reason && x->status < 400), .rejections = x->status == 429, .prompt_tokens = x->prompt_tokens,
+                            .cached_tokens = x->cached_tokens, .generated_tokens = x->generated_tokens};
+    ad_histogram_observe(&m->duration, x->duration_ns);
+    count_request(m, x->route, x->status);
+    if (x->reason) count_error(m, x->reason);
+    if (x->infers && x->tenant) ad_top_add(m->tenants, x->tenant, &counts, now_s);
+    if (!x->generates) return;
+    ad_histogram_observe(&m->vllm_duration, x->duration_ns);
+    ad_top_add(m->adapters, *x->adapter ? x->adapter : x->base, &counts, now_s);
+}
+
+void ad_metrics_ttft(ad_metrics *m, uint64_t ns) { ad_histogram_observe(&m->ttft, ns); }
 void ad_metrics_rejected(ad_metrics *m) { m->rejected++; }
 void ad_metrics_ended(ad_metrics *m, ad_metrics_end why) { m->ends[why]++; }
+
+void ad_metrics_inter_token(ad_metrics *m, uint64_t ns)
+{
+    ad_histogram_observe(&m->inter_token, ns);
+    ad_histogram_observe(&m->vllm_inter_token, ns);
+}
 
 void ad_metrics_tokens(ad_metrics *m, int prompt, int generated)
 {
@@ -84,164 +114,220 @@ void ad_metrics_tokens(ad_metrics *m, int prompt, int generated)
     m->generated_tokens += (uint64_t)generated;
 }
 
-static void put_family(ad_buf *out, const char *name, const char *type, const char *help)
+/* ---- HTTP, and who asked ---- */
+
+static void put_histogram(const ad_expose *e, const char *name, const char *help, const char *labels, const ad_histogram *h)
 {
-    ad_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+    ad_expose_family(e, name, "histogram", help);
+    ad_expose_histogram(e, name, labels, h);
 }
 
-static void put_number(ad_buf *out, const char *name, const char *type, const char *help, unsigned long long value)
+static void put_http(const ad_expose *e, const ad_metrics *m, const ad_app *app)
 {
-    put_family(out, name, type, help);
-    ad_buf_printf(out, "%s %llu\n", name, value);
-}
-
-static void put_seconds(ad_buf *out, const char *name, const char *type, const char *help, double value)
-{
-    put_family(out, name, type, help);
-    ad_buf_printf(out, "%s %.9g\n", name, value);
-}
-
-/* Python's clients print whole numbers with ".0"; one spelling for ever. */
-static void put_bound(ad_buf *out, double v)
-{
-    ad_buf_printf(out, v == (double)(long)v ? "%.1f" : "%g", v);
-}
-
-/* labels: those of every sample, each followed by a comma; or "". */
-static void put_histogram(ad_buf *out, const char *name, const char *help, const histogram *h, const char *labels)
-{
-    uint64_t sum = 0;
-    int n = (int)strlen(labels) - 1;
-    put_family(out, name, "histogram", help);
-    for (int i = 0; i < h->n; i++) {
-        sum += h->counts[i];
-        ad_buf_printf(out, "%s_bucket{%sle=\"", name, labels);
-        put_bound(out, h->bounds[i]);
-        ad_buf_printf(out, "\"} %llu\n", (unsigned long long)sum);
+    ad_http_counts h = ad_http_get_counts(app->http);
+    char labels[200];
+    ad_expose_family(e, "adapterd_http_requests_total", "counter", "Finished HTTP requests by route and status.");
+    for (int i = 0; i < m->n_requests; i++) {
+        snprintf(labels, sizeof labels, "route=\"%s\",status=\"%d\"", m->requests[i].route, m->requests[i].status);
+        ad_expose_integer(e, "adapterd_http_requests_total", labels, m->requests[i].count);
     }
-    sum += h->counts[h->n];
-    const char *open = n < 0 ? "" : "{", *close = n < 0 ? "" : "}";
-    ad_buf_printf(out, "%s_bucket{%sle=\"+Inf\"} %llu\n", name, labels, (unsigned long long)sum);
-    if (n < 0) n = 0;
-    ad_buf_printf(out, "%s_sum%s%.*s%s %.9g\n%s_count%s%.*s%s %llu\n", name, open, n, labels, close, h->sum, name, open, n, labels, close, (unsigned long long)sum);
+    ad_expose_family(e, "adapterd_errors_total", "counter", "Requests that failed, by reason; client_left: before their replies were complete.");
+    for (int i = 0; i < MAX_REASONS && m->errors[i].reason; i++) {
+        snprintf(labels, sizeof labels, "reason=\"%s\"", m->errors[i].reason);
+        ad_expose_integer(e, "adapterd_errors_total", labels, m->errors[i].count);
+    }
+    put_histogram(e, "adapterd_http_request_duration_seconds", "Time from a request's first byte to the end of its reply.", "", &m->duration);
+    ad_expose_gauge(e, "adapterd_connections", "Open client connections.", ad_http_connections(app->http));
+    ad_expose_counter(e, "adapterd_connections_refused_total", "Connections and requests refused because there were too many connections.", h.refused_full);
+    ad_expose_counter(e, "adapterd_connections_refused_per_ip_total", "Connections refused because one client had too many.", h.refused_peer);
+    ad_expose_counter(e, "adapterd_slow_readers_total", "Connections cut because their clients did not read.", h.slow_readers);
+    ad_expose_counter(e, "adapterd_tls_failures_total", "Connections whose clients could not speak TLS with us, or not in time.", h.tls_failures);
 }
 
-static void put_label(ad_buf *out, const char *s)
+/* One family for each field, one series for each name. */
+static void put_top(const ad_expose *e, const char *label, const ad_top *t)
 {
-    for (; *s; s++) {
-        if (*s == '\n') ad_buf_puts(out, "\\n");
-        else if (*s == '\\' || *s == '"') ad_buf_printf(out, "\\%c", *s);
-        else ad_buf_append(out, s, 1);
+    static const struct {
+        const char *suffix, *help;
+        size_t at;
+    } fields[] = {
+        {"requests", "Requests for an answer, those that failed too.", offsetof(ad_top_counts, requests)},
+        {"failures", "Requests that ended with an error of the server.", offsetof(ad_top_counts, failures)},
+        {"rejections", "Requests refused because a limit was reached.", offsetof(ad_top_counts, rejections)},
+        {"prompt_tokens", "Prompt tokens of ended requests.", offsetof(ad_top_counts, prompt_tokens)},
+        {"cached_prompt_tokens", "Of these, tokens found in the prefix cache.", offsetof(ad_top_counts, cached_tokens)},
+        {"generated_tokens", "Generated tokens of ended requests.", offsetof(ad_top_counts, generated_tokens)},
+    };
+    for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+        char name[80];
+        snprintf(name, sizeof name, "adapterd_%s_%s_total", label, fields[f].suffix);
+        ad_expose_family(e, name, "counter", fields[f].help);
+        for (int i = 0; i <= ad_top_rows(t); i++) {
+            ad_buf labels = {0};
+            ad_expose_label(&labels, label, ad_top_name(t, i));
+            if (labels.failed) e->out->failed = true;
+            else ad_expose_integer(e, name, labels.data, *(const uint64_t *)((const char *)ad_top_counts_of(t, i) + fields[f].at));
+            ad_buf_deinit(&labels);
+        }
     }
 }
 
-static void put_requests(const ad_metrics *m, ad_buf *out)
+static void put_logs(const ad_expose *e)
 {
-    put_family(out, "adapterd_http_requests_total", "counter", "Finished HTTP requests by route and status.");
-    for (int i = 0; i < m->n_requests; i++)
-        ad_buf_printf(out, "adapterd_http_requests_total{route=\"%s\",status=\"%d\"} %llu\n", m->requests[i].route, m->requests[i].status,
-                      (unsigned long long)m->requests[i].count);
+    char labels[40];
+    ad_expose_family(e, "adapterd_log_lines_total", "counter", "Lines of the log by level.");
+    for (int i = 0; i < AD_LOG_LEVELS; i++) {
+        snprintf(labels, sizeof labels, "level=\"%s\"", ad_log_level_name((ad_log_level)i));
+        ad_expose_integer(e, "adapterd_log_lines_total", labels, ad_log_lines((ad_log_level)i));
+    }
+    ad_expose_counter(e, "adapterd_log_lines_held_back_total", "Warnings and errors that were not said because they came again and again.", ad_log_held());
 }
 
-static double resident_bytes(void)
+/* ---- the process ---- */
+
+/* Linux 6.2 and later tells without a list. */
+static double open_files(void)
 {
-    unsigned long long size = 0, resident = 0;
+    struct stat st;
+    int n = -1; /* the list's own */
+    if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0) return (double)st.st_size;
+    DIR *d = opendir("/proc/self/fd");
+    if (!d) return 0;
+    for (const struct dirent *f; (f = readdir(d));) n += f->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static void put_process(const ad_expose *e, const ad_app *app)
+{
+    unsigned long long size = 0, resident = 0, page = (unsigned long long)sysconf(_SC_PAGESIZE);
+    struct rusage used = {0};
+    struct rlimit files = {0};
     FILE *f = fopen("/proc/self/statm", "re");
-    if (!f) return 0;
-    int n = fscanf(f, "%llu %llu", &size, &resident);
-    fclose(f);
-    return n == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
+    if (f && fscanf(f, "%llu %llu", &size, &resident) != 2) size = resident = 0;
+    if (f) fclose(f);
+    getrusage(RUSAGE_SELF, &used);
+    getrlimit(RLIMIT_NOFILE, &files);
+    ad_expose_family(e, "process_cpu_seconds_total", "counter", "CPU time of all threads, user and system.");
+    ad_expose_real(e, "process_cpu_seconds_total", "", (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) + (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6);
+    ad_expose_gauge(e, "process_resident_memory_bytes", "Resident memory.", (double)(resident * page));
+    ad_expose_gauge(e, "process_virtual_memory_bytes", "Virtual memory.", (double)(size * page));
+    ad_expose_gauge(e, "process_open_fds", "Open files.", open_files());
+    ad_expose_gauge(e, "process_max_fds", "Files that may be open.", files.rlim_cur == RLIM_INFINITY ? -1 : (double)files.rlim_cur);
+    ad_expose_gauge(e, "process_start_time_seconds", "Unix time of the start.", (double)app->started);
 }
 
-static void put_registry(const ad_app *app, ad_buf *out)
+static void put_build(const ad_expose *e, const ad_app *app)
+{
+    ad_buf labels = {0};
+    ad_expose_label(&labels, "version", AD_VERSION);
+    ad_expose_label(&labels, "kernels", ad_worker_kernels(app->worker));
+    ad_expose_label(&labels, "model", app->served_name);
+    ad_expose_family(e, "adapterd_build_info", "gauge", "Always 1; what is running.");
+    if (labels.failed) e->out->failed = true;
+    else ad_expose_integer(e, "adapterd_build_info", labels.data, 1);
+    ad_buf_deinit(&labels);
+}
+
+/* ---- adapters ---- */
+
+static void put_registry(const ad_expose *e, const ad_app *app)
 {
     ad_registry_stats r;
     ad_keeper_stats k;
     ad_registry_get_stats(app->registry, &r);
     ad_keeper_get_stats(app->keeper, &k);
-    put_number(out, "adapterd_adapters", "gauge", "Adapters in the registry.", ad_registry_adapters(app->registry));
-    put_number(out, "adapterd_adapters_resident", "gauge", "Adapter versions in memory.", (unsigned long long)r.residents);
-    put_number(out, "adapterd_adapter_memory_budget_bytes", "gauge", "What packed adapters may take.", r.budget);
-    put_number(out, "adapterd_adapter_memory_bytes", "gauge", "What packed adapters in the registry take.", r.resident_bytes);
-    put_number(out, "adapterd_adapter_live_bytes", "gauge", "What all packed adapters of the process take, those of merges and loads under way too.", ad_adapter_live_bytes());
-    put_number(out, "adapterd_adapter_versions_retired", "gauge", "Replaced or removed versions that running requests still hold.", (unsigned long long)r.retired);
-    put_number(out, "adapterd_adapter_evictions_total", "counter", "Adapters that left memory for others.", r.evictions);
-    put_number(out, "adapterd_adapter_loads_total", "counter", "Adapters brought into memory.", k.loads);
-    put_number(out, "adapterd_adapter_load_failures_total", "counter", "Loads that failed.", k.load_failures);
-    put_seconds(out, "adapterd_adapter_load_seconds_total", "counter", "Time that loads took, waiting for a loader included.", k.load_seconds);
-    put_number(out, "adapterd_adapter_loads_running", "gauge", "Loads under way.", (unsigned long long)k.loading);
-    put_number(out, "adapterd_adapter_waits", "gauge", "Requests that wait for an adapter to come into memory.", (unsigned long long)k.waiting);
-    put_number(out, "adapterd_adapter_admissions_total", "counter", "Versions taken into the registry.", k.admissions);
-    put_number(out, "adapterd_adapter_refusals_total", "counter", "Adapters that were refused.", k.refusals);
-    put_number(out, "adapterd_adapter_removals_total", "counter", "Adapters that were removed.", k.removals);
+    ad_expose_gauge(e, "adapterd_adapters", "Adapters in the registry.", (double)ad_registry_adapters(app->registry));
+    ad_expose_gauge(e, "adapterd_adapters_resident", "Adapter versions in memory.", r.residents);
+    ad_expose_gauge(e, "adapterd_adapter_memory_budget_bytes", "What packed adapters may take.", (double)r.budget);
+    ad_expose_gauge(e, "adapterd_adapter_memory_bytes", "What packed adapters in the registry take.", (double)r.resident_bytes);
+    ad_expose_gauge(e, "adapterd_adapter_live_bytes", "What all packed adapters of the process take, those of merges and loads under way too.", (double)ad_adapter_live_bytes());
+    ad_expose_gauge(e, "adapterd_adapter_versions_retired", "Replaced or removed versions that running requests still hold.", r.retired);
+    ad_expose_counter(e, "adapterd_adapter_evictions_total", "Adapters that left memory for others.", r.evictions);
+    ad_expose_counter(e, "adapterd_adapter_loads_total", "Adapters brought into memory.", k.loads);
+    ad_expose_counter(e, "adapterd_adapter_load_failures_total", "Loads that failed.", k.load_failures);
+    put_histogram(e, "adapterd_adapter_load_duration_seconds", "Time that loads took, waiting for a loader included.", "", ad_keeper_load_times(app->keeper));
+    ad_expose_gauge(e, "adapterd_adapter_loads_running", "Loads under way.", k.loading);
+    ad_expose_gauge(e, "adapterd_adapter_waits", "Requests that wait for an adapter to come into memory.", k.waiting);
+    ad_expose_counter(e, "adapterd_adapter_admissions_total", "Versions taken into the registry.", k.admissions);
+    ad_expose_counter(e, "adapterd_adapter_refusals_total", "Adapters that were refused.", k.refusals);
+    ad_expose_counter(e, "adapterd_adapter_removals_total", "Adapters that were removed.", k.removals);
 }
 
-static void put_process(const ad_app *app, ad_buf *out)
+static void put_merge(const ad_expose *e, const ad_merger *merger)
 {
-    put_family(out, "adapterd_build_info", "gauge", "Always 1; what is running.");
-    ad_buf_puts(out, "adapterd_build_info{version=\"" AD_VERSION "\",kernels=\"");
-    put_label(out, ad_worker_kernels(app->worker));
-    ad_buf_puts(out, "\",model=\"");
-    put_label(out, app->served_name);
-    ad_buf_puts(out, "\"} 1\n");
-    put_number(out, "adapterd_start_time_seconds", "gauge", "Unix time of the start.", (unsigned long long)app->started);
-    put_seconds(out, "process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
-    put_number(out, "adapterd_model_bytes", "gauge", "Bytes of the base model's weights, mapped and converted.",
-               ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model));
-    put_registry(app, out);
-    put_number(out, "adapterd_merged_adapters", "gauge", "Adapters with merged weights: 0 or 1.", ad_merger_current(app->merger) != NULL);
-    put_number(out, "adapterd_merge_switches_total", "counter", "Times that merged weights were published or given up.", ad_merger_switches(app->merger));
-    ad_http_counts h = ad_http_get_counts(app->http);
-    put_number(out, "adapterd_connections", "gauge", "Open client connections.", (unsigned long long)ad_http_connections(app->http));
-    put_number(out, "adapterd_connections_refused_total", "counter", "Connections and requests refused because there were too many connections.", h.refused_full);
-    put_number(out, "adapterd_connections_refused_per_ip_total", "counter", "Connections refused because one client had too many.", h.refused_peer);
-    put_number(out, "adapterd_slow_readers_total", "counter", "Connections cut because their clients did not read.", h.slow_readers);
-    put_number(out, "adapterd_tls_failures_total", "counter", "Connections whose clients could not speak TLS with us, or not in time.", h.tls_failures);
+    const ad_merge *now = ad_merger_current(merger);
+    ad_buf labels = {0};
+    ad_expose_gauge(e, "adapterd_merged_adapters", "Adapters with merged weights: 0 or 1.", now != NULL);
+    ad_expose_gauge(e, "adapterd_merges_running", "Merges under way: 0 or 1.", ad_merger_is_building(merger));
+    ad_expose_counter(e, "adapterd_merge_switches_total", "Times that merged weights were published or given up.", ad_merger_switches(merger));
+    if (!now) return;
+    ad_expose_label(&labels, "adapter", ad_adapter_name(ad_merge_adapter(now)));
+    ad_expose_family(e, "adapterd_merged_adapter_info", "gauge", "Always 1; whose weights are merged.");
+    if (labels.failed) e->out->failed = true;
+    else ad_expose_integer(e, "adapterd_merged_adapter_info", labels.data, 1);
+    ad_buf_deinit(&labels);
 }
 
-static void put_grammars(const ad_app *app, ad_buf *out)
+static void put_grammars(const ad_expose *e, const ad_app *app)
 {
     ad_grammar_cache_stats g = ad_grammar_cache_get_stats(app->grammars);
-    put_number(out, "adapterd_grammars", "gauge", "Compiled grammars in the cache.", g.count);
-    put_number(out, "adapterd_grammar_bytes", "gauge", "What they take.", g.bytes);
-    put_number(out, "adapterd_grammar_cache_hits_total", "counter", "Requests whose grammar was there.", g.hits);
-    put_number(out, "adapterd_grammar_cache_misses_total", "counter", "Requests whose grammar had to be compiled.", g.misses);
+    ad_expose_gauge(e, "adapterd_grammars", "Compiled grammars in the cache.", (double)g.count);
+    ad_expose_gauge(e, "adapterd_grammar_bytes", "What they take.", (double)g.bytes);
+    ad_expose_counter(e, "adapterd_grammar_cache_hits_total", "Requests whose grammar was there.", g.hits);
+    ad_expose_counter(e, "adapterd_grammar_cache_misses_total", "Requests whose grammar had to be compiled.", g.misses);
 }
 
-static void put_engine(const ad_worker_stats *s, ad_buf *out)
+/* ---- the engine ---- */
+
+static void put_requests(const ad_expose *e, const ad_metrics *m)
 {
-    put_number(out, "adapterd_requests_running", "gauge", "Sequences in the batch.", (unsigned long long)atomic_load(&s->running));
-    put_number(out, "adapterd_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", (unsigned long long)atomic_load(&s->waiting));
-    put_number(out, "adapterd_engine_steps_total", "counter", "Batched forward steps.", atomic_load(&s->steps));
-    put_seconds(out, "adapterd_engine_step_seconds_total", "counter", "Time spent in forward steps.", (double)atomic_load(&s->step_ns) / 1e9);
-    put_number(out, "adapterd_engine_prompt_tokens_total", "counter", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
-    put_number(out, "adapterd_engine_generated_tokens_total", "counter", "Tokens generated, those of unfinished and canceled requests too.", atomic_load(&s->generated_tokens));
-    put_number(out, "adapterd_cached_prompt_tokens_total", "counter", "Prompt tokens found in the prefix cache.", atomic_load(&s->cached_tokens));
-    put_number(out, "adapterd_preemptions_total", "counter", "Sequences that gave their KV pages to older ones and began again.", atomic_load(&s->preemptions));
-    put_number(out, "adapterd_queue_timeouts_total", "counter", "Sequences that waited too long.", atomic_load(&s->timeouts));
-    put_number(out, "adapterd_kv_pages", "gauge", "Pages of the KV cache.", atomic_load(&s->kv_pages_total));
-    put_number(out, "adapterd_kv_pages_used", "gauge", "Pages of the KV cache that sequences hold.", atomic_load(&s->kv_pages_used));
+    ad_expose_counter(e, "adapterd_requests_rejected_total", "Requests refused because the queue was full.", m->rejected);
+    ad_expose_counter(e, "adapterd_prompt_tokens_total", "Prompt tokens of finished requests.", m->prompt_tokens);
+    ad_expose_counter(e, "adapterd_generated_tokens_total", "Generated tokens of finished requests.", m->generated_tokens);
+    put_histogram(e, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", "", &m->ttft);
+    put_histogram(e, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", "", &m->inter_token);
+}
+
+static void put_steps(const ad_expose *e, const ad_worker_stats *s)
+{
+    static const char *const phases[AD_PHASES] = {"phase=\"prefill\"", "phase=\"decode\"", "phase=\"mixed\""};
+    ad_expose_counter(e, "adapterd_engine_steps_total", "Batched forward steps.", atomic_load(&s->steps));
+    ad_expose_family(e, "adapterd_engine_step_seconds_total", "counter", "Time spent in forward steps.");
+    ad_expose_real(e, "adapterd_engine_step_seconds_total", "", (double)atomic_load(&s->step_ns) / 1e9);
+    ad_expose_family(e, "adapterd_step_duration_seconds", "histogram", "Time of one forward step: of prompts, of sequences that generate, or of both.");
+    for (int i = 0; i < AD_PHASES; i++) ad_expose_histogram(e, "adapterd_step_duration_seconds", phases[i], &s->step_times[i]);
+    put_histogram(e, "adapterd_queue_duration_seconds", "Time that sequences waited for their first place in the batch.", "", &s->queue_times);
+}
+
+static void put_engine(const ad_expose *e, const ad_worker_stats *s)
+{
+    unsigned long long computed = atomic_load(&s->prompt_tokens), cached = atomic_load(&s->cached_tokens);
+    ad_expose_gauge(e, "adapterd_requests_running", "Sequences in the batch.", atomic_load(&s->running));
+    ad_expose_gauge(e, "adapterd_requests_waiting", "Sequences waiting for a place in the batch.", atomic_load(&s->waiting));
+    put_steps(e, s);
+    ad_expose_counter(e, "adapterd_engine_prompt_tokens_total", "Prompt tokens computed.", computed);
+    ad_expose_counter(e, "adapterd_engine_generated_tokens_total", "Tokens generated, those of unfinished and canceled requests too.", atomic_load(&s->generated_tokens));
+    ad_expose_counter(e, "adapterd_prefix_cache_queries_total", "Prompt tokens looked for in the prefix cache.", computed + cached);
+    ad_expose_counter(e, "adapterd_cached_prompt_tokens_total", "Prompt tokens found in the prefix cache.", cached);
+    ad_expose_counter(e, "adapterd_preemptions_total", "Sequences that gave their KV pages to older ones and began again.", atomic_load(&s->preemptions));
+    ad_expose_counter(e, "adapterd_queue_timeouts_total", "Sequences that waited too long.", atomic_load(&s->timeouts));
+    ad_expose_counter(e, "adapterd_deadlines_missed_total", "Sequences whose deadline could not be met.", atomic_load(&s->late));
+    ad_expose_gauge(e, "adapterd_kv_pages", "Pages of the KV cache.", (double)atomic_load(&s->kv_pages_total));
+    ad_expose_gauge(e, "adapterd_kv_pages_used", "Pages of the KV cache that sequences hold.", (double)atomic_load(&s->kv_pages_used));
 }
 
 /* What llama-server counts, under its names, for dashboards made for it. Its times of prompts and answers apart are not known here: a step has both. */
-static void put_llamacpp(const ad_worker_stats *s, ad_buf *out)
+static void put_llamacpp(const ad_expose *e, const ad_worker_stats *s)
 {
-    put_number(out, "llamacpp:prompt_tokens_total", "counter", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
-    put_number(out, "llamacpp:tokens_predicted_total", "counter", "Tokens generated.", atomic_load(&s->generated_tokens));
-    put_number(out, "llamacpp:n_decode_total", "counter", "Batched forward steps.", atomic_load(&s->steps));
-    put_number(out, "llamacpp:requests_processing", "gauge", "Sequences in the batch.", (unsigned long long)atomic_load(&s->running));
-    put_number(out, "llamacpp:requests_deferred", "gauge", "Sequences waiting for a place in the batch.", (unsigned long long)atomic_load(&s->waiting));
+    ad_expose_counter(e, "llamacpp:prompt_tokens_total", "Prompt tokens computed.", atomic_load(&s->prompt_tokens));
+    ad_expose_counter(e, "llamacpp:tokens_predicted_total", "Tokens generated.", atomic_load(&s->generated_tokens));
+    ad_expose_counter(e, "llamacpp:n_decode_total", "Batched forward steps.", atomic_load(&s->steps));
+    ad_expose_gauge(e, "llamacpp:requests_processing", "Sequences in the batch.", atomic_load(&s->running));
+    ad_expose_gauge(e, "llamacpp:requests_deferred", "Sequences waiting for a place in the batch.", atomic_load(&s->waiting));
 }
 
 /* ---- what gateways read: vLLM's names ---- */
-
-static void put_labelled(ad_buf *out, const char *name, const char *type, const char *help, const char *labels, double value)
-{
-    put_family(out, name, type, help);
-    ad_buf_printf(out, "%s{", name);
-    ad_buf_append(out, labels, strlen(labels) - 1); /* not "%.*s": a sanitizer's compiler thinks that it may be NULL */
-    ad_buf_printf(out, "} %.9g\n", value);
-}
 
 /* Adapters in memory, or those that requests wait for, joined by commas. */
 static void put_names(const ad_registry *reg, bool resident, ad_buf *out)
@@ -249,11 +335,11 @@ static void put_names(const ad_registry *reg, bool resident, ad_buf *out)
     enum { MOST_BYTES = 64 * 1024 }; /* a scrape comes twenty times a second */
     size_t start = out->len;
     for (size_t i = 0; i < ad_registry_count(reg) && out->len - start < MOST_BYTES; i++) {
-        const ad_entry *e = ad_registry_at(reg, i);
-        const ad_version *v = e->active;
+        const ad_entry *entry = ad_registry_at(reg, i);
+        const ad_version *v = entry->active;
         if (!v || (resident ? !v->adapter : v->adapter || !v->leases)) continue;
         if (out->len > start) ad_buf_puts(out, ",");
-        put_label(out, e->name);
+        ad_expose_escape(out, entry->name);
     }
 }
 
@@ -270,63 +356,78 @@ static unsigned long long slots_of(const ad_registry *reg, const ad_registry_sta
 }
 
 /* One series: the newest counts, and there is no other. */
-static void put_lora_info(const ad_app *app, ad_buf *out)
+static void put_lora_info(const ad_expose *e, const ad_app *app)
 {
     ad_registry_stats r;
     ad_registry_get_stats(app->registry, &r);
-    put_family(out, "vllm:lora_requests_info", "gauge", "Adapters in memory, and those that requests wait for; the value is the Unix time.");
-    ad_buf_printf(out, "vllm:lora_requests_info{max_lora=\"%llu\",running_lora_adapters=\"", slots_of(app->registry, &r));
-    put_names(app->registry, true, out);
-    ad_buf_puts(out, "\",waiting_lora_adapters=\"");
-    put_names(app->registry, false, out);
-    ad_buf_printf(out, "\"} %lld\n", (long long)time(NULL));
+    ad_expose_family(e, "vllm:lora_requests_info", "gauge", "Adapters in memory, and those that requests wait for; the value is the Unix time.");
+    ad_buf_printf(e->out, "vllm:lora_requests_info{max_lora=\"%llu\",running_lora_adapters=\"", slots_of(app->registry, &r));
+    put_names(app->registry, true, e->out);
+    ad_buf_puts(e->out, "\",waiting_lora_adapters=\"");
+    put_names(app->registry, false, e->out);
+    ad_buf_printf(e->out, "\"} %lld\n", (long long)time(NULL));
 }
 
-static void put_finished(const ad_metrics *m, const char *labels, ad_buf *out)
+static void put_labelled(const ad_expose *e, const char *name, const char *type, const char *help, const char *labels, unsigned long long value)
+{
+    ad_expose_family(e, name, type, help);
+    ad_expose_integer(e, name, labels, value);
+}
+
+static void put_finished(const ad_expose *e, const ad_metrics *m, const char *labels)
 {
     static const char *const reasons[] = {"stop", "length", "abort"};
-    put_family(out, "vllm:request_success_total", "counter", "Choices by why they ended.");
-    for (int i = 0; i < AD_ENDS; i++) ad_buf_printf(out, "vllm:request_success_total{%sfinished_reason=\"%s\"} %llu\n", labels, reasons[i], (unsigned long long)m->ends[i]);
+    ad_expose_family(e, "vllm:request_success_total", "counter", "Choices by why they ended.");
+    for (int i = 0; i < AD_ENDS; i++) ad_buf_printf(e->out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels, reasons[i], (unsigned long long)m->ends[i]);
 }
 
-static void put_vllm(const ad_metrics *m, const ad_app *app, ad_buf *out)
+static void put_vllm(const ad_expose *e, const ad_metrics *m, const ad_app *app, const char *labels)
 {
     const ad_worker_stats *s = ad_worker_get_stats(app->worker);
     unsigned long long used = atomic_load(&s->kv_pages_used), total = atomic_load(&s->kv_pages_total), cached = atomic_load(&s->cached_tokens);
-    ad_buf b = {0};
-    ad_buf_puts(&b, "engine=\"0\",model_name=\"");
-    put_label(&b, app->served_name);
-    ad_buf_puts(&b, "\",");
-    const char *labels = b.failed ? "engine=\"0\"," : b.data;
-    put_labelled(out, "vllm:num_requests_running", "gauge", "Sequences in the batch.", labels, atomic_load(&s->running));
-    put_labelled(out, "vllm:num_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", labels, atomic_load(&s->waiting));
-    put_labelled(out, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache that sequences hold, 0 to 1.", labels, total ? (double)used / (double)total : 0);
-    put_family(out, "vllm:cache_config_info", "gauge", "Always 1; the KV cache's pages.");
-    ad_buf_printf(out, "vllm:cache_config_info{%sblock_size=\"%d\",num_gpu_blocks=\"%llu\"} 1\n", labels, AD_KV_PAGE, total);
-    put_lora_info(app, out);
-    put_labelled(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens computed.", labels, (double)atomic_load(&s->prompt_tokens));
-    put_labelled(out, "vllm:generation_tokens_total", "counter", "Tokens generated.", labels, (double)atomic_load(&s->generated_tokens));
-    put_labelled(out, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.", labels, (double)(atomic_load(&s->prompt_tokens) + cached));
-    put_labelled(out, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there.", labels, (double)cached);
-    put_labelled(out, "vllm:num_preemptions_total", "counter", "Sequences that gave their KV pages to older ones.", labels, (double)atomic_load(&s->preemptions));
-    put_finished(m, labels, out);
-    put_histogram(out, "vllm:time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft, labels);
-    put_histogram(out, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token, labels);
-    ad_buf_deinit(&b);
+    put_labelled(e, "vllm:num_requests_running", "gauge", "Sequences in the batch.", labels, (unsigned long long)atomic_load(&s->running));
+    put_labelled(e, "vllm:num_requests_waiting", "gauge", "Sequences waiting for a place in the batch.", labels, (unsigned long long)atomic_load(&s->waiting));
+    ad_expose_family(e, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache that sequences hold, 0 to 1.");
+    ad_expose_real(e, "vllm:kv_cache_usage_perc", labels, total ? (double)used / (double)total : 0);
+    ad_expose_family(e, "vllm:cache_config_info", "gauge", "Always 1; the KV cache's pages.");
+    ad_buf_printf(e->out, "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%llu\"} 1\n", labels, AD_KV_PAGE, total);
+    put_lora_info(e, app);
+    put_labelled(e, "vllm:prompt_tokens_total", "counter", "Prompt tokens computed.", labels, atomic_load(&s->prompt_tokens));
+    put_labelled(e, "vllm:prompt_tokens_cached_total", "counter", "Prompt tokens found in the prefix cache.", labels, cached);
+    put_labelled(e, "vllm:generation_tokens_total", "counter", "Tokens generated.", labels, atomic_load(&s->generated_tokens));
+    put_labelled(e, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.", labels, atomic_load(&s->prompt_tokens) + cached);
+    put_labelled(e, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there.", labels, cached);
+    put_labelled(e, "vllm:num_preemptions_total", "counter", "Sequences that gave their KV pages to older ones.", labels, atomic_load(&s->preemptions));
+    put_finished(e, m, labels);
+    put_histogram(e, "vllm:time_to_first_token_seconds", "Time from a request's first byte to its first token.", labels, &m->ttft);
+    put_histogram(e, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.", labels, &m->vllm_inter_token);
+    put_histogram(e, "vllm:e2e_request_latency_seconds", "Time from a request's first byte to the end of its reply.", labels, &m->vllm_duration);
 }
 
-void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, ad_buf *out)
+/* ---- all of it ---- */
+
+void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, bool open_metrics, ad_buf *out)
 {
-    put_process(app, out);
-    put_requests(m, out);
-    put_histogram(out, "adapterd_http_request_duration_seconds", "Time from a request's first byte to the end of its reply.", &m->duration, "");
-    put_number(out, "adapterd_requests_rejected_total", "counter", "Requests refused because the queue was full.", m->rejected);
-    put_number(out, "adapterd_prompt_tokens_total", "counter", "Prompt tokens of finished requests.", m->prompt_tokens);
-    put_number(out, "adapterd_generated_tokens_total", "counter", "Generated tokens of finished requests.", m->generated_tokens);
-    put_histogram(out, "adapterd_time_to_first_token_seconds", "Time from a request's first byte to its first token.", &m->ttft, "");
-    put_histogram(out, "adapterd_inter_token_latency_seconds", "Time between two tokens of one sequence.", &m->inter_token, "");
-    put_grammars(app, out);
-    put_engine(ad_worker_get_stats(app->worker), out);
-    put_vllm(m, app, out);
-    put_llamacpp(ad_worker_get_stats(app->worker), out);
+    const ad_expose e = {out, open_metrics};
+    const ad_worker_stats *s = ad_worker_get_stats(app->worker);
+    ad_buf labels = {0};
+    ad_expose_label(&labels, "engine", "0");
+    ad_expose_label(&labels, "model_name", app->served_name);
+    put_build(&e, app);
+    put_process(&e, app);
+    ad_expose_gauge(&e, "adapterd_model_bytes", "Bytes of the base model's weights, mapped and converted.",
+                    (double)(ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model)));
+    put_registry(&e, app);
+    put_merge(&e, app->merger);
+    put_http(&e, m, app);
+    put_requests(&e, m);
+    put_top(&e, "adapter", m->adapters);
+    put_top(&e, "tenant", m->tenants);
+    put_grammars(&e, app);
+    put_engine(&e, s);
+    put_logs(&e);
+    put_vllm(&e, m, app, labels.failed ? "engine=\"0\"" : labels.data);
+    put_llamacpp(&e, s);
+    ad_expose_end(&e);
+    ad_buf_deinit(&labels);
 }

@@ -132,6 +132,7 @@ static void begin(ad_scheduler *s, ad_sched_job *j)
     j->unpaid = ad_seq_prompt_tokens(j->seq) - cached;
     charge(j, AD_FAIR_PROMPT * j->unpaid + AD_FAIR_CACHED * cached);
     atomic_fetch_add(&s->opt.stats->cached_tokens, (unsigned long long)cached);
+    ad_histogram_observe(&s->opt.stats->queue_times, uv_hrtime() - j->submitted_ns);
 }
 
 /* False: there is no room for it now. */
@@ -242,13 +243,14 @@ static void report_item(ad_scheduler *s, const ad_step_item *it)
 }
 
 /* Its time is shared out by rows; before anybody leaves. */
-static void time_step(ad_scheduler *s, uint64_t ns)
+static void time_step(ad_scheduler *s, uint64_t ns, int prompt_rows)
 {
     uint64_t rows = 0;
     for (int i = 0; i < s->n_running; i++) rows += (uint64_t)s->plan[i].rows;
     for (int i = 0; i < s->n_running; i++) s->running[i]->engine_ns += ns * (uint64_t)s->plan[i].rows / rows;
     s->step_ns += s->step_ns > 0 ? ((double)ns - s->step_ns) / AVERAGE_OF : (double)ns;
     atomic_fetch_add(&s->opt.stats->step_ns, ns);
+    ad_histogram_observe(&s->opt.stats->step_times[!prompt_rows ? AD_PHASE_DECODE : (uint64_t)prompt_rows == rows ? AD_PHASE_PREFILL : AD_PHASE_MIXED], ns);
     atomic_fetch_add(&s->opt.stats->steps, 1);
 }
 
@@ -269,7 +271,7 @@ static void run_step(ad_scheduler *s)
     if (!n) return;
     uint64_t start = uv_hrtime();
     ad_engine_step(s->engine, s->items, n);
-    time_step(s, uv_hrtime() - start);
+    time_step(s, uv_hrtime() - start, prompt_rows);
     atomic_fetch_add(&s->opt.stats->prompt_tokens, (unsigned long long)prompt_rows);
     for (int i = 0; i < n; i++) report_item(s, &s->items[i]);
 }
@@ -300,6 +302,8 @@ ad_status ad_scheduler_new(ad_scheduler **out, ad_engine *engine, const ad_sched
     if (!s) return ad_fail(err, AD_ENOMEM, "scheduler: out of memory");
     s->engine = engine;
     s->opt = *opt;
+    for (int i = 0; i < AD_PHASES; i++) opt->stats->step_times[i].bounds = &ad_step_bounds;
+    opt->stats->queue_times.bounds = &ad_queue_bounds;
     s->running = ad_calloc(n, sizeof *s->running);
     s->entries = ad_calloc(n, sizeof *s->entries);
     s->items = ad_calloc(n, sizeof *s->items);

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "core/engine/engine.h"
+#include "server/observe/histogram.h"
 #include "server/sched/batcher.h"
 #include "server/sched/fair.h"
 
@@ -17,11 +18,12 @@ typedef struct {
     int index;                /* in the plan */
 } ad_sched_tenant;
 
-/* One generation; embedded in it. The first four are the caller's, before ad_scheduler_add. */
+/* One generation; embedded in it. The first five are the caller's, before ad_scheduler_add. */
 typedef struct {
     ad_fair_entry fair;       /* first; tenant: the `fair` of an ad_sched_tenant, deadline: uv_hrtime */
     ad_seq *seq;
     uint64_t begin_by_ns;     /* uv_hrtime when it has waited too long without having begun; 0 = never */
+    uint64_t submitted_ns;    /* uv_hrtime */
     int least_tokens;         /* that it generates, however it ends */
     atomic_bool canceled;     /* set by any thread: it leaves at the next round */
     unsigned waited;          /* see batcher.h; the scheduler's, as all below */
@@ -29,6 +31,9 @@ typedef struct {
     uint64_t engine_ns;       /* its share of the steps it was in, by rows; read by others once its end is reported */
     double cost;              /* charged and not reported yet: tokens by their cost, not over weight */
 } ad_sched_job;
+
+/* What the rows of a step are: prompts, sequences that generate, or both. */
+typedef enum { AD_PHASE_PREFILL, AD_PHASE_DECODE, AD_PHASE_MIXED, AD_PHASES } ad_phase;
 
 /* Read by /metrics while the engine computes. */
 typedef struct {
@@ -38,6 +43,8 @@ typedef struct {
     atomic_ullong step_ns; /* time spent in steps */
     atomic_ullong preemptions, cached_tokens, timeouts;
     atomic_ullong late;    /* whose deadline could not be met */
+    ad_histogram step_times[AD_PHASES];
+    ad_histogram queue_times; /* from the submission to the first place in the batch */
 } ad_worker_stats;
 
 typedef struct {

@@ -329,7 +329,8 @@ static ad_status new_gen(ad_gen **out, ad_worker *w, const ad_gen_spec *spec, ad
     g->spec.prompt = NULL;
     g->job.fair = (ad_fair_entry){.tenant = &g->tenant->sched.fair, .weight = spec->tenant_weight > 0 ? spec->tenant_weight : 1, .priority = spec->priority, .deadline = spec->deadline};
     g->job.least_tokens = least_tokens(spec);
-    if (w->opt.queue_timeout_s > 0) g->job.begin_by_ns = uv_hrtime() + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
+    g->job.submitted_ns = uv_hrtime();
+    if (w->opt.queue_timeout_s > 0) g->job.begin_by_ns = g->job.submitted_ns + (uint64_t)w->opt.queue_timeout_s * 1000000000u;
     *out = g;
     return AD_OK;
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Puts the parts of the OpenAPI document together and writes it as C: bundle.py VERSION OUT.c PART.json...
 
-Every operation gets the response `default`, every response the header x-request-id, those with JSON or events openai-processing-ms. A reference that leads nowhere, a component nobody
+Every operation gets the response `default`, every response the headers x-request-id, traceparent and tracestate, those with JSON or events openai-processing-ms. A reference that leads nowhere, a component nobody
 refers to and a key that two parts have are errors.
 """
 import json
@@ -27,7 +27,7 @@ def add(into, more, at):
 
 
 def complete(doc):
-    request_id = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    always = {"x-request-id": {"$ref": "#/components/headers/RequestId"}, "traceparent": {"$ref": "#/components/headers/TraceParent"}, "tracestate": {"$ref": "#/components/headers/TraceState"}}
     time = {"openai-processing-ms": {"$ref": "#/components/headers/ProcessingMs"}}
     responses = list(doc["components"]["responses"].values())
     for path in doc["paths"].values():
@@ -39,7 +39,7 @@ def complete(doc):
     for response in responses:
         if "$ref" not in response:
             timed = response.get("content", {}).keys() & {"application/json", "text/event-stream"}
-            response["headers"] = {**request_id, **(time if timed else {}), **response.get("headers", {})}
+            response["headers"] = {**always, **(time if timed else {}), **response.get("headers", {})}
 
 
 def references(node):
