@@ -32,7 +32,7 @@ static const char *const sql[N_STATEMENTS] = {
     [ADD_USAGE] = ("INSERT INTO usage VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT(day, tenant, key, adapter, version) DO UPDATE SET requests = requests + ?6,"
                    " prompt_tokens = prompt_tokens + ?7, cached_tokens = cached_tokens + ?8, generated_tokens = generated_tokens + ?9, engine_ns = engine_ns + ?10"),
     [ADD_AUDIT] = "INSERT INTO audit(time, tenant, key, peer, request_id, action, object, status, detail) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    [READ_TENANTS] = "SELECT name, created, weight, priority, limits, description FROM tenant ORDER BY created, name",
+    [READ_TENANTS] = "SELECT name, created, weight, priority, limits, description FROM tenant ORDER BY name <> 'default', created, name",
     [READ_KEYS] = "SELECT id, tenant, mac, created, expires, last_used, revoked, name, verbs, adapters, limits FROM api_key ORDER BY created, id",
     [READ_USAGE] = ("SELECT day, tenant, key, adapter, version, requests, prompt_tokens, cached_tokens, generated_tokens, engine_ns FROM usage"
                     " WHERE day >= ?1 AND day < ?2 AND (?3 IS NULL OR tenant = ?3) AND (?4 IS NULL OR key = ?4) ORDER BY day, tenant, key, adapter, version"),

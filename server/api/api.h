@@ -79,6 +79,17 @@ void ad_handle_models(ad_http_exchange *x, void *app);
 void ad_handle_model(ad_http_exchange *x, void *app);          /* /v1/models/ID */
 void ad_handle_delete_model(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
+void ad_handle_tenants(ad_http_exchange *x, void *app);
+void ad_handle_tenant(ad_http_exchange *x, void *app);         /* /v1/admin/tenants/NAME */
+void ad_handle_post_tenant(ad_http_exchange *x, void *app);
+void ad_handle_patch_tenant(ad_http_exchange *x, void *app);
+void ad_handle_delete_tenant(ad_http_exchange *x, void *app);
+void ad_handle_keys(ad_http_exchange *x, void *app);
+void ad_handle_key(ad_http_exchange *x, void *app);            /* /v1/admin/keys/ID */
+void ad_handle_post_key(ad_http_exchange *x, void *app);
+void ad_handle_patch_key(ad_http_exchange *x, void *app);
+void ad_handle_delete_key(ad_http_exchange *x, void *app);
+void ad_handle_key_action(ad_http_exchange *x, void *app);     /* POST /v1/admin/keys/ID/rotate */
 void ad_handle_openapi(ad_http_exchange *x, void *app);
 extern const char ad_openapi_json[]; /* the OpenAPI document of all routes, NUL-terminated */
 /* Whether a request can name it: an alias, or an adapter with a version that may answer. NULL is fine. */

@@ -26,8 +26,8 @@ bool ad_verb_parse(const char *name, ad_verb *out)
     return false;
 }
 
-/* Separated by commas; NULL: out of memory. */
-static char *write_verbs(unsigned verbs)
+/* Separated by commas. */
+char *ad_verbs_text(unsigned verbs)
 {
     ad_buf b = {0};
     ad_buf_puts(&b, "");
@@ -108,8 +108,7 @@ static ad_status read_limits(ad_allowance *a, const char *text, bool of_key, con
     return st == AD_OK ? st : ad_fail(err, AD_EFORMAT, "registry: the limits of %s are damaged", whose);
 }
 
-/* *to is NULL when there are none. */
-static bool write_limits(char **to, const ad_limits *l)
+bool ad_limits_text(char **to, const ad_limits *l)
 {
     json_t *v = ad_limits_json(l);
     bool any = json_object_size(v) > 0;
@@ -177,18 +176,18 @@ bool ad_row_of_tenant(const ad_tenant *t, ad_store_change *out)
 {
     *out = (ad_store_change){.kind = AD_PUT_TENANT, .tenant = {.created = t->created, .weight = t->weight}};
     memcpy(out->tenant.name, t->name, sizeof out->tenant.name);
-    return copy_text(&out->tenant.priority, t->priority) && write_limits(&out->tenant.limits, &t->allowance.limits) && copy_text(&out->tenant.description, t->description);
+    return copy_text(&out->tenant.priority, t->priority) && ad_limits_text(&out->tenant.limits, &t->allowance.limits) && copy_text(&out->tenant.description, t->description);
 }
 
 bool ad_row_of_key(const ad_key *k, ad_store_change *out)
 {
     ad_stored_key row = {
         .mac = k->mac, .created = k->created, .expires = k->expires, .last_used = k->last_used, .revoked = k->revoked,
-        .verbs = write_verbs(k->verbs), .adapters = write_globs(k->globs, k->n_globs),
+        .verbs = ad_verbs_text(k->verbs), .adapters = write_globs(k->globs, k->n_globs),
     };
     memcpy(row.id, k->id, sizeof row.id);
     memcpy(row.tenant, k->caller.tenant->name, sizeof row.tenant);
-    bool good = row.verbs && row.adapters && copy_text(&row.name, k->name) && write_limits(&row.limits, &k->allowance.limits);
+    bool good = row.verbs && row.adapters && copy_text(&row.name, k->name) && ad_limits_text(&row.limits, &k->allowance.limits);
     *out = (ad_store_change){.kind = AD_PUT_KEY, .key = row};
     return good;
 }

@@ -37,12 +37,12 @@ static ad_status grow(ad_table *t)
     return AD_OK;
 }
 
-ad_status ad_table_add(ad_table *t, const char *name, void *thing)
+ad_status ad_table_make_room(ad_table *t) { return 2 * (t->n + 1) > t->size ? grow(t) : AD_OK; }
+
+void ad_table_add(ad_table *t, const char *name, void *thing)
 {
-    if (2 * (t->n + 1) > t->size && grow(t) != AD_OK) return AD_ENOMEM;
     *slot_of(t, name) = (ad_table_slot){name, thing};
     t->n++;
-    return AD_OK;
 }
 
 /* What follows without a gap moves to where it is found again. */

@@ -19,7 +19,8 @@ typedef struct {
 } ad_table;
 
 void *ad_table_find(const ad_table *t, const char *name); /* NULL: there is none */
-AD_MUSTUSE ad_status ad_table_add(ad_table *t, const char *name, void *thing); /* AD_ENOMEM; the name must be new */
+AD_MUSTUSE ad_status ad_table_make_room(ad_table *t); /* for one more; AD_ENOMEM */
+void ad_table_add(ad_table *t, const char *name, void *thing); /* there must be room, and the name be new */
 void ad_table_remove(ad_table *t, const char *name);
 void ad_table_deinit(ad_table *t);
 

@@ -36,22 +36,26 @@ bool ad_caller_may(const ad_caller *c, ad_verb verb, const char *name)
 
 /* ---- tables ---- */
 
-ad_status ad_tenancy_insert_tenant(ad_tenancy *t, ad_tenant *tenant)
+ad_status ad_tenancy_make_room(ad_tenancy *t)
 {
-    if (ad_grow(&t->tenants, &t->cap_tenants, t->n_tenants + 1, sizeof *t->tenants) != AD_OK) return AD_ENOMEM;
-    if (ad_table_add(&t->tenants_by_name, tenant->name, tenant) != AD_OK) return AD_ENOMEM;
-    tenant->id = strcmp(tenant->name, AD_SHARED_TENANT) ? t->next_tenant_id++ : 0;
-    t->tenants[t->n_tenants++] = tenant;
-    return AD_OK;
+    ad_status st = ad_grow(&t->tenants, &t->cap_tenants, t->n_tenants + 1, sizeof *t->tenants);
+    if (st == AD_OK) st = ad_grow(&t->keys, &t->cap_keys, t->n_keys + 1, sizeof *t->keys);
+    if (st == AD_OK) st = ad_table_make_room(&t->tenants_by_name);
+    return st == AD_OK ? ad_table_make_room(&t->keys_by_id) : st;
 }
 
-ad_status ad_tenancy_insert_key(ad_tenancy *t, ad_key *k)
+void ad_tenancy_insert_tenant(ad_tenancy *t, ad_tenant *tenant)
 {
-    if (ad_grow(&t->keys, &t->cap_keys, t->n_keys + 1, sizeof *t->keys) != AD_OK) return AD_ENOMEM;
-    if (ad_table_add(&t->keys_by_id, k->id, k) != AD_OK) return AD_ENOMEM;
+    ad_table_add(&t->tenants_by_name, tenant->name, tenant);
+    tenant->id = strcmp(tenant->name, AD_SHARED_TENANT) ? t->next_tenant_id++ : 0;
+    t->tenants[t->n_tenants++] = tenant;
+}
+
+void ad_tenancy_insert_key(ad_tenancy *t, ad_key *k)
+{
+    ad_table_add(&t->keys_by_id, k->id, k);
     k->caller.tenant->n_keys++;
     t->keys[t->n_keys++] = k;
-    return AD_OK;
 }
 
 static size_t find_pointer(void *const *list, size_t n, const void *p)
@@ -96,10 +100,10 @@ static ad_status on_tenant(void *user, const ad_stored_tenant *s, ad_err *err)
 {
     ad_tenancy *t = user;
     ad_tenant *tenant = NULL;
+    if (ad_tenancy_make_room(t) != AD_OK) return no_memory(err);
     ad_status st = ad_tenant_new(&tenant, s, err);
-    if (st != AD_OK || ad_tenancy_insert_tenant(t, tenant) == AD_OK) return st;
-    ad_tenant_release(tenant);
-    return no_memory(err);
+    if (st == AD_OK) ad_tenancy_insert_tenant(t, tenant);
+    return st;
 }
 
 static ad_status on_key(void *user, const ad_stored_key *s, ad_err *err)
@@ -108,10 +112,10 @@ static ad_status on_key(void *user, const ad_stored_key *s, ad_err *err)
     ad_tenant *tenant = ad_tenancy_find_tenant(t, s->tenant);
     ad_key *k = NULL;
     if (!tenant) return ad_fail(err, AD_EFORMAT, "registry: key %s is of a tenant \"%s\" that does not exist", s->id, s->tenant);
+    if (ad_tenancy_make_room(t) != AD_OK) return no_memory(err);
     ad_status st = ad_key_new(&k, s, tenant, err);
-    if (st != AD_OK || ad_tenancy_insert_key(t, k) == AD_OK) return st;
-    ad_key_release(k);
-    return no_memory(err);
+    if (st == AD_OK) ad_tenancy_insert_key(t, k);
+    return st;
 }
 
 ad_status ad_tenancy_need_secret(ad_tenancy *t, ad_err *err)
@@ -140,6 +144,7 @@ ad_status ad_tenancy_new(ad_tenancy **out, ad_store *store, ad_err *err)
     if (!t) return no_memory(err);
     t->next_tenant_id = 1;
     t->anybody.is_operator = true;
+    ad_list_init(&t->waiting);
     t->dir = ad_store_durable(store) ? ad_store_dir(store) : NULL;
     ad_status st = getrandom(&t->decoy, sizeof t->decoy, 0) == sizeof t->decoy ? AD_OK : ad_fail(err, AD_EIO, "no random number for keys");
     if (st == AD_OK) st = read_all(t, store, err);

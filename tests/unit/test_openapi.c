@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/api.h"
+#include "server/tenancy/tenancy.h"
 #include "tests/unit/suite.h"
 
 static json_t *document(void)
@@ -95,7 +96,8 @@ static void see_form(const char *method, const char *path, json_t *operation)
     ck_assert_msg(id && !json_object_get(ids, id), "%s %s has no operationId of its own", method, path);
     json_object_set_new(ids, id, json_true());
     ck_assert_msg(json_string_length(json_object_get(operation, "summary")) > 0, "%s %s has no summary", method, path);
-    ck_assert_msg(json_object_get(json_object_get(operation, "responses"), "200") != NULL, "%s %s does not say what a 200 is", method, path);
+    const json_t *responses = json_object_get(operation, "responses");
+    ck_assert_msg(json_object_get(responses, "200") || json_object_get(responses, "201"), "%s %s does not say what a 200 is", method, path);
     ck_assert_msg(has_body || !json_object_get(operation, "requestBody"), "%s %s has a body", method, path);
 }
 
@@ -105,6 +107,26 @@ START_TEST(every_operation_has_an_id_a_summary_and_a_success)
     ids = json_object();
     each_operation(doc, see_form);
     json_decref(ids);
+    json_decref(doc);
+}
+END_TEST
+
+static void see_security(const char *method, const char *path, json_t *operation)
+{
+    const json_t *security = json_object_get(operation, "security"), *responses = json_object_get(operation, "responses");
+    ad_verb verb = (ad_verb)find_route(method, path)->verb;
+    const json_t *last = json_array_get(security, json_array_size(security) - 1);
+    const char *asked = json_string_value(json_array_get(json_object_get(last, "key"), 0));
+    ck_assert_msg(json_array_size(security) == (verb == AD_VERB_OPEN ? 0 : verb == AD_VERB_METRICS ? 2 : 1), "%s %s has another number of ways in", method, path);
+    if (verb == AD_VERB_OPEN) return;
+    ck_assert_msg(asked && !strcmp(asked, ad_verb_name(verb)), "%s %s asks for another verb than its route", method, path);
+    ck_assert_msg(json_object_get(responses, "401") && json_object_get(responses, "403"), "%s %s does not say what a 401 and a 403 are", method, path);
+}
+
+START_TEST(an_operation_s_security_is_its_route_s_verb)
+{
+    json_t *doc = document();
+    each_operation(doc, see_security);
     json_decref(doc);
 }
 END_TEST
@@ -125,6 +147,7 @@ int main(void)
     tcase_add_test(t, every_route_is_documented);
     tcase_add_test(t, everything_documented_is_a_route);
     tcase_add_test(t, every_operation_has_an_id_a_summary_and_a_success);
+    tcase_add_test(t, an_operation_s_security_is_its_route_s_verb);
     tcase_add_test(t, the_document_is_of_this_version);
     suite_add_tcase(s, t);
     return tu_run(s);

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Puts the parts of the OpenAPI document together and writes it as C: bundle.py VERSION OUT.c PART.json...
+"""Puts the parts of the OpenAPI document together and writes it as C: bundle.py VERSION OUT.c ROUTES.c PART.json...
 
-Every operation gets the response `default`, every response the headers x-request-id, traceparent and tracestate, those with JSON or events openai-processing-ms. A reference that leads nowhere, a component nobody
+Every operation gets the security that its route's verb in ROUTES.c asks for, with the responses 401 and 403 in the route's form, and the response `default`; every response the headers
+x-request-id, traceparent and tracestate, those with JSON or events openai-processing-ms. A reference that leads nowhere, a component nobody
 refers to and a key that two parts have are errors.
 """
 import json
+import re
 import sys
 
 
@@ -24,6 +26,30 @@ def add(into, more, at):
             sys.exit(f"{'/'.join(at + [key])} is in two parts")
         else:
             into[key] = value
+
+
+def read_routes(path):
+    """[(method, pattern of paths, verb)] of the table in the C file, in order."""
+    with open(path, encoding="utf-8") as f:
+        rows = re.findall(r'^    \{"([A-Z]+)", "([^"]+)", .*, AD_VERB_([A-Z]+)\},$', f.read(), re.M)
+    return [(method.lower(), re.compile(re.escape(route).replace(r"\*", ".+")), verb.lower()) for method, route, verb in rows]
+
+
+def secure(doc, routes):
+    for path, item in doc["paths"].items():
+        for method, operation in item.items():
+            if method == "parameters":
+                continue
+            verb = next((v for m, pattern, v in routes if m == method and pattern.fullmatch(re.sub(r"\{\w+\}", "x", path))), None)
+            if not verb:
+                sys.exit(f"{method.upper()} {path} is no route")
+            key = {"key": [verb]}
+            operation["security"] = [] if verb == "open" else [{}, key] if verb == "metrics" else [key]
+            if verb == "open":
+                continue
+            form = operation["responses"].get("default", {"$ref": "#/components/responses/Error"})
+            operation["responses"].setdefault("401", {"$ref": form["$ref"].removesuffix("Error") + "Unauthorized"})
+            operation["responses"].setdefault("403", form)
 
 
 def complete(doc):
@@ -63,11 +89,11 @@ def check(doc):
                 sys.exit(f"{ref} leads nowhere")
     for kind, components in doc["components"].items():
         for name in components:
-            if not any(ref == f"#/components/{kind}/{name}" or ref.startswith(f"#/components/{kind}/{name}/") for ref in used):
+            if kind != "securitySchemes" and not any(ref == f"#/components/{kind}/{name}" or ref.startswith(f"#/components/{kind}/{name}/") for ref in used):
                 sys.exit(f"nobody refers to components/{kind}/{name}")
 
 
-def main(version, out, *parts):
+def main(version, out, routes, *parts):
     doc = {}
     for part in parts:
         with open(part, encoding="utf-8") as f:
@@ -76,6 +102,7 @@ def main(version, out, *parts):
             except (ValueError, AssertionError) as e:
                 sys.exit(f"{part}: {e}")
     doc["info"]["version"] = version
+    secure(doc, read_routes(routes))
     complete(doc)
     check(doc)
     text = json.dumps(doc, separators=(",", ":")).encode("ascii")
