@@ -16,6 +16,7 @@
 #include "server/keeper/keeper.h"
 #include "server/merger.h"
 #include "server/observe/metrics.h"
+#include "server/observe/vitals.h"
 #include "server/sched/worker.h"
 #include "server/tenancy/tenancy.h"
 
@@ -23,6 +24,12 @@ typedef struct {
     int id;                  /* of an adapter; one that is gone is passed over */
     float scale;
 } ad_default_adapter;
+
+/* Of the configuration, by SIGHUP or at the start. */
+typedef struct {
+    bool good;
+    time_t succeeded;        /* the last that did */
+} ad_reload_result;
 
 typedef struct ad_app {
     uv_loop_t *loop;
@@ -45,8 +52,19 @@ typedef struct ad_app {
     time_t started;
     ad_default_adapter defaults[AD_MAX_MIX]; /* [n_defaults] answer requests of llama-server's routes that name nothing */
     int n_defaults;
-    bool draining;           /* SIGTERM came: /readyz is 503, new work is refused */
+    struct ad_generation *generations; /* all there are, in no order */
+    ad_vitals vitals;
+    ad_reload_result reload;
+    bool out_of_rotation;    /* by POST /v1/admin/drain: /readyz is 503, and nothing else changes */
+    bool leaving;            /* SIGTERM came: so are /health and /ping */
+    bool draining;           /* and new work is refused */
 } ad_app;
+
+/* The engine has work, and has finished no step of it for longer than it may. */
+static inline bool ad_app_is_stuck(const ad_app *app)
+{
+    return app->config->stuck_after_s && app->vitals.still_s >= app->config->stuck_after_s;
+}
 
 /* The one table of status -> HTTP status, error type and code. */
 int ad_http_status_of(ad_status code);

@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "core/base/file.h"
+#include "core/base/mem.h"
 #include "core/tensor/kernels.h"
 #include "server/http/address.h"
 #include "server/observe/log.h"
@@ -79,7 +80,9 @@ static const key keys[] = {
     {"write-timeout", "SECONDS", INTEGER, FIELD(write_timeout_s), "30", 1, 3600, NULL, "in each such time a client takes all of a reply that waits for it, or 16 KiB"},
     {"slow-reader", "POLICY", STRING, FIELD(slow_reader), "cut", 0, 0, "cut|pause", "a stream whose client is behind by output-buffer: cut, or kept for it up to 16 times as much"},
     {"output-buffer", "BYTES", BYTES, FIELD(output_buffer_bytes), "1M", 0, 0, NULL, "what a stream's client may leave unread, beside what the system buffers"},
-    {"shutdown-timeout", "SECONDS", INTEGER, FIELD(shutdown_timeout_s), "30", 0, 86400, NULL, "how long SIGTERM lets running requests finish"},
+    {"shutdown-delay", "SECONDS", INTEGER, FIELD(shutdown_delay_s), "0", 0, 3600, NULL, "how long SIGTERM leaves everything open, but /readyz at 503"},
+    {"drain-timeout", "SECONDS", INTEGER, FIELD(drain_timeout_s), "30", 0, 86400, NULL, "how long running requests may go on then, before they end with an error"},
+    {"stuck-after", "SECONDS", INTEGER, FIELD(stuck_after_s), "60", 0, 86400, NULL, "one step of the engine may take so long; then /livez is 503 and systemd's watchdog hears nothing; 0: any time"},
     {"log-level", "LEVEL", STRING, FIELD(log_level), "info", 0, 0, "error|warn|info|debug", "what is logged to stderr"},
     {"log-format", "FORMAT", STRING, FIELD(log_format), "auto", 0, 0, "auto|human|json", "of its lines; auto: for people when stderr is a terminal, else JSON"},
     {"log-prompts", "WORD", STRING, FIELD(log_prompts), "off", 0, 0, "off|on", "whether prompts are logged, at level debug"},
@@ -88,12 +91,26 @@ static const key keys[] = {
 };
 enum { N_KEYS = sizeof keys / sizeof *keys, MAX_ADAPTERS = 65536 };
 
+/* What SIGHUP changes in a running process. Of everything else it says that it needs a restart. */
+static const char *const live_keys[] = {
+    "queue-limit", "queue-timeout", "cold-adapter", "cold-timeout", "max-adapters", "max-body", "max-connections", "max-connections-per-ip", "header-timeout", "body-timeout",
+    "idle-timeout", "write-timeout", "slow-reader", "output-buffer", "shutdown-delay", "drain-timeout", "stuck-after", "log-level", "log-format", "log-prompts",
+};
+
+static bool is_live(const key *k)
+{
+    for (size_t i = 0; i < sizeof live_keys / sizeof *live_keys; i++)
+        if (!strcmp(live_keys[i], k->name)) return true;
+    return false;
+}
+
 /* What only the command line has. */
 static const struct {
     const char *name, *arg, *help;
 } actions[] = {
     {"config", "FILE", "read options from FILE"},
     {"check-config", "", "read all options, say what is wrong with them, and exit; the model is not loaded"},
+    {"dump-config", "", "print all options as they are now, as a file for --config, and exit"},
     {"dump-options", "", "print this list as JSON and exit; manual pages and completion are made of it"},
     {"help", "", "print this and exit"},
     {"version", "", "print the version and exit"},
@@ -332,7 +349,7 @@ static ad_status next_option(int argc, char **argv, int *i, const char **name, s
     if (!*name) return ad_fail(err, AD_EINVAL, "\"%.100s\" is not an option; --help lists them all", argv[*i]);
     const char *eq = strchr(*name, '=');
     *len = eq ? (size_t)(eq - *name) : strlen(*name);
-    bool is_config = *len == 6 && !memcmp(*name, "config", 6), is_check = !strcmp(*name, "check-config");
+    bool is_config = *len == 6 && !memcmp(*name, "config", 6), is_check = !strcmp(*name, "check-config") || !strcmp(*name, "dump-config");
     const key *k = find_key(*name, *len);
     if (!is_config && !is_check && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
     if (is_check || (k && k->kind == NO_EFFECT)) *value = "";
@@ -400,13 +417,13 @@ static const char *kind_name(key_kind kind)
     return "";
 }
 
-/* {"program", "version", "options": [{"name", "arg", "kind", "help", "default", "accepts", "min", "max"}], "actions": [{"name", "arg", "help"}]}; null or absent: none. */
+/* {"program", "version", "options": [{"name", "arg", "kind", "help", "default", "accepts", "live", "min", "max"}], "actions": [{"name", "arg", "help"}]}; null or absent: none. */
 static void dump_options(FILE *out)
 {
     json_t *options = json_array(), *others = json_array();
     for (int i = 0; i < N_KEYS; i++) {
         const key *k = &keys[i];
-        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?}", "name", k->name, "arg", k->arg, "kind", kind_name(k->kind), "help", k->help, "default", k->preset, "accepts", k->accepts);
+        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:b}", "name", k->name, "arg", k->arg, "kind", kind_name(k->kind), "help", k->help, "default", k->preset, "accepts", k->accepts, "live", is_live(k));
         if (k->kind == INTEGER || k->kind == NO_LIMIT) json_object_update_new(v, json_pack("{s:I, s:I}", "min", (json_int_t)k->min, "max", (json_int_t)k->max));
         json_array_append_new(options, v);
     }
@@ -432,6 +449,66 @@ static bool print_and_exit(int argc, char **argv, FILE *out)
         if (!strcmp(argv[i], "--version")) return fprintf(out, "adapterd %s\n", AD_VERSION), true;
     }
     return false;
+}
+
+/* ---- values as text ---- */
+
+/* Lines "key = value": none for a key that is not set, or of which another name is the rule. */
+static void write_key(const ad_config *c, const key *k, ad_buf *out)
+{
+    const void *field = (const char *)c + k->offset;
+    const ad_config_list *list = field;
+    const char *text = k->kind == STRING ? *(char *const *)field : NULL;
+    if (text) ad_buf_printf(out, "%s = %s\n", k->name, text);
+    if (k->kind == INTEGER) ad_buf_printf(out, "%s = %d\n", k->name, *(const int *)field);
+    if (k->kind == BYTES) ad_buf_printf(out, "%s = %zu\n", k->name, *(const size_t *)field);
+    for (int i = 0; k->kind == LIST && i < list->n; i++) ad_buf_printf(out, "%s = %s\n", k->name, list->items[i]);
+    for (int i = 0; k->kind == ADAPTERS && i < c->n_adapters; i++) ad_buf_printf(out, "%s = %s=%s\n", k->name, c->adapters[i].name, c->adapters[i].dir);
+}
+
+static void dump_config(const ad_config *c, FILE *out)
+{
+    ad_buf b = {0};
+    for (int i = 0; i < N_KEYS; i++) write_key(c, &keys[i], &b);
+    if (b.len) fwrite(b.data, 1, b.len, out);
+    ad_buf_deinit(&b);
+}
+
+/* ---- changes at run time ---- */
+
+static bool differs(const ad_config *a, const ad_config *b, const key *k)
+{
+    ad_buf x = {0}, y = {0};
+    write_key(a, k, &x);
+    write_key(b, k, &y);
+    bool same = x.len == y.len && (!x.len || !memcmp(x.data, y.data, x.len)) && !x.failed && !y.failed;
+    ad_buf_deinit(&x);
+    ad_buf_deinit(&y);
+    return !same;
+}
+
+static size_t field_size(const key *k)
+{
+    return k->kind == STRING ? sizeof(char *) : k->kind == INTEGER ? sizeof(int) : k->kind == BYTES ? sizeof(size_t) : sizeof(ad_config_list);
+}
+
+static void swap_field(ad_config *a, ad_config *b, const key *k)
+{
+    char *x = (char *)a + k->offset, *y = (char *)b + k->offset, kept[sizeof(ad_config_list)];
+    size_t n = field_size(k);
+    memcpy(kept, x, n);
+    memcpy(x, y, n);
+    memcpy(y, kept, n);
+}
+
+void ad_config_adopt(ad_config *c, ad_config *next, void (*tell)(void *user, const char *name, bool live), void *user)
+{
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        if (!differs(c, next, k)) continue;
+        if (is_live(k)) swap_field(c, next, k);
+        tell(user, k->name, is_live(k));
+    }
 }
 
 /* ---- the whole ---- */
@@ -490,10 +567,10 @@ ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, 
     if (st == AD_OK) st = read_environment(c, environ_, err);
     if (st == AD_OK) st = read_options(c, argc, argv, &path, err);
     if (st == AD_OK) st = check(c, err);
-    if (st == AD_OK && has_option(argc, argv, "--check-config")) {
-        fputs("adapterd: the configuration is good\n", out);
-        *action = 1;
-    }
+    bool check_only = has_option(argc, argv, "--check-config"), dump_only = has_option(argc, argv, "--dump-config");
+    if (st == AD_OK && check_only) fputs("adapterd: the configuration is good\n", out);
+    else if (st == AD_OK && dump_only) dump_config(c, out);
+    *action = st == AD_OK && (check_only || dump_only);
     if (st != AD_OK || *action) ad_config_deinit(c);
     return st;
 }

@@ -62,7 +62,9 @@ typedef struct {
     int header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
     char *slow_reader;          /* "cut", "pause" */
     size_t output_buffer_bytes; /* 1 MiB; of one stream */
-    int shutdown_timeout_s;     /* how long SIGTERM lets running requests finish */
+    int shutdown_delay_s;       /* how long SIGTERM changes nothing but what /readyz says; 0 */
+    int drain_timeout_s;        /* how long running requests may go on then; 30 */
+    int stuck_after_s;          /* 60; 0: never */
     char *log_level;            /* error, warn, info, debug */
     char *log_format;           /* auto, human, json */
     char *log_prompts;          /* off, on: at level debug */
@@ -74,5 +76,7 @@ typedef struct {
  * *action: 0 run, 1 what --help, --version, --dump-options or --check-config say was printed to `out`: exit 0, c is empty. Owned: ad_config_deinit. */
 AD_MUSTUSE ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, FILE *out, int *action, ad_err *err);
 void ad_config_deinit(ad_config *c);
+/* Takes from `next` what may change at run time, and gives it what was there. Calls tell for each key that differs; live false: that one needs a restart, and stays as it was. */
+void ad_config_adopt(ad_config *c, ad_config *next, void (*tell)(void *user, const char *name, bool live), void *user);
 
 #endif

@@ -11,6 +11,8 @@
 #include "server/api/auth.h"
 #include "server/api/ended.h"
 #include "server/api/upload.h"
+#include "server/life.h"
+#include "server/notify.h"
 #include "server/observe/access.h"
 #include "server/observe/log.h"
 #include "server/tenancy/usage.h"
@@ -19,9 +21,12 @@ extern char **environ;
 
 typedef struct {
     ad_app app;
+    ad_config config;
+    int argc;
+    char **argv;              /* read again by SIGHUP */
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
-    uv_timer_t deadline;
+    uv_timer_t retry;
+    ad_life *life;
 } daemon_state;
 
 /* ---- loading ---- */
@@ -124,21 +129,32 @@ static int raise_file_limit(int connections)
     return most;
 }
 
+static void set_limits(ad_http_options *opt, const ad_config *c)
+{
+    enum { PAUSED_BUFFERS = 16, LARGE_BODIES = 32, LEAST_BODIES = 64 << 20 };
+    size_t bodies = c->max_body_bytes * LARGE_BODIES;
+    opt->max_body_bytes = c->max_body_bytes;
+    opt->max_bodies_bytes = bodies > LEAST_BODIES ? bodies : LEAST_BODIES;
+    opt->max_connections = raise_file_limit(c->max_connections);
+    opt->max_per_peer = c->max_connections_per_ip;
+    opt->header_timeout_ms = c->header_timeout_s * 1000;
+    opt->body_timeout_ms = c->body_timeout_s * 1000;
+    opt->idle_timeout_ms = c->idle_timeout_s * 1000;
+    opt->write_timeout_ms = c->write_timeout_s * 1000;
+    opt->max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS);
+}
+
 static ad_status listen_http(ad_app *app, ad_err *err)
 {
     static const char *const reserved[] = {"/health", "/livez", "/readyz", "/metrics", NULL};
-    enum { PAUSED_BUFFERS = 16, LARGE_BODIES = 32, LEAST_BODIES = 64 << 20 };
-    size_t bodies = app->config->max_body_bytes * LARGE_BODIES;
-    const ad_config *c = app->config;
     ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
+    const ad_config *c = app->config;
     ad_http_options opt = {
-        .addresses = addresses, .tls = {.cert = c->tls_cert, .key = c->tls_key, .client_ca = c->tls_client_ca}, .max_body_bytes = c->max_body_bytes, .max_bodies_bytes = bodies > LEAST_BODIES ? bodies : LEAST_BODIES, .max_connections = raise_file_limit(c->max_connections), .reserved = reserved,
-        .max_per_peer = c->max_connections_per_ip, .header_timeout_ms = c->header_timeout_s * 1000, .body_timeout_ms = c->body_timeout_s * 1000,
-        .idle_timeout_ms = c->idle_timeout_s * 1000, .write_timeout_ms = c->write_timeout_s * 1000,
-        .max_output_bytes = c->output_buffer_bytes * (strcmp(c->slow_reader, "pause") ? 1 : PAUSED_BUFFERS),
-        .app = app, .admit = ad_auth_admit, .note_bytes = sizeof(ad_access), .put_headers = ad_access_put_headers, .on_finish = ad_exchange_ended, .error_body = ad_error_body,
+        .addresses = addresses, .tls = {.cert = c->tls_cert, .key = c->tls_key, .client_ca = c->tls_client_ca}, .reserved = reserved, .app = app, .admit = ad_auth_admit,
+        .note_bytes = sizeof(ad_access), .put_headers = ad_access_put_headers, .on_finish = ad_exchange_ended, .error_body = ad_error_body,
     };
     opt.routes = ad_api_routes(&opt.n_routes);
+    set_limits(&opt, c);
     ad_status st = read_addresses(c, addresses, &opt.n_addresses, err);
     if (st == AD_OK) st = ad_http_listen(&app->http, app->loop, &opt, err);
     if (st != AD_OK) return st;
@@ -147,7 +163,53 @@ static ad_status listen_http(ad_app *app, ad_err *err)
     return AD_OK;
 }
 
-/* ---- the end: drain or cut, close HTTP, then the engine, then the registry; the loop runs out ---- */
+/* ---- another configuration ---- */
+
+static void on_key_changed(void *user, const char *name, bool live)
+{
+    const daemon_state *d = user;
+    ad_log_level level;
+    if (!live) ad_log(AD_LOG_WARN, "reload: %s has changed, which needs a restart", name);
+    else ad_log(AD_LOG_INFO, "reload: %s is another from now on", name);
+    if (!strcmp(name, "log-level") && ad_log_parse_level(d->config.log_level, &level)) ad_log_set_level(level);
+    if (!strcmp(name, "log-format")) ad_log_set_format(d->config.log_format);
+}
+
+/* Whatever can be wrong is found before anything changes. */
+static ad_status take_config(daemon_state *d, ad_err *err)
+{
+    ad_config next;
+    ad_http_options limits = {0};
+    int action;
+    ad_status st = ad_config_parse(&next, d->argc, d->argv, environ, stdout, &action, err);
+    if (st != AD_OK) return st;
+    st = ad_http_reload_tls(d->app.http, err);
+    if (st == AD_OK) ad_config_adopt(&d->config, &next, on_key_changed, d);
+    ad_config_deinit(&next);
+    if (st != AD_OK) return st;
+    set_limits(&limits, &d->config);
+    ad_http_set_limits(d->app.http, &limits);
+    ad_worker_set_queue(d->app.worker, d->config.queue_limit, d->config.queue_timeout_s);
+    return AD_OK;
+}
+
+static void reload(void *user)
+{
+    daemon_state *d = user;
+    ad_reload_result *result = &d->app.reload;
+    ad_err err;
+    ad_notify_reloading();
+    result->good = take_config(d, &err) == AD_OK;
+    if (result->good) {
+        result->succeeded = time(NULL);
+        ad_log(AD_LOG_INFO, "reload: done");
+    } else {
+        ad_log(AD_LOG_ERROR, "reload: nothing has changed: %s", err.msg);
+    }
+    ad_life_ready(d->life);
+}
+
+/* ---- the end, once HTTP is closed: the engine, then the registry; the loop runs out ---- */
 
 static void on_worker_closed(void *user);
 
@@ -160,7 +222,7 @@ static void on_worker_closed(void *user)
 {
     daemon_state *d = user;
     if (ad_uploads_pending()) { /* files of clients that left are still being removed */
-        uv_timer_start(&d->deadline, on_uploads_wait, 10, 0);
+        uv_timer_start(&d->retry, on_uploads_wait, 10, 0);
         return;
     }
     ad_merger_close(&d->app.merger);
@@ -178,67 +240,9 @@ static void close_engine(daemon_state *d)
     else on_worker_closed(d);
 }
 
-static void on_http_closed(void *user)
+static void on_life_ended(void *user)
 {
-    daemon_state *d = user;
-    uv_timer_stop(&d->deadline);
-    close_engine(d);
-}
-
-static void close_http(daemon_state *d)
-{
-    if (d->app.http) ad_http_close(&d->app.http, on_http_closed, d);
-}
-
-static void on_drained(void *user)
-{
-    close_http(user);
-}
-
-static void on_deadline(uv_timer_t *t)
-{
-    daemon_state *d = t->data;
-    ad_log(AD_LOG_WARN, "running requests did not finish in time; cutting them off");
-    close_http(d);
-}
-
-static void on_signal(uv_signal_t *handle, int number)
-{
-    daemon_state *d = handle->data;
-    ad_app *app = &d->app;
-    if (app->draining) {
-        ad_log(AD_LOG_WARN, "signal %d again: stopping now", number);
-        close_http(d);
-        return;
-    }
-    app->draining = true;
-    ad_log(AD_LOG_INFO, "signal %d: finishing %d running requests, at most %d s", number, ad_worker_pending(app->worker), app->config->shutdown_timeout_s);
-    ad_events_end_streams(ad_keeper_events(app->keeper));
-    uv_timer_start(&d->deadline, on_deadline, (uint64_t)app->config->shutdown_timeout_s * 1000, 0);
-    ad_http_drain(app->http, on_drained, d);
-}
-
-/* Signals alone do not keep the loop alive; they are watched until it ends. */
-static void watch_signals(daemon_state *d)
-{
-    uv_signal_init(&d->loop, &d->term);
-    uv_signal_init(&d->loop, &d->interrupt);
-    uv_timer_init(&d->loop, &d->deadline);
-    d->term.data = d->interrupt.data = d->deadline.data = d;
-    uv_signal_start(&d->term, on_signal, SIGTERM);
-    uv_signal_start(&d->interrupt, on_signal, SIGINT);
-    uv_unref((uv_handle_t *)&d->term);
-    uv_unref((uv_handle_t *)&d->interrupt);
-}
-
-static void unwatch_signals(daemon_state *d)
-{
-    if (d->term.loop) uv_close((uv_handle_t *)&d->term, NULL);
-    if (d->interrupt.loop) uv_close((uv_handle_t *)&d->interrupt, NULL);
-    if (d->deadline.loop) uv_close((uv_handle_t *)&d->deadline, NULL);
-    uv_run(&d->loop, UV_RUN_DEFAULT);
-    signal(SIGTERM, SIG_IGN); /* we are leaving; one more must not change the exit code */
-    signal(SIGINT, SIG_IGN);
+    close_engine(user);
 }
 
 static ad_status start(daemon_state *d, ad_err *err)
@@ -254,28 +258,38 @@ static ad_status start(daemon_state *d, ad_err *err)
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
 }
 
-static int run(const ad_config *config)
+static int run(daemon_state *d)
 {
-    daemon_state d = {.app = {.config = config}};
     ad_err err;
-    d.app.loop = &d.loop;
-    d.app.started = time(NULL);
-    uv_loop_init(&d.loop);
-    ad_status st = start(&d, &err);
-    if (st == AD_OK) {
-        watch_signals(&d); /* before anybody is told that we listen */
-        st = listen_http(&d.app, &err);
-    }
-    if (st != AD_OK) close_engine(&d);
-    uv_run(&d.loop, UV_RUN_DEFAULT);
-    unwatch_signals(&d);
-    uv_loop_close(&d.loop);
-    ad_tenancy_free(&d.app.tenancy);
-    ad_registry_free(&d.app.registry);
-    ad_grammar_cache_free(&d.app.grammars);
-    ad_chat_template_free(&d.app.named_template);
-    ad_model_free(&d.app.model);
-    ad_metrics_free(&d.app.metrics);
+    ad_app *app = &d->app;
+    app->config = &d->config;
+    app->loop = &d->loop;
+    app->started = app->reload.succeeded = time(NULL);
+    app->reload.good = true;
+    uv_loop_init(&d->loop);
+    uv_timer_init(&d->loop, &d->retry);
+    d->retry.data = d;
+    ad_notify_begin_start();
+    ad_status st = start(d, &err);
+    if (st == AD_OK) st = ad_life_new(&d->life, app, reload, on_life_ended, d, &err); /* before anybody is told that we listen */
+    if (st == AD_OK) st = listen_http(app, &err);
+    ad_notify_end_start();
+    if (st == AD_OK) ad_life_ready(d->life);
+    else close_engine(d);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    ad_life_close(&d->life);
+    uv_close((uv_handle_t *)&d->retry, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    signal(SIGTERM, SIG_IGN); /* we are leaving; one more must not change the exit code */
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    uv_loop_close(&d->loop);
+    ad_tenancy_free(&app->tenancy);
+    ad_registry_free(&app->registry);
+    ad_grammar_cache_free(&app->grammars);
+    ad_chat_template_free(&app->named_template);
+    ad_model_free(&app->model);
+    ad_metrics_free(&app->metrics);
     if (st == AD_OK) return 0;
     fprintf(stderr, "adapterd: %s\n", err.msg);
     return 1;
@@ -283,20 +297,21 @@ static int run(const ad_config *config)
 
 int main(int argc, char **argv)
 {
-    ad_config config;
+    daemon_state d = {.argc = argc, .argv = argv};
     ad_err err;
     int action = 0;
     ad_log_level level = AD_LOG_INFO;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
-    if (ad_config_parse(&config, argc, argv, environ, stdout, &action, &err) != AD_OK) {
+    signal(SIGHUP, SIG_IGN);  /* there is nothing yet that could be read again */
+    if (ad_config_parse(&d.config, argc, argv, environ, stdout, &action, &err) != AD_OK) {
         fprintf(stderr, "adapterd: %s\n", err.msg);
         return 2;
     }
     if (action) return 0;
-    if (ad_log_parse_level(config.log_level, &level)) ad_log_set_level(level);
-    ad_log_set_format(config.log_format);
-    int rc = run(&config);
-    ad_config_deinit(&config);
+    if (ad_log_parse_level(d.config.log_level, &level)) ad_log_set_level(level);
+    ad_log_set_format(d.config.log_format);
+    int rc = run(&d);
+    ad_config_deinit(&d.config);
     return rc;
 }

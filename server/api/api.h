@@ -79,6 +79,11 @@ void ad_handle_models(ad_http_exchange *x, void *app);
 void ad_handle_model(ad_http_exchange *x, void *app);          /* /v1/models/ID */
 void ad_handle_delete_model(ad_http_exchange *x, void *app);
 void ad_handle_merge(ad_http_exchange *x, void *app);
+void ad_handle_status(ad_http_exchange *x, void *app);
+void ad_handle_drain(ad_http_exchange *x, void *app);
+void ad_handle_health(ad_http_exchange *x, void *app);
+void ad_handle_livez(ad_http_exchange *x, void *app);
+void ad_handle_readyz(ad_http_exchange *x, void *app);
 void ad_handle_tenants(ad_http_exchange *x, void *app);
 void ad_handle_tenant(ad_http_exchange *x, void *app);         /* /v1/admin/tenants/NAME */
 void ad_handle_post_tenant(ad_http_exchange *x, void *app);

@@ -50,6 +50,9 @@ static void generation_free(ad_generation *g)
     if (g->state && g->dialect->free_state) g->dialect->free_state(g->state);
     ad_request_deinit(&g->rq);
     ad_lease_end(&g->lease);
+    if (g->prev) g->prev->next = g->next;
+    else g->app->generations = g->next;
+    if (g->next) g->next->prev = g->prev;
     free(g);
 }
 
@@ -79,16 +82,22 @@ static void note_usage(const ad_generation *g)
     if (first != UINT64_MAX) a->ttft_ns = first - ad_http_start_ns(g->x);
 }
 
+/* Nobody waits for what it has not said yet. */
+static void give_up(ad_generation *g)
+{
+    for (int i = 0; i < g->n_choices; i++)
+        if (!g->choices[i].end) ad_metrics_ended(g->app->metrics, AD_ENDED_ABORT);
+    cancel_all(g);
+    ad_lease_stop_waiting(&g->lease);
+}
+
 static void on_client_gone(ad_http_exchange *x, void *user)
 {
     ad_generation *g = user;
     (void)x;
     note_usage(g);
     g->x = NULL;
-    for (int i = 0; i < g->n_choices; i++)
-        if (!g->choices[i].end) ad_metrics_ended(g->app->metrics, AD_ENDED_ABORT);
-    cancel_all(g);
-    ad_lease_stop_waiting(&g->lease);
+    give_up(g);
     free_if_idle(g);
 }
 
@@ -272,7 +281,24 @@ ad_choice *ad_generation_choice(const ad_generation *g, int i)
     return ch;
 }
 
-/* Something broke: a status if nothing was sent yet, else an error event and a cut stream. */
+/* The last event of a stream. False: it could not be made. */
+static bool send_fault(ad_generation *g)
+{
+    ad_buf b = {0};
+    if (g->dialect->fail) {
+        g->dialect->fail(g);
+        return true;
+    }
+    ad_buf_puts(&b, "data: ");
+    ad_put_json(&b, ad_fault_json_as(&g->fault, ad_http_matched_route(g->x)));
+    ad_buf_puts(&b, "\n\n");
+    bool good = !b.failed;
+    if (good) ad_generation_send_text(g, b.data);
+    ad_buf_deinit(&b);
+    return good;
+}
+
+/* Something broke: a status if nothing was sent yet, else an error event ends the stream. */
 static void finish_failed(ad_generation *g)
 {
     cancel_all(g);
@@ -280,14 +306,9 @@ static void finish_failed(ad_generation *g)
         ad_reply_fault(take_exchange(g), &g->fault);
         return;
     }
-    ad_buf b = {0};
-    ad_buf_puts(&b, "data: ");
-    ad_put_json(&b, ad_fault_json_as(&g->fault, ad_http_matched_route(g->x)));
-    ad_buf_puts(&b, "\n\n");
-    if (!b.failed) ad_http_stream_write(g->x, b.data, b.len);
-    ad_buf_deinit(&b);
     ad_access_fail(g->x, g->fault.code ? g->fault.code : ad_access_reason(NULL, g->fault.http));
-    ad_http_stream_abort(take_exchange(g));
+    if (send_fault(g)) ad_http_stream_end(take_exchange(g));
+    else ad_http_stream_abort(take_exchange(g));
 }
 
 static void reply(ad_generation *g)
@@ -328,6 +349,30 @@ void ad_generation_fail(ad_generation *g, int http, const char *code, const char
     if (g->failed) return;
     g->failed = true;
     ad_fault_set(&g->fault, http, code, NULL, "%s", message);
+}
+
+/* While its body is read on the pool, the generation's own fault is written there. */
+static void end_with(ad_generation *g, const ad_fault *f)
+{
+    give_up(g);
+    if (g->streaming) {
+        g->failed = true;
+        g->fault = *f;
+        finish_failed(g);
+        free_if_idle(g);
+    } else {
+        refuse(g, f);
+    }
+}
+
+void ad_generations_end(ad_app *app, const char *message)
+{
+    ad_fault f = {0};
+    ad_fault_set(&f, 503, NULL, NULL, "%s", message);
+    for (ad_generation *g = app->generations, *next; g; g = next) {
+        next = g->next;
+        if (g->x) end_with(g, &f);
+    }
 }
 
 /* ---- tokens to text ---- */
@@ -632,6 +677,9 @@ void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
     const ad_model_config *config = ad_model_get_config(app->model);
     g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden, .grammars = app->grammars};
     snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
+    g->next = app->generations;
+    if (g->next) g->next->prev = g;
+    app->generations = g;
     ad_http_on_abort(x, on_client_gone, g);
     if (!ad_metering_begin(&g->metering, app, x, &g->fault)) {
         refuse(g, &g->fault);

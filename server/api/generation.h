@@ -47,6 +47,7 @@ typedef struct {
     void (*begin)(ad_generation *g);                /* streamed: before the first event; or NULL */
     void (*event)(ad_choice *ch);                   /* streamed: there is text, or tokens, or it has ended; takes what there is */
     void (*end)(ad_generation *g);                  /* streamed: the last events, after every choice has ended; or NULL */
+    void (*fail)(ad_generation *g);                 /* streamed: the last event when it ends with g->fault; NULL: that as an event without a name */
     void (*free_choice)(void *state);               /* a choice's state; or NULL */
     void (*free_state)(void *state);                /* the generation's; or NULL */
     bool templated;                                 /* read runs chat templates, which are programs of strangers: not on the loop */
@@ -66,6 +67,7 @@ struct ad_generation {
     void *state;              /* the dialect's own */
     /* generation.c's: */
     ad_metering metering;
+    ad_generation *prev, *next; /* of the app's */
     int n_started, n_running, n_done; /* choices that went to the worker; that it still has; that ended */
     bool streaming, failed;
     ad_fault fault;
@@ -81,6 +83,9 @@ extern const ad_dialect ad_completions, ad_chat_completions, ad_responses, ad_em
 
 /* Begins the exchange's request. */
 void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d);
+
+/* All that run or wait end with a 503, or with an event that says the same; their streams are whole. */
+void ad_generations_end(ad_app *app, const char *message);
 
 /* For begin, event and end: writes one event, whose JSON is taken; name: of the event, or NULL. */
 void ad_generation_send(ad_generation *g, const char *name, json_t *v);

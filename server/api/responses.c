@@ -5,6 +5,7 @@
 
 #include "server/api/chat.h"
 #include "server/api/constraint.h"
+#include "server/observe/log.h"
 
 /* ---- input items to messages ---- */
 
@@ -343,8 +344,17 @@ static void end(ad_generation *g)
     tell(g, name, json_pack("{s:o}", "response", response_json(g, status, json_incref(t->output))));
 }
 
+static void fail(ad_generation *g)
+{
+    told *t = g->state;
+    if (!t) return; /* not even the beginning could be told */
+    json_t *v = response_json(g, "failed", json_incref(t->output));
+    json_object_set_new(v, "error", json_pack("{s:s, s:o}", "code", g->fault.code ? g->fault.code : "server_error", "message", ad_json_text(g->fault.message)));
+    tell(g, "response.failed", json_pack("{s:o}", "response", v));
+}
+
 const ad_dialect ad_responses = {
-    .id_prefix = "resp_", .read_target = ad_read_target, .read = read_body, .reply = reply, .begin = begin, .event = event, .end = end, .free_choice = ad_chat_state_free, .free_state = told_free,
+    .id_prefix = "resp_", .read_target = ad_read_target, .read = read_body, .reply = reply, .begin = begin, .event = event, .end = end, .fail = fail, .free_choice = ad_chat_state_free, .free_state = told_free,
     .templated = true,
 };
 

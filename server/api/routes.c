@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The route table, health and metrics. Loop thread. */
+/* The route table and metrics. Loop thread. */
 #include <string.h>
 
 #include "server/api/error_form.h"
@@ -9,26 +9,6 @@
 static void reply_text(ad_http_exchange *x, int status, const char *text)
 {
     ad_http_reply(x, status, "text/plain; charset=utf-8", text, strlen(text));
-}
-
-static void health(ad_http_exchange *x, void *arg)
-{
-    const ad_app *app = arg;
-    ad_reply_json(x, app->draining ? 503 : 200, json_pack("{s:s}", "status", app->draining ? "draining" : "ok"));
-}
-
-static void livez(ad_http_exchange *x, void *arg)
-{
-    (void)arg;
-    reply_text(x, 200, "ok\n");
-}
-
-static void readyz(ad_http_exchange *x, void *arg)
-{
-    const ad_app *app = arg;
-    if (app->draining) reply_text(x, 503, "draining\n");
-    else if (ad_worker_room(app->worker, 1, NULL) != AD_OK) reply_text(x, 503, "the queue is full\n");
-    else reply_text(x, 200, "ok\n");
 }
 
 static void metrics(ad_http_exchange *x, void *arg)
@@ -54,6 +34,8 @@ static const ad_http_route routes[] = {
     {"POST", "/detokenize", ad_handle_detokenize, "/detokenize", false, &ad_vllm_errors, AD_VERB_INFER},
     {"POST", "/v1/detokenize", ad_handle_detokenize, "/v1/detokenize", false, &ad_vllm_errors, AD_VERB_INFER},
     {"POST", "/v1/admin/merge", ad_handle_merge, "/v1/admin/merge", false, NULL, AD_VERB_MERGE},
+    {"GET", "/v1/admin/status", ad_handle_status, "/v1/admin/status", false, NULL, AD_VERB_ADMIN},
+    {"POST", "/v1/admin/drain", ad_handle_drain, "/v1/admin/drain", false, NULL, AD_VERB_ADMIN},
     {"GET", "/v1/admin/tenants", ad_handle_tenants, "/v1/admin/tenants", false, NULL, AD_VERB_ADMIN},
     {"POST", "/v1/admin/tenants", ad_handle_post_tenant, "/v1/admin/tenants", false, NULL, AD_VERB_ADMIN},
     {"GET", "/v1/admin/tenants/*", ad_handle_tenant, "/v1/admin/tenants/{name}", false, NULL, AD_VERB_ADMIN},
@@ -96,13 +78,13 @@ static const ad_http_route routes[] = {
     {"POST", "/generate", ad_handle_generate, "/generate", false, &ad_tgi_errors, AD_VERB_INFER},
     {"POST", "/generate_stream", ad_handle_generate_stream, "/generate_stream", false, &ad_tgi_errors, AD_VERB_INFER},
     {"POST", "/", ad_handle_generate_compat, "/", false, &ad_tgi_errors, AD_VERB_INFER},
-    {"GET", "/", health, "/", false, &ad_tgi_errors, AD_VERB_OPEN},
-    {"GET", "/startup", health, "/startup", false, &ad_tgi_errors, AD_VERB_OPEN},
+    {"GET", "/", ad_handle_health, "/", false, &ad_tgi_errors, AD_VERB_OPEN},
+    {"GET", "/startup", ad_handle_health, "/startup", false, &ad_tgi_errors, AD_VERB_OPEN},
     {"GET", "/info", ad_handle_info, "/info", false, &ad_tgi_errors, AD_VERB_LIST},
-    {"GET", "/v1/health", health, "/v1/health", false, &ad_llama_server_errors, AD_VERB_OPEN},
-    {"GET", "/health", health, "/health", false, NULL, AD_VERB_OPEN},
-    {"GET", "/livez", livez, "/livez", false, NULL, AD_VERB_OPEN},
-    {"GET", "/readyz", readyz, "/readyz", false, NULL, AD_VERB_OPEN},
+    {"GET", "/v1/health", ad_handle_health, "/v1/health", false, &ad_llama_server_errors, AD_VERB_OPEN},
+    {"GET", "/health", ad_handle_health, "/health", false, NULL, AD_VERB_OPEN},
+    {"GET", "/livez", ad_handle_livez, "/livez", false, NULL, AD_VERB_OPEN},
+    {"GET", "/readyz", ad_handle_readyz, "/readyz", false, NULL, AD_VERB_OPEN},
     {"GET", "/metrics", metrics, "/metrics", false, NULL, AD_VERB_METRICS},
     {"GET", "/openapi.json", ad_handle_openapi, "/openapi.json", false, NULL, AD_VERB_OPEN},
 };

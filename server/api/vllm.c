@@ -189,7 +189,7 @@ void ad_handle_version(ad_http_exchange *x, void *app)
 void ad_handle_ping(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    ad_http_reply(x, app->draining ? 503 : 200, NULL, NULL, 0);
+    ad_http_reply(x, app->leaving ? 503 : 200, NULL, NULL, 0);
 }
 
 void ad_handle_load(ad_http_exchange *x, void *arg)

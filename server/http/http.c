@@ -120,7 +120,7 @@ struct ad_http_server {
     uv_loop_t *loop;
     listener listeners[AD_HTTP_MAX_ADDRESSES];
     int n_listeners, n_listening; /* listening: open handles */
-    bool draining, closing;
+    bool leaving, draining, closing; /* each with those before it */
     int n_conns, n_reserved;  /* reserved are among n_conns */
     conn *conns;              /* the newest first */
     conn *peers[PEER_BUCKETS]; /* by the hash of their keys */
@@ -440,7 +440,7 @@ static void put_head(ad_http_exchange *x, ad_buf *b, const char *content_type)
     time_t now = time(NULL);
     gmtime_r(&now, &tm);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    if (x->conn->server->draining || (x->conn->phase == PHASE_FEED && !x->conn->complete)) x->keep_alive = false;
+    if (x->conn->server->leaving || (x->conn->phase == PHASE_FEED && !x->conn->complete)) x->keep_alive = false;
     ad_buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\nx-request-id: %s\r\n", x->status, reason(x->status), date, x->id);
     if (content_type) ad_buf_printf(b, "Content-Type: %s\r\n", content_type);
     ad_buf_append(b, x->extra.data, x->extra.len);
@@ -713,7 +713,7 @@ static int read_request(conn *c, size_t len, const char **why)
     llhttp_errno_t rc = llhttp_execute(&c->parser, raw, len);
     *why = "the request is malformed";
     if (rc != HPE_OK && rc != HPE_PAUSED) return 400;
-    x->keep_alive = llhttp_should_keep_alive(&c->parser) && !c->server->draining && !c->reserved;
+    x->keep_alive = llhttp_should_keep_alive(&c->parser) && !c->server->leaving && !c->reserved;
     return x->route && c->server->opt.admit ? c->server->opt.admit(c->server->opt.app, x, why) : 0;
 }
 
@@ -1389,9 +1389,37 @@ static void stop_listening(ad_http_server *s)
         if (!uv_is_closing(&l->sock.handle)) uv_close(&l->sock.handle, on_listener_closed);
 }
 
+void ad_http_set_limits(ad_http_server *s, const ad_http_options *opt)
+{
+    s->opt.max_body_bytes = opt->max_body_bytes;
+    s->opt.max_bodies_bytes = opt->max_bodies_bytes;
+    s->opt.max_connections = opt->max_connections;
+    s->opt.max_per_peer = opt->max_per_peer;
+    s->opt.header_timeout_ms = opt->header_timeout_ms;
+    s->opt.body_timeout_ms = opt->body_timeout_ms;
+    s->opt.idle_timeout_ms = opt->idle_timeout_ms;
+    s->opt.write_timeout_ms = opt->write_timeout_ms;
+    s->opt.max_output_bytes = opt->max_output_bytes;
+}
+
+void ad_http_leave(ad_http_server *s)
+{
+    s->leaving = true;
+}
+
+void ad_http_refuse_bodies(ad_http_server *s, const char *message)
+{
+    for (conn *c = s->conns, *next; c; c = next) {
+        next = c->next;
+        if (c->closing) continue;
+        if (c->phase == PHASE_FEED) fail_feed(c, 503, message);
+        else if (c->phase == PHASE_BODY) refuse(c, 503, message);
+    }
+}
+
 void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user)
 {
-    s->draining = true;
+    s->leaving = s->draining = true;
     s->drained = done;
     s->drained_user = user;
     stop_listening(s);
@@ -1405,7 +1433,7 @@ void ad_http_close(ad_http_server **sp, void (*done)(void *user), void *user)
 {
     ad_http_server *s = *sp;
     *sp = NULL;
-    s->draining = s->closing = true;
+    s->leaving = s->draining = s->closing = true;
     s->drained = NULL;
     s->closed = done;
     s->closed_user = user;

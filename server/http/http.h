@@ -72,6 +72,12 @@ const char *ad_http_url(const ad_http_server *s, int i); /* of address i: "http:
 AD_MUSTUSE ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err);
 int ad_http_connections(const ad_http_server *s);
 ad_http_counts ad_http_get_counts(const ad_http_server *s);
+/* Takes sizes, counts and times from `opt`, for what begins from now on. */
+void ad_http_set_limits(ad_http_server *s, const ad_http_options *opt);
+/* From now on every reply ends its connection. New ones are accepted still. */
+void ad_http_leave(ad_http_server *s);
+/* Requests whose bodies are still coming in are answered 503 with the message. */
+void ad_http_refuse_bodies(ad_http_server *s, const char *message);
 /* Stops accepting; idle connections close, busy ones after their reply. done(user) when the last is gone. */
 void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user);
 /* Closes everything now (exchanges in flight see on_abort), then done. The server is freed. */

@@ -217,6 +217,14 @@ static void put_process(const ad_expose *e, const ad_app *app)
     ad_expose_gauge(e, "process_start_time_seconds", "Unix time of the start.", (double)app->started);
 }
 
+static void put_life(const ad_expose *e, const ad_app *app)
+{
+    ad_expose_gauge(e, "adapterd_config_last_reload_successful", "1: the configuration that was last asked for holds; 0: it was bad, and the one before it holds.", app->reload.good);
+    ad_expose_gauge(e, "adapterd_config_last_reload_success_timestamp_seconds", "When a configuration was last taken: at the start, or by SIGHUP.", (double)app->reload.succeeded);
+    ad_expose_gauge(e, "adapterd_draining", "1: /readyz is 503 because an operator or a signal said so.", app->leaving || app->out_of_rotation);
+    ad_expose_gauge(e, "adapterd_engine_stuck", "1: the engine has work and has finished no step of it for longer than it may.", ad_app_is_stuck(app));
+}
+
 static void put_build(const ad_expose *e, const ad_app *app)
 {
     ad_buf labels = {0};
@@ -414,6 +422,7 @@ void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, bool open_m
     ad_expose_label(&labels, "engine", "0");
     ad_expose_label(&labels, "model_name", app->served_name);
     put_build(&e, app);
+    put_life(&e, app);
     put_process(&e, app);
     ad_expose_gauge(&e, "adapterd_model_bytes", "Bytes of the base model's weights, mapped and converted.",
                     (double)(ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model)));

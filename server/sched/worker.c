@@ -363,6 +363,13 @@ ad_status ad_worker_submit(ad_worker *w, ad_gen **out, const ad_gen_spec *spec, 
 void ad_worker_cancel(ad_gen *g) { atomic_store(&g->job.canceled, true); }
 void *ad_gen_user(const ad_gen *g) { return g->spec.user; }
 int ad_worker_pending(const ad_worker *w) { return w->n_pending; }
+
+void ad_worker_set_queue(ad_worker *w, int limit, int timeout_s)
+{
+    w->opt.queue_limit = limit;
+    w->opt.queue_timeout_s = timeout_s;
+}
+
 int ad_gen_cached_tokens(const ad_gen *g) { return ad_seq_cached_tokens(g->job.seq); }
 uint64_t ad_gen_engine_ns(const ad_gen *g) { return g->job.engine_ns; }
 int ad_worker_context(const ad_worker *w) { return w->opt.context; }

@@ -63,7 +63,7 @@ class Lifecycle(unittest.TestCase):
             d.stop()
 
     def test_sigterm_finishes_what_runs_and_refuses_the_rest(self):
-        d = Daemon(GQA, "--served-name", "base", "--shutdown-timeout", "600") # sanitizers take their time
+        d = Daemon(GQA, "--served-name", "base", "--drain-timeout", "600") # sanitizers take their time
         reply = []
         t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True}, timeout=600)))
         t.start()
@@ -109,13 +109,13 @@ class Lifecycle(unittest.TestCase):
         self.assertLess(time.monotonic() - start, 5)
         s.close()
 
-    def test_the_shutdown_timeout_cuts_what_is_too_long(self):
-        d = Daemon(GQA, "--served-name", "base", "--shutdown-timeout", "0")
+    def test_the_drain_timeout_ends_what_is_too_long(self):
+        d = Daemon(GQA, "--served-name", "base", "--drain-timeout", "0")
         s = socket.create_connection((d.host, d.port))
         s.sendall(long_request(True))
         s.recv(100)
         start = time.monotonic()
-        self.assertIn("cutting them off", d.stop())
+        self.assertIn("ending them with an error", d.stop())
         self.assertLess(time.monotonic() - start, 5)
         s.close()
 

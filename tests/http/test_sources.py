@@ -69,7 +69,7 @@ class Directories(Places):
 
     def test_the_server_may_end_while_files_are_copied(self):
         write(self.at("roots", "x"), (make_adapter(1)[0], bytes(256 << 20)))
-        d = self.start("--adapter-root", self.at("roots"), "--state-dir", self.at("state"), "--shutdown-timeout", "0")
+        d = self.start("--adapter-root", self.at("roots"), "--state-dir", self.at("state"), "--drain-timeout", "0")
 
         def post():
             try:

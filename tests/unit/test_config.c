@@ -194,7 +194,7 @@ END_TEST
 /* What an option that ends the program prints; owned. */
 static char *printed(const char *const *args)
 {
-    char *text = NULL, *argv[8] = {(char *)"adapterd"}, *env[] = {NULL};
+    char *text = NULL, *argv[32] = {(char *)"adapterd"}, *env[] = {NULL};
     size_t len;
     int argc = 1, action = 0;
     for (; *args; args++) argv[argc++] = (char *)*args;
@@ -254,7 +254,7 @@ START_TEST(help_lists_every_key_and_version_is_short)
     ck_assert_int_eq(action, 1);
     fclose(out);
     static const char *const all[] = {"--model", "--served-name", "--adapter ", "--adapter-dir", "--host", "--port", "--weights", "--kv-type", "--threads", "--context", "--max-running",
-                                      "--step-tokens", "--queue-limit", "--max-body", "--kv-memory", "--max-connections", "--shutdown-timeout", "--log-level", "--cpu-features", "--config", "[8000]"};
+                                      "--step-tokens", "--queue-limit", "--max-body", "--kv-memory", "--max-connections", "--drain-timeout", "--log-level", "--cpu-features", "--config", "[8000]"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ck_assert_msg(strstr(text, all[i]), "%s", all[i]);
     free(text);
     argv[1] = (char *)"--version";
@@ -263,6 +263,69 @@ START_TEST(help_lists_every_key_and_version_is_short)
     fclose(out);
     ck_assert_int_eq(strncmp(text, "adapterd ", 9), 0);
     free(text);
+}
+END_TEST
+
+enum { MOST_NAMES = 8 };
+typedef struct {
+    const char *names[MOST_NAMES];
+    bool live[MOST_NAMES];
+    int n;
+} changes;
+
+static void note_change(void *user, const char *name, bool live)
+{
+    changes *c = user;
+    ck_assert_int_lt(c->n, MOST_NAMES);
+    c->names[c->n] = name;
+    c->live[c->n++] = live;
+}
+
+START_TEST(a_new_configuration_gives_what_can_change_at_run_time_and_names_the_rest)
+{
+    changes seen = {0};
+    ad_config c = good(ARGS("--model", "m", "--adapter", "a=b", "--source-host", "x", "--slow-reader", "cut"), NULL);
+    ad_config next = good(ARGS("--model", "n", "--adapter", "a=c", "--source-host", "x", "--slow-reader", "pause", "--drain-timeout", "7", "--max-body", "2k"), NULL);
+    ad_config_adopt(&c, &next, note_change, &seen);
+    ck_assert_int_eq(seen.n, 5);
+    static const char *const names[] = {"model", "adapter", "max-body", "slow-reader", "drain-timeout"};
+    for (int i = 0; i < seen.n; i++) {
+        ck_assert_str_eq(seen.names[i], names[i]);
+        ck_assert_int_eq(seen.live[i], i >= 2);
+    }
+    ad_config_deinit(&next);
+    ck_assert_str_eq(c.model, "m");
+    ck_assert_str_eq(c.adapters[0].dir, "b");
+    ck_assert_str_eq(c.slow_reader, "pause");
+    ck_assert_int_eq(c.drain_timeout_s, 7);
+    ck_assert_uint_eq(c.max_body_bytes, 2048);
+    ad_config_deinit(&c);
+}
+END_TEST
+
+START_TEST(a_configuration_changes_nothing_by_being_read_again)
+{
+    changes seen = {0};
+    ad_config c = good(ARGS("--model", "m", "--adapter", "a=b", "--listen", "unix:/s"), NULL), next = good(ARGS("--model", "m", "--adapter", "a=b", "--listen", "unix:/s"), NULL);
+    ad_config_adopt(&c, &next, note_change, &seen);
+    ck_assert_int_eq(seen.n, 0);
+    ad_config_deinit(&next);
+    ad_config_deinit(&c);
+}
+END_TEST
+
+START_TEST(a_dumped_configuration_reads_as_itself)
+{
+    char *dump = printed(ARGS("--dump-config", "--model", "m", "--adapter", "a=b", "--adapter", "c=d=e", "--listen", "unix:/s,mode=0600", "--max-body", "3k", "--lora-modules", "f=g"));
+    ck_assert_ptr_nonnull(strstr(dump, "adapter = c=d=e\nadapter = f=g\n"));
+    ck_assert_ptr_nonnull(strstr(dump, "max-body = 3072\n"));
+    write_file(dump, strlen(dump));
+    char *again = printed(ARGS("--dump-config", "--config", file_path));
+    ck_assert_str_eq(dump, again);
+    free(dump);
+    free(again);
+    unlink(file_path);
+    refuse(ARGS("--dump-config", "--model", "m", "--port", "x"), NULL, "option --port");
 }
 END_TEST
 
@@ -282,6 +345,9 @@ int main(void)
     tcase_add_test(t, help_lists_every_key_and_version_is_short);
     tcase_add_test(t, dumped_options_are_json_and_those_of_help);
     tcase_add_test(t, checking_a_configuration_says_that_it_is_good_or_why_not);
+    tcase_add_test(t, a_new_configuration_gives_what_can_change_at_run_time_and_names_the_rest);
+    tcase_add_test(t, a_configuration_changes_nothing_by_being_read_again);
+    tcase_add_test(t, a_dumped_configuration_reads_as_itself);
     suite_add_tcase(suite, t);
     return tu_run(suite);
 }
