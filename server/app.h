@@ -20,11 +20,6 @@
 #include "server/sched/worker.h"
 #include "server/tenancy/tenancy.h"
 
-typedef struct {
-    int id;                  /* of an adapter; one that is gone is passed over */
-    float scale;
-} ad_default_adapter;
-
 /* Of the configuration, by SIGHUP or at the start. */
 typedef struct {
     bool good;
@@ -50,8 +45,6 @@ typedef struct ad_app {
     const char *served_name; /* the base model's id in the API */
     char fingerprint[20];    /* system_fingerprint of replies: of this build and the base model */
     time_t started;
-    ad_default_adapter defaults[AD_MAX_MIX]; /* [n_defaults] answer requests of llama-server's routes that name nothing */
-    int n_defaults;
     struct ad_generation *generations; /* all there are, in no order */
     ad_vitals vitals;
     ad_reload_result reload;

@@ -3,21 +3,21 @@
 #ifndef AD_API_ADAPTER_JSON_H
 #define AD_API_ADAPTER_JSON_H
 
-#include "server/api/api.h"
+#include "server/api/names.h"
 
-/* whole: with its versions. The caller owns it. */
-json_t *ad_adapter_json(const ad_app *app, const ad_entry *e, bool whole);
+/* As `c` names it. whole: with its versions. The caller owns it. */
+json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e, bool whole);
 /* Its active version, or the newest when none is active; NULL: it has none. */
 const ad_version *ad_shown_version(const ad_entry *e);
 /* The state of that version. */
 const char *ad_adapter_state(const ad_entry *e);
-/* "uploading" or "verifying" when files of that name are on their way into the registry, else NULL. */
+/* "uploading" or "verifying" when files of that whole name are on their way into the registry, else NULL. */
 const char *ad_adapter_pending(const ad_app *app, const char *name);
-/* A name of which nothing else is there yet. */
-json_t *ad_pending_json(const char *name, const char *state);
+/* A whole name of which nothing else is there yet. */
+json_t *ad_pending_json(const ad_app *app, const ad_caller *c, const char *name, const char *state);
 /* Whether v is what labels may be: an object of at most 64 strings, with keys of 128 and values of 1024 bytes. */
 bool ad_is_labels(const json_t *v);
-/* "/v1/adapters/NAME", escaped. */
+/* "/v1/adapters/NAME", escaped; name: as its reader says it. */
 void ad_adapter_location(const char *name, char *out, size_t size);
 
 #endif

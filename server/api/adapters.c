@@ -19,6 +19,7 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
 {
     ad_fault f = {0};
     ad_fault_from(&f, &o->err, NULL);
+    ad_scope_shorten(ad_caller_of(x), f.message);
     if (o->code) f.code = o->code;
     if (o->http) f.http = o->http;
     if (f.http == 422 && !f.code) f.code = "adapter_refused";
@@ -28,7 +29,7 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
         json_t *report = o->report ? json_copy(o->report) : json_pack("{s:s}", "status", ad_status_name(o->status));
         json_object_set_new(report, "object", json_string("adapter.report"));
         json_object_set_new(report, "admitted", json_false());
-        json_object_set_new(report, "reason", ad_json_text(o->err.msg));
+        json_object_set_new(report, "reason", ad_json_text(f.message));
         if (o->reasons) json_object_set(report, "reasons", o->reasons);
         json_object_set_new(body, "report", report);
     }
@@ -38,8 +39,9 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
 static void reply_admitted(const ad_later *l, const ad_outcome *o)
 {
     char location[3 * AD_MAX_NAME + 32];
-    ad_adapter_location(o->entry->name, location, sizeof location);
-    json_t *v = ad_adapter_json(l->app, o->entry, true);
+    const ad_caller *c = ad_caller_of(l->x);
+    ad_adapter_location(ad_scope_shown(c, o->entry->name), location, sizeof location);
+    json_t *v = ad_adapter_json(l->app, c, o->entry, true);
     if (o->report) {
         json_object_set(v, "modules", json_object_get(o->report, "modules"));
         json_object_set(v, "report", o->report);
@@ -63,7 +65,7 @@ static void reply_outcome(ad_later *l, const ad_outcome *o)
     } else if (o->entry) {
         reply_admitted(l, o);
     } else {
-        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b, s:b}", "object", "adapter.deleted", "name", l->name, "deleted", 1, "drained", o->drained));
+        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b, s:b}", "object", "adapter.deleted", "name", ad_scope_shown(ad_caller_of(l->x), l->name), "deleted", 1, "drained", o->drained));
     }
 }
 
@@ -84,6 +86,7 @@ static bool query_flag(ad_http_exchange *x, const char *name, bool *out)
     return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
 }
 
+/* name: whole, or NULL. */
 static bool read_if_match(ad_http_exchange *x, const ad_app *app, const char *name, int64_t *out)
 {
     return ad_read_if_match(x, name ? ad_registry_find(app->registry, name) : NULL, out);
@@ -142,9 +145,9 @@ static bool has_label(const ad_entry *e, const list_query *q)
     return yes;
 }
 
-static bool is_listed(const ad_entry *e, const list_query *q)
+static bool is_listed(const ad_caller *c, const ad_entry *e, const list_query *q)
 {
-    if (e->n_targets || strncmp(e->name, q->prefix, strlen(q->prefix))) return false;
+    if (e->n_targets || strncmp(ad_scope_shown(c, e->name), q->prefix, strlen(q->prefix))) return false;
     if (*q->state && strcmp(ad_adapter_state(e), q->state)) return false;
     return !*q->label || has_label(e, q);
 }
@@ -152,17 +155,18 @@ static bool is_listed(const ad_entry *e, const list_query *q)
 /* Names that are only on their way; a page of registered ones does not have them. */
 static void list_pending(ad_http_exchange *x, const ad_app *app, const list_query *q)
 {
+    const ad_scope scope = ad_scope_of(x, app);
+    ad_scope_cursor c = ad_scope_begin(&scope, "");
     json_t *list = json_array();
     const char *name;
     for (int i = 0; (name = ad_keeper_verifying(app->keeper, i)) && !strcmp(q->state, "verifying"); i++)
-        if (!ad_registry_find(app->registry, name)) json_array_append_new(list, ad_pending_json(name, "verifying"));
+        if (!ad_registry_find(app->registry, name) && ad_scope_lists(&scope, name)) json_array_append_new(list, ad_pending_json(app, scope.caller, name, "verifying"));
     for (int i = 0; (name = ad_upload_name(i)) && !strcmp(q->state, "uploading"); i++)
-        if (*name && !ad_registry_find(app->registry, name)) json_array_append_new(list, ad_pending_json(name, "uploading"));
-    for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
-        const ad_entry *e = ad_registry_at(app->registry, i);
+        if (*name && !ad_registry_find(app->registry, name) && ad_scope_lists(&scope, name)) json_array_append_new(list, ad_pending_json(app, scope.caller, name, "uploading"));
+    for (const ad_entry *e; (e = ad_scope_next(&c));) {
         const char *state = e->n_targets ? NULL : ad_adapter_pending(app, e->name);
         bool listed = !e->n_targets && (!strcmp(ad_adapter_state(e), q->state) || (state && !strcmp(state, q->state)));
-        if (listed && json_array_size(list) < LIST_MOST) json_array_append_new(list, ad_adapter_json(app, e, false));
+        if (listed && json_array_size(list) < LIST_MOST) json_array_append_new(list, ad_adapter_json(app, scope.caller, e, false));
     }
     ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:n, s:n}", "object", "list", "data", list, "has_more", 0, "first_id", "last_id"));
 }
@@ -170,34 +174,36 @@ static void list_pending(ad_http_exchange *x, const ad_app *app, const list_quer
 void ad_handle_adapters(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    const ad_registry *reg = app->registry;
+    const ad_scope scope = ad_scope_of(x, app);
     list_query q;
     if (!read_list_query(x, &q)) return;
     if (!strcmp(q.state, "uploading") || !strcmp(q.state, "verifying")) {
         list_pending(x, app, &q);
         return;
     }
+    ad_scope_cursor c = ad_scope_begin(&scope, q.after);
     json_t *list = json_array();
     const char *first = NULL, *last = NULL;
-    size_t i = *q.after ? ad_registry_position(reg, q.after) : 0;
-    if (i < ad_registry_count(reg) && !strcmp(ad_registry_at(reg, i)->name, q.after)) i++;
-    for (; i < ad_registry_count(reg) && json_array_size(list) <= (size_t)q.limit; i++) {
-        const ad_entry *e = ad_registry_at(reg, i);
-        if (!is_listed(e, &q)) continue;
-        if (json_array_size(list) == (size_t)q.limit) break; /* one more is there */
-        json_array_append_new(list, ad_adapter_json(app, e, false));
-        if (!first) first = e->name;
-        last = e->name;
+    bool more = false;
+    for (const ad_entry *e; !more && (e = ad_scope_next(&c));) {
+        if (!is_listed(scope.caller, e, &q)) continue;
+        more = json_array_size(list) == (size_t)q.limit;
+        if (more) break;
+        json_array_append_new(list, ad_adapter_json(app, scope.caller, e, false));
+        last = ad_scope_shown(scope.caller, e->name);
+        if (!first) first = last;
     }
-    ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:s?, s:s?}", "object", "list", "data", list, "has_more", i < ad_registry_count(reg), "first_id", first, "last_id", last));
+    ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b, s:s?, s:s?}", "object", "list", "data", list, "has_more", more, "first_id", first, "last_id", last));
 }
 
+/* name: whole. */
 static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_t *report)
 {
+    const ad_caller *c = ad_caller_of(x);
     const ad_entry *e = ad_registry_find(app->registry, name);
     const char *pending = e ? NULL : ad_adapter_pending(app, name);
     if (pending) {
-        ad_reply_json(x, 200, ad_pending_json(name, pending));
+        ad_reply_json(x, 200, ad_pending_json(app, c, name, pending));
         return;
     }
     if (!e || e->n_targets) {
@@ -206,7 +212,7 @@ static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_
         ad_reply_fault(x, &f);
         return;
     }
-    json_t *v = ad_adapter_json(app, e, true);
+    json_t *v = ad_adapter_json(app, c, e, true);
     if (report) {
         static const char *const keys[] = {"modules", "norms", "tensors_matched", "format", "warnings", "base_model"};
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
@@ -226,7 +232,9 @@ static void on_stored_report(void *user, json_t *report)
 void ad_handle_adapter(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
-    const char *name = ad_http_path(x) + strlen(prefix);
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    const char *name = ad_scope_name(&scope, ad_http_path(x) + strlen(prefix), buf);
     const ad_entry *e = ad_registry_find(app->registry, name);
     if (e && !e->n_targets && ad_is_unmodified(x, e)) {
         ad_set_etag(x, e);
@@ -244,16 +252,24 @@ void ad_handle_adapter(ad_http_exchange *x, void *arg)
     if (l) ad_keeper_stored_report(app->keeper, v, on_stored_report, l);
 }
 
+/* What happens to names that the client does not see is none of its business; an event of a tenant that is gone stays that tenant's. */
+static const char *name_for(ad_http_exchange *x, void *arg, const char *full, int owner)
+{
+    const ad_scope scope = ad_scope_of(x, arg);
+    bool told = scope.caller->is_operator || ((!owner || owner == scope.caller->tenant->id) && ad_scope_lists(&scope, full));
+    return told ? ad_scope_shown(scope.caller, full) : NULL;
+}
+
 void ad_handle_events(ad_http_exchange *x, void *arg)
 {
-    const ad_app *app = arg;
+    ad_app *app = arg;
     if (app->draining) {
         ad_reply_refusal(x, 503, NULL, NULL, "the server is shutting down"); /* its streams have been ended */
     } else if (!strcmp(ad_http_method(x), "HEAD")) { /* which has nothing to wait for */
         ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
         ad_http_stream_end(x);
     } else {
-        ad_events_subscribe(ad_keeper_events(app->keeper), x);
+        ad_events_subscribe(ad_keeper_events(app->keeper), x, name_for, app);
     }
 }
 
@@ -279,7 +295,7 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
     ad_keeper_admit(app->keeper, spec, on_outcome, l);
 }
 
-/* What path, query and headers say; fields of the body add to it. name: of the adapter that gets a new version, or NULL. False: answered. */
+/* What path, query and headers say; fields of the body add to it. name: the whole one of the adapter that gets a new version, or NULL. False: answered. */
 static bool begin_spec(ad_http_exchange *x, const ad_app *app, const char *name, ad_admission_spec *s)
 {
     *s = (ad_admission_spec){.new_version = name != NULL, .activate = true};
@@ -300,20 +316,64 @@ static const char *path_name(const ad_http_exchange *x, const char *action, char
     return name;
 }
 
+/* The whole name of what the sender calls `said` and may change: `said`, or in out[AD_SCOPE_NAME]; NULL: answered. */
+static const char *changed_name(ad_http_exchange *x, const ad_app *app, const char *said, char *out)
+{
+    const ad_scope scope = ad_scope_of(x, app);
+    const char *name = ad_scope_name(&scope, said, out);
+    ad_fault f = {0};
+    if (ad_may_change(&scope, name, &f)) return name;
+    ad_reply_fault(x, &f);
+    return NULL;
+}
+
+/* The same of /v1/adapters/NAME/ACTION, which the path is; in out[AD_MAX_NAME + 1]. */
+static const char *action_name(ad_http_exchange *x, const ad_app *app, const char *action, char *out)
+{
+    char said[AD_MAX_NAME + 1], buf[AD_SCOPE_NAME];
+    const char *name = path_name(x, action, said) ? changed_name(x, app, said, buf) : NULL;
+    ad_fault f = {0};
+    if (!name) return NULL;
+    if (strlen(name) <= AD_MAX_NAME) return memcpy(out, name, strlen(name) + 1);
+    ad_fault_set(&f, 404, "adapter_not_found", NULL, "The adapter `%.150s` does not exist.", name);
+    ad_reply_fault(x, &f);
+    return NULL;
+}
+
+/* Whose new version it is, as the path says, into name[AD_MAX_NAME + 1]; NULL in *out: it is a new adapter. False: answered. */
+static bool read_target(ad_http_exchange *x, const ad_app *app, char *name, const char **out)
+{
+    bool is_version = path_name(x, "versions", name) != NULL;
+    *out = is_version ? action_name(x, app, "versions", name) : NULL;
+    return *out || !is_version;
+}
+
+/* The whole name of an adapter that the sender may call `said`, in out[AD_MAX_NAME + 1]; false: answered. */
+static bool read_new_name(ad_http_exchange *x, const ad_app *app, const char *said, char *out)
+{
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    size_t room = ad_scope_room(scope.caller);
+    ad_fault f = {0};
+    bool good = strlen(said) <= room ? ad_may_add(&scope, app, said, "name", &f) : ad_fault_set(&f, 400, "invalid_value", "name", "`name` is longer than %zu bytes", room);
+    if (good) snprintf(out, AD_MAX_NAME + 1, "%s", ad_scope_own_name(&scope, said, buf));
+    else ad_reply_fault(x, &f);
+    return good;
+}
+
 static const char not_of_versions[] = "`labels` and `description` are the adapter's, not a version's: PATCH changes them";
 
 static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
 {
     ad_app *app = user;
     char buf[AD_MAX_NAME + 1];
-    const char *name = path_name(x, "versions", buf);
+    const char *name;
     ad_admission_spec s;
-    bool good = begin_spec(x, app, name, &s);
+    bool good = read_target(x, app, buf, &name) && begin_spec(x, app, name, &s);
     if (good && name && u->name) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` does not go with a new version: the path says whose it is");
     if (good && name && (u->description || u->labels)) good = ad_reply_refusal(x, 400, "invalid_value", u->labels ? "labels" : "description", not_of_versions);
-    if (good && u->name && strlen(u->name) > AD_MAX_NAME) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` is longer than 128 bytes");
+    if (good && u->name) good = read_new_name(x, app, u->name, s.name);
     if (good) {
-        if (u->name) memcpy(s.name, u->name, strlen(u->name) + 1);
         s.activate = u->activate;
         s.dir = strdup(u->dir);
         s.is_archive = u->is_archive;
@@ -379,15 +439,19 @@ static char *copy_string(const json_t *v)
 
 static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
 {
+    static const char operators[] = "`path` and `url` are the operator's to use: send the adapter's files";
     static const char *const known[] = {"name", "path", "url", "description", "labels", "sha256", "activate", "signature", "selftest", "chat_template"};
     char buf[AD_MAX_NAME + 1];
-    const char *name = path_name(x, "versions", buf), *field = unknown_field(body, known, sizeof known / sizeof *known), *bad = check_named(body, name != NULL);
+    bool is_version = path_name(x, "versions", buf) != NULL;
+    const char *field = unknown_field(body, known, sizeof known / sizeof *known), *bad = check_named(body, is_version);
     const json_t *labels = json_object_get(body, "labels"), *sha = json_object_get(body, "sha256"), *selftest = json_object_get(body, "selftest");
     ad_admission_spec s;
     if (field) ad_reply_refusal(x, 400, "unknown_field", field, "the body has an unknown field");
     else if (bad) ad_reply_refusal(x, 400, "invalid_value", NULL, bad);
-    if (field || bad || !begin_spec(x, app, name, &s)) return;
-    if (!name) memcpy(s.name, json_string_value(json_object_get(body, "name")), json_string_length(json_object_get(body, "name")) + 1);
+    else if (!ad_caller_of(x)->is_operator) bad = operators, ad_reply_refusal(x, 403, "permission_denied", NULL, bad);
+    const char *name;
+    if (field || bad || !read_target(x, app, buf, &name) || !begin_spec(x, app, name, &s)) return;
+    if (!name && !read_new_name(x, app, json_string_value(json_object_get(body, "name")), s.name)) return;
     s.path = copy_string(json_object_get(body, "path"));
     s.url = copy_string(json_object_get(body, "url"));
     s.description = copy_string(json_object_get(body, "description"));
@@ -420,8 +484,8 @@ static void post_files(ad_http_exchange *x, ad_app *app)
     bool dry_run;
     int64_t if_match;
     char buf[AD_MAX_NAME + 1];
-    const char *name = path_name(x, "versions", buf);
-    if (!query_flag(x, "dry_run", &dry_run) || !read_if_match(x, app, name, &if_match)) return; /* before the client sends megabytes */
+    const char *name;
+    if (!read_target(x, app, buf, &name) || !query_flag(x, "dry_run", &dry_run) || !read_if_match(x, app, name, &if_match)) return; /* before the client sends megabytes */
     if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
     else ad_upload_receive(x, app, name, dry_run ? NULL : on_named, on_upload, app);
 }
@@ -451,7 +515,7 @@ static void activate(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1], selector[80];
     int64_t if_match;
-    ad_later *l = path_name(x, "activate", name) && read_selector(x, selector) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = action_name(x, app, "activate", name) && read_selector(x, selector) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_activate(app->keeper, name, selector, if_match, on_outcome, l);
 }
 
@@ -460,7 +524,7 @@ static void rollback(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1];
     int64_t if_match;
-    ad_later *l = path_name(x, "rollback", name) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = action_name(x, app, "rollback", name) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_activate(app->keeper, name, NULL, if_match, on_outcome, l);
 }
 
@@ -468,7 +532,7 @@ static void verify(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1];
-    ad_later *l = path_name(x, "verify", name) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = action_name(x, app, "verify", name) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_verify(app->keeper, name, on_outcome, l);
 }
 
@@ -503,11 +567,12 @@ static bool read_patch(ad_http_exchange *x, const json_t *body, ad_patch *p)
 void ad_handle_patch_adapter(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
-    const char *name = ad_http_path(x) + strlen(prefix);
+    char buf[AD_SCOPE_NAME];
     json_t *body = read_object(x);
+    const char *name = body ? changed_name(x, app, ad_http_path(x) + strlen(prefix), buf) : NULL;
     ad_patch patch;
     int64_t if_match;
-    ad_later *l = body && read_if_match(x, app, name, &if_match) && read_patch(x, body, &patch) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = name && read_if_match(x, app, name, &if_match) && read_patch(x, body, &patch) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_patch(app->keeper, name, &patch, if_match, on_outcome, l);
     json_decref(body);
 }
@@ -527,12 +592,13 @@ static bool read_drain(ad_http_exchange *x, int *out)
 void ad_handle_delete_adapter(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
-    char name[AD_MAX_NAME + 1];
+    char said[AD_MAX_NAME + 1], buf[AD_SCOPE_NAME];
     const char *path = ad_http_path(x) + strlen(prefix), *at = strrchr(path, '@');
     size_t len = at ? (size_t)(at - path) : strlen(path);
     int drain_ms;
     int64_t if_match;
-    snprintf(name, sizeof name, "%.*s", (int)(len > AD_MAX_NAME ? 0 : len), path); /* a longer one is not there */
-    ad_later *l = read_drain(x, &drain_ms) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
+    snprintf(said, sizeof said, "%.*s", (int)(len > AD_MAX_NAME ? 0 : len), path); /* a longer one is not there */
+    const char *name = read_drain(x, &drain_ms) ? changed_name(x, app, said, buf) : NULL;
+    ad_later *l = name && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_remove(app->keeper, name, at ? at + 1 : NULL, drain_ms, if_match, on_outcome, l);
 }

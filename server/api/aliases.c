@@ -4,39 +4,45 @@
 #include <string.h>
 
 #include "server/api/etag.h"
+#include "server/api/names.h"
 #include "server/keeper/keeper.h"
 
 static const char prefix[] = "/v1/aliases/";
 enum { MAX_WEIGHT = 1000000 };
 
-static json_t *alias_json(const ad_entry *e)
+static json_t *alias_json(const ad_app *app, const ad_caller *c, const ad_entry *e)
 {
     json_t *list = json_array();
-    for (int i = 0; i < e->n_targets; i++) json_array_append_new(list, json_pack("{s:s, s:i}", "model", e->targets[i].model, "weight", e->targets[i].weight));
+    for (int i = 0; i < e->n_targets; i++) json_array_append_new(list, json_pack("{s:s, s:i}", "model", ad_scope_shown(c, e->targets[i].model), "weight", e->targets[i].weight));
     char etag[AD_ETAG];
     ad_etag(e, etag);
-    return json_pack("{s:s, s:s, s:o, s:I, s:s}", "object", "alias", "name", e->name, "targets", list, "revision", (json_int_t)e->revision, "etag", etag);
+    return json_pack("{s:s, s:s, s:s, s:o, s:I, s:s}", "object", "alias", "name", ad_scope_shown(c, e->name), "owner", ad_owner_name(app, e->name), "targets", list, "revision", (json_int_t)e->revision,
+                     "etag", etag);
 }
 
 void ad_handle_aliases(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
+    const ad_scope scope = ad_scope_of(x, app);
+    ad_scope_cursor c = ad_scope_begin(&scope, "");
     json_t *list = json_array();
-    for (size_t i = 0; i < ad_registry_count(app->registry); i++)
-        if (ad_registry_at(app->registry, i)->n_targets) json_array_append_new(list, alias_json(ad_registry_at(app->registry, i)));
+    for (const ad_entry *e; (e = ad_scope_next(&c));)
+        if (e->n_targets) json_array_append_new(list, alias_json(app, scope.caller, e));
     ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
 void ad_handle_alias(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    const char *name = ad_http_path(x) + strlen(prefix);
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    const char *name = ad_scope_name(&scope, ad_http_path(x) + strlen(prefix), buf);
     const ad_entry *e = ad_registry_find(app->registry, name);
     ad_fault f = {0};
     if (e && e->n_targets) {
         ad_set_etag(x, e);
         if (ad_is_unmodified(x, e)) ad_http_reply(x, 304, "application/json", NULL, 0);
-        else ad_reply_json(x, 200, alias_json(e));
+        else ad_reply_json(x, 200, alias_json(app, scope.caller, e));
         return;
     }
     ad_fault_set(&f, 404, "alias_not_found", "name", "The alias `%.150s` does not exist.", name);
@@ -55,9 +61,9 @@ static void reply(const ad_later *l, const ad_outcome *o)
         ad_reply_fault(l->x, &f);
     } else if (o->entry) {
         ad_set_etag(l->x, o->entry);
-        ad_reply_json(l->x, 200, alias_json(o->entry));
+        ad_reply_json(l->x, 200, alias_json(l->app, ad_caller_of(l->x), o->entry));
     } else {
-        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "object", "alias.deleted", "name", l->name, "deleted", 1));
+        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "object", "alias.deleted", "name", ad_scope_shown(ad_caller_of(l->x), l->name), "deleted", 1));
     }
 }
 
@@ -68,17 +74,37 @@ static void on_outcome(void *user, const ad_outcome *o)
     free(l);
 }
 
-/* The path's name, and which revision it must have; NULL: answered. */
-static const char *read_name(ad_http_exchange *x, const ad_app *app, int64_t *if_match)
+/* The path's name, and which revision what has it must have: the whole one, in out[AD_SCOPE_NAME] or the path; NULL: answered. added: it may be new. */
+static const char *read_name(ad_http_exchange *x, const ad_app *app, bool added, char *out, int64_t *if_match)
 {
-    const char *name = ad_http_path(x) + strlen(prefix);
-    if (strlen(name) <= AD_MAX_NAME) return ad_read_if_match(x, ad_registry_find(app->registry, name), if_match) ? name : NULL;
-    ad_reply_refusal(x, 400, "invalid_value", "name", "the name is longer than 128 bytes");
+    const ad_scope scope = ad_scope_of(x, app);
+    const char *said = ad_http_path(x) + strlen(prefix), *name = (added ? ad_scope_own_name : ad_scope_name)(&scope, said, out);
+    size_t room = ad_scope_room(scope.caller);
+    ad_fault f = {0};
+    bool good = strlen(said) <= room ? added ? ad_may_add(&scope, app, said, "name", &f) : ad_may_change(&scope, name, &f)
+                                     : ad_fault_set(&f, 400, "invalid_value", "name", "the name is longer than %zu bytes", room);
+    if (good) return ad_read_if_match(x, ad_registry_find(app->registry, name), if_match) ? name : NULL;
+    ad_reply_fault(x, &f);
     return NULL;
 }
 
-/* {"targets": [{"model", "weight"}, ...]}; NULL with *f filled. */
-static ad_target *read_targets(const json_t *body, int *n, ad_fault *f)
+/* A target's whole name, owned: one that requests of the alias's owner could name. NULL with *f filled. */
+static char *target_name(const ad_scope *s, const char *alias, const char *said, ad_fault *f)
+{
+    char buf[AD_SCOPE_NAME];
+    const char *full = ad_scope_name(s, said, buf);
+    const ad_tenant *of_alias = ad_scope_owner(&s->rules, alias), *owner = ad_scope_owner(&s->rules, full);
+    if (owner && owner != of_alias) {
+        ad_fault_set(f, 422, "invalid_target", "targets", "`%.150s` belongs to tenant `%s`, the alias does not: it may spread over its own tenant's adapters and shared ones", full, owner->name);
+        return NULL;
+    }
+    char *copy = strdup(full);
+    if (!copy) ad_fault_no_memory(f);
+    return copy;
+}
+
+/* {"targets": [{"model", "weight"}, ...]} of an alias, with whole names; NULL with *f filled. */
+static ad_target *read_targets(const ad_scope *s, const char *alias, const json_t *body, int *n, ad_fault *f)
 {
     const json_t *list = json_object_get(body, "targets");
     *n = (int)json_array_size(list);
@@ -95,10 +121,10 @@ static ad_target *read_targets(const json_t *body, int *n, ad_fault *f)
         const json_t *t = json_array_get(list, (size_t)i), *model = json_object_get(t, "model"), *weight = json_object_get(t, "weight");
         json_int_t w = weight ? json_integer_value(weight) : 1;
         bool good = json_is_string(model) && json_object_size(t) == 1u + (weight != NULL) && json_string_length(model) <= AD_MAX_NAME + 66 && (!weight || json_is_integer(weight)) && w >= 1 && w <= MAX_WEIGHT;
-        targets[i] = (ad_target){good ? strdup(json_string_value(model)) : NULL, (int)w};
+        if (good) targets[i] = (ad_target){target_name(s, alias, json_string_value(model), f), (int)w};
         if (targets[i].model) continue;
         ad_targets_free(targets, i);
-        ad_fault_set(f, 400, "invalid_value", "targets", "each target needs a \"model\" and a \"weight\" from 1 to %d, and nothing else", MAX_WEIGHT);
+        if (!good) ad_fault_set(f, 400, "invalid_value", "targets", "each target needs a \"model\" and a \"weight\" from 1 to %d, and nothing else", MAX_WEIGHT);
         return NULL;
     }
     return targets;
@@ -110,11 +136,13 @@ void ad_handle_put_alias(ad_http_exchange *x, void *arg)
     ad_str body = ad_http_body(x);
     ad_fault f = {0};
     int64_t if_match;
-    const char *name = read_name(x, app, &if_match);
+    char buf[AD_SCOPE_NAME];
+    const char *name = read_name(x, app, true, buf, &if_match);
     if (!name) return;
+    const ad_scope scope = ad_scope_of(x, app);
     json_t *root = ad_read_json(body.ptr, body.len, 0, NULL);
     int n = 0;
-    ad_target *targets = read_targets(root, &n, &f);
+    ad_target *targets = read_targets(&scope, name, root, &n, &f);
     json_decref(root);
     ad_later *l = targets ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_set_alias(app->keeper, name, targets, n, if_match, on_outcome, l);
@@ -126,7 +154,8 @@ void ad_handle_delete_alias(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     int64_t if_match;
-    const char *name = read_name(x, app, &if_match);
+    char buf[AD_SCOPE_NAME];
+    const char *name = read_name(x, app, false, buf, &if_match);
     ad_later *l = name ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_remove_alias(app->keeper, name, if_match, on_outcome, l);
 }

@@ -21,7 +21,7 @@ bool ad_fault_set(ad_fault *f, int http, const char *code, const char *param, co
 bool ad_fault_from(ad_fault *f, const ad_err *err, const char *param);
 bool ad_fault_no_memory(ad_fault *f); /* 503 */
 
-/* Ends the exchange, in the form of its route: see error_form.h. 503 gets Retry-After. */
+/* Ends the exchange, in the form of its route: see error_form.h; whole names in the message become the sender's. 503 gets Retry-After. */
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f);
 void ad_reply_json(ad_http_exchange *x, int status, json_t *body); /* takes body */
 void ad_set_processing_time(ad_http_exchange *x);                  /* OpenAI's header; JSON replies have it, streams set it when they begin */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/api/error_form.h"
+#include "server/api/names.h"
 #include "server/observe/access.h"
 
 int ad_http_status_of(ad_status code)
@@ -105,10 +106,11 @@ void ad_reply_json(ad_http_exchange *x, int status, json_t *body)
 void ad_reply_fault(ad_http_exchange *x, const ad_fault *f)
 {
     const ad_error_form *form = ad_error_form_of(ad_http_matched_route(x));
-    int status = ad_error_status(form, f);
+    ad_fault said = *f;
     ad_access_fail(x, f->code);
+    ad_scope_shorten(ad_caller_of(x), said.message);
     if (f->http == 503) ad_http_set_header(x, "Retry-After", "1");
-    ad_reply_json(x, status, ad_error_json(form, f));
+    ad_reply_json(x, ad_error_status(form, &said), ad_error_json(form, &said));
 }
 
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message)

@@ -6,6 +6,7 @@
 
 #include "server/api/auth.h"
 #include "server/api/constraint.h"
+#include "server/api/names.h"
 #include "server/observe/access.h"
 #include "server/observe/log.h"
 
@@ -306,6 +307,7 @@ static void finish_failed(ad_generation *g)
         ad_reply_fault(take_exchange(g), &g->fault);
         return;
     }
+    ad_scope_shorten(ad_caller_of(g->x), g->fault.message);
     ad_access_fail(g->x, g->fault.code ? g->fault.code : ad_access_reason(NULL, g->fault.http));
     if (send_fault(g)) ad_http_stream_end(take_exchange(g));
     else ad_http_stream_abort(take_exchange(g));
@@ -649,9 +651,10 @@ static const ad_chat_template *find_template(const ad_generation *g)
 static void find(ad_generation *g)
 {
     ad_fault f = {0};
+    ad_scope scope = ad_scope_of(g->x, g->app);
     free(g->body);
     g->body = NULL;
-    if (!ad_lease_begin(&g->lease, g->app, &g->rq, &f)) {
+    if (!ad_lease_begin(&g->lease, g->app, &scope, &g->rq, &f)) {
         refuse(g, &f);
         return;
     }

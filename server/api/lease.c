@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "server/api/names.h"
 #include "server/observe/access.h"
 #include "server/sched/prefix.h"
 
+/* name: whole. */
 static bool add(ad_lease *l, const ad_request *r, const char *name, float weight, const char *param, ad_fault *f)
 {
     ad_version *v = NULL;
@@ -22,11 +24,17 @@ static bool add(ad_lease *l, const ad_request *r, const char *name, float weight
     return true;
 }
 
+static bool add_name(ad_lease *l, const ad_scope *scope, const ad_request *r, const char *said, float weight, const char *param, ad_fault *f)
+{
+    char full[AD_SCOPE_NAME];
+    return add(l, r, ad_scope_name(scope, said, full), weight, param, f);
+}
+
 /* By ids, which are 400 when unknown: they are no names of models. */
-static bool add_id(ad_lease *l, const ad_request *r, int id, float scale, ad_fault *f)
+static bool add_id(ad_lease *l, const ad_scope *scope, const ad_request *r, int id, float scale, ad_fault *f)
 {
     const ad_entry *e = ad_registry_by_id(l->app->registry, id);
-    if (!e) return ad_fault_set(f, 400, "invalid_value", "lora", "There is no adapter with id %d: GET /lora-adapters lists them", id);
+    if (!e || !ad_scope_sees(scope, e->name)) return ad_fault_set(f, 400, "invalid_value", "lora", "There is no adapter with id %d: GET /lora-adapters lists them", id);
     if (scale == 0) return true;
     for (int i = 0; i < l->n; i++)
         if (l->versions[i]->entry == e) return ad_fault_set(f, 400, "invalid_value", "lora", "The adapter with id %d is named twice", id);
@@ -34,27 +42,35 @@ static bool add_id(ad_lease *l, const ad_request *r, int id, float scale, ad_fau
     return add(l, r, e->name, scale, "lora", f);
 }
 
-static bool add_ids(ad_lease *l, const ad_request *r, ad_fault *f)
+static bool add_ids(ad_lease *l, const ad_scope *scope, const ad_request *r, ad_fault *f)
 {
     for (size_t i = 0; i < json_array_size(r->lora); i++) {
         const json_t *v = json_array_get(r->lora, i);
-        if (!add_id(l, r, (int)json_integer_value(json_object_get(v, "id")), (float)json_number_value(json_object_get(v, "scale")), f)) return false;
+        if (!add_id(l, scope, r, (int)json_integer_value(json_object_get(v, "id")), (float)json_number_value(json_object_get(v, "scale")), f)) return false;
     }
     return true;
 }
 
-static bool add_defaults(ad_lease *l, const ad_request *r, ad_fault *f)
+static bool add_defaults(ad_lease *l, const ad_scope *scope, const ad_request *r, ad_fault *f)
 {
-    for (int i = 0; i < l->app->n_defaults; i++) {
-        const ad_default_adapter *d = &l->app->defaults[i];
-        if (ad_registry_by_id(l->app->registry, d->id) && !add_id(l, r, d->id, d->scale, f)) return false;
+    const ad_tenant *t = scope->caller->tenant;
+    for (int i = 0; i < t->n_defaults; i++) {
+        const ad_default_adapter *d = &t->defaults[i];
+        if (ad_registry_by_id(l->app->registry, d->id) && !add_id(l, scope, r, d->id, d->scale, f)) return false;
     }
     return true;
 }
 
-static bool find_root(ad_lease *l, ad_str salt, ad_fault *f)
+/* Whoever names no adapter in `model` asks the base, which a key may not be for. */
+static bool may_use_base(const ad_lease *l, const ad_scope *scope, ad_fault *f)
 {
-    ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .salt = salt};
+    const char *name = l->app->served_name;
+    return ad_scope_allows(scope, name) || ad_fault_set(f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", name);
+}
+
+static bool find_root(ad_lease *l, const ad_tenant *tenant, ad_str salt, ad_fault *f)
+{
+    ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .tenant = {tenant->name, strlen(tenant->name)}, .salt = salt};
     ad_err err;
     for (int i = 0; i < l->mix.n; i++) {
         id.adapters[i] = &l->versions[i]->digest;
@@ -73,7 +89,7 @@ static void find_receipt(ad_lease *l)
     }
 }
 
-bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_request *r, ad_fault *f)
+bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_scope *scope, const ad_request *r, ad_fault *f)
 {
     bool is_base = !r->model || !strcmp(r->model, app->served_name), good = true;
     l->app = app;
@@ -81,15 +97,16 @@ bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_request *r, ad_fault *f)
         const char *field = r->lora ? "lora" : "adapters";
         return ad_fault_set(f, 400, "invalid_value", field, "`%s` goes with the base model's name in `model`, which is \"%.150s\"", field, app->served_name);
     }
-    if (!is_base) good = add(l, r, r->model, 1, "model", f);
-    for (int i = 0; good && i < r->n_adapters; i++) good = add(l, r, r->adapters[i].name, r->adapters[i].weight, "adapters", f);
-    if (good && r->lora) good = add_ids(l, r, f);
-    else if (good && is_base && r->use_defaults) good = add_defaults(l, r, f);
+    if (!is_base) good = add_name(l, scope, r, r->model, 1, "model", f);
+    else good = may_use_base(l, scope, f);
+    for (int i = 0; good && i < r->n_adapters; i++) good = add_name(l, scope, r, r->adapters[i].name, r->adapters[i].weight, "adapters", f);
+    if (good && r->lora) good = add_ids(l, scope, r, f);
+    else if (good && is_base && r->use_defaults) good = add_defaults(l, scope, r, f);
     if (!good) return false;
     ad_merge *merge = l->mix.n == 1 && l->mix.weights[0] == 1 ? ad_merger_find(app->merger, &l->versions[0]->digest) : NULL;
     if (merge) l->merge = ad_merge_retain(merge);
     find_receipt(l);
-    return find_root(l, r->cache_salt, f);
+    return find_root(l, scope->caller->tenant, r->cache_salt, f);
 }
 
 /* Every adapter is in memory. */

@@ -5,6 +5,7 @@
 
 #include "server/api/request.h"
 #include "server/keeper/keeper.h"
+#include "server/tenancy/scope.h"
 
 typedef struct ad_lease ad_lease;
 struct ad_lease {
@@ -20,9 +21,9 @@ struct ad_lease {
     void *user;
 };
 
-/* Finds and leases the versions that r->model and r->adapters name; an unknown name is never the base. False with *f filled when it is refused.
+/* Finds and leases the versions that r->model and r->adapters name within the scope; an unknown name is never the base. False with *f filled when it is refused.
  * *l is zero before; release it with ad_lease_end either way. */
-bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_request *r, ad_fault *f);
+bool ad_lease_begin(ad_lease *l, ad_app *app, const ad_scope *scope, const ad_request *r, ad_fault *f);
 /* Sees to it that they are in memory. True: either they are (l->n_waiting is 0), or ready(l, fault) follows once, fault NULL when they are there. */
 bool ad_lease_load(ad_lease *l, void (*ready)(ad_lease *l, const ad_fault *f), void *user, ad_fault *f);
 void ad_lease_stop_waiting(ad_lease *l); /* ready is not called any more */

@@ -7,13 +7,14 @@
 
 #include "server/api/chat_prompt.h"
 #include "server/api/generation.h"
+#include "server/api/names.h"
 
 /* ---- /lora-adapters ---- */
 
-static double default_scale(const ad_app *app, int id)
+static double default_scale(const ad_tenant *t, int id)
 {
-    for (int i = 0; i < app->n_defaults; i++)
-        if (app->defaults[i].id == id) return (double)app->defaults[i].scale;
+    for (int i = 0; i < t->n_defaults; i++)
+        if (t->defaults[i].id == id) return (double)t->defaults[i].scale;
     return 0;
 }
 
@@ -21,23 +22,27 @@ static double default_scale(const ad_app *app, int id)
 void ad_handle_lora_adapters(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
+    const ad_scope scope = ad_scope_of(x, app);
     json_t *list = json_array();
     for (size_t i = 0; i < ad_registry_adapters(app->registry); i++) {
         const ad_entry *e = ad_registry_at_id(app->registry, i);
-        if (ad_is_model(e)) json_array_append_new(list, json_pack("{s:i, s:s, s:f, s:s, s:s}", "id", e->id, "path", e->name, "scale", default_scale(app, e->id), "task_name", "", "prompt_prefix", ""));
+        if (ad_is_model(e) && ad_scope_sees(&scope, e->name))
+            json_array_append_new(list, json_pack("{s:i, s:s, s:f, s:s, s:s}", "id", e->id, "path", ad_scope_shown(scope.caller, e->name), "scale", default_scale(scope.caller->tenant, e->id),
+                                                  "task_name", "", "prompt_prefix", ""));
     }
     ad_reply_json(x, 200, list);
 }
 
 /* The scales other than 0, in order. */
-static bool read_defaults(const ad_app *app, const json_t *body, ad_default_adapter *out, int *n, ad_fault *f)
+static bool read_defaults(const ad_scope *scope, const json_t *body, ad_default_adapter *out, int *n, ad_fault *f)
 {
     if (!json_is_array(body)) return ad_fault_set(f, 400, NULL, NULL, "Request body must be an array");
     if (!ad_read_lora(body, "body", f)) return false;
     for (size_t i = 0; i < json_array_size(body); i++) {
         const json_t *v = json_array_get(body, i);
         ad_default_adapter d = {(int)json_integer_value(json_object_get(v, "id")), (float)json_number_value(json_object_get(v, "scale"))};
-        if (!ad_registry_by_id(app->registry, d.id)) return ad_fault_set(f, 400, "invalid_value", "id", "There is no adapter with id %d: GET /lora-adapters lists them", d.id);
+        const ad_entry *e = ad_registry_by_id(scope->registry, d.id);
+        if (!e || !ad_scope_sees(scope, e->name)) return ad_fault_set(f, 400, "invalid_value", "id", "There is no adapter with id %d: GET /lora-adapters lists them", d.id);
         for (int k = 0; k < *n; k++)
             if (out[k].id == d.id) return ad_fault_set(f, 400, "invalid_value", "id", "The adapter with id %d is named twice", d.id);
         if (d.scale == 0) continue;
@@ -47,19 +52,20 @@ static bool read_defaults(const ad_app *app, const json_t *body, ad_default_adap
     return true;
 }
 
-/* For requests to come; those under way keep theirs. */
+/* For the tenant's requests to come; those under way keep theirs. */
 void ad_handle_set_lora_adapters(ad_http_exchange *x, void *arg)
 {
-    ad_app *app = arg;
+    const ad_scope scope = ad_scope_of(x, arg);
+    ad_tenant *t = scope.caller->tenant;
     ad_str text = ad_http_body(x);
     ad_default_adapter defaults[AD_MAX_MIX];
     ad_fault f = {0};
     int n = 0;
     if (!ad_require_json(x)) return;
     json_t *body = ad_read_json(text.ptr, text.len, 0, NULL);
-    if (read_defaults(app, body, defaults, &n, &f)) {
-        memcpy(app->defaults, defaults, (size_t)n * sizeof *defaults);
-        app->n_defaults = n;
+    if (read_defaults(&scope, body, defaults, &n, &f)) {
+        memcpy(t->defaults, defaults, (size_t)n * sizeof *defaults);
+        t->n_defaults = n;
         ad_reply_json(x, 200, json_pack("{s:b}", "success", 1));
     } else {
         ad_reply_fault(x, &f);

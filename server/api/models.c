@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/api/api.h"
+#include "server/api/names.h"
 #include "server/keeper/keeper.h"
 
 static const char prefix[] = "/v1/models/";
@@ -32,40 +32,42 @@ bool ad_is_model(const ad_entry *e)
 void ad_handle_models(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
+    const ad_scope scope = ad_scope_of(x, app);
+    ad_scope_cursor c = ad_scope_begin(&scope, "");
     json_t *list = json_array(), *perm = permission(app);
-    json_array_append_new(list, model_json(app, app->served_name, NULL, perm));
-    for (size_t i = 0; i < ad_registry_count(app->registry); i++) {
-        const ad_entry *e = ad_registry_at(app->registry, i);
-        if (ad_is_model(e)) json_array_append_new(list, model_json(app, e->name, e, perm));
-    }
+    if (ad_scope_allows(&scope, app->served_name)) json_array_append_new(list, model_json(app, app->served_name, NULL, perm));
+    for (const ad_entry *e; (e = ad_scope_next(&c));)
+        if (ad_is_model(e)) json_array_append_new(list, model_json(app, ad_scope_shown(scope.caller, e->name), e, perm));
     json_decref(perm);
     ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
-/* What `id` names: an adapter, an alias or one version of an adapter; NULL: nothing that answers. */
-static const ad_entry *find(const ad_app *app, const char *id)
+/* What a whole name is of: an adapter, an alias or one version of an adapter; NULL: nothing that answers. */
+static const ad_entry *find(const ad_app *app, const char *full)
 {
-    const ad_entry *e = ad_registry_find(app->registry, id);
+    const ad_entry *e = ad_registry_find(app->registry, full);
     ad_version *v;
     if (ad_is_model(e)) return e;
-    return !e && ad_registry_resolve(app->registry, id, 0, &v, NULL) == AD_OK ? v->entry : NULL;
+    return !e && ad_registry_resolve(app->registry, full, 0, &v, NULL) == AD_OK ? v->entry : NULL;
 }
 
-static void refuse_unknown(ad_http_exchange *x, const char *id)
+static void refuse_unknown(ad_http_exchange *x, const char *full)
 {
     ad_fault f = {0};
-    ad_fault_set(&f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", id);
+    ad_fault_set(&f, 404, "model_not_found", "model", "The model `%.150s` does not exist.", full);
     ad_reply_fault(x, &f);
 }
 
 void ad_handle_model(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
-    const char *id = ad_http_path(x) + strlen(prefix);
-    bool is_base = !strcmp(id, app->served_name);
-    const ad_entry *e = is_base ? NULL : find(app, id);
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    const char *id = ad_http_path(x) + strlen(prefix), *full = ad_scope_name(&scope, id, buf);
+    bool is_base = !strcmp(id, app->served_name) && ad_scope_allows(&scope, id);
+    const ad_entry *e = is_base ? NULL : find(app, full);
     if (!is_base && !e) {
-        refuse_unknown(x, id);
+        refuse_unknown(x, full);
         return;
     }
     json_t *perm = permission(app);
@@ -79,7 +81,7 @@ static void on_removed(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
     if (ad_later_resume(l) && o->status == AD_OK) {
-        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "id", l->name, "object", "model", "deleted", 1));
+        ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "id", ad_scope_shown(ad_caller_of(l->x), l->name), "object", "model", "deleted", 1));
     } else if (l->x) {
         ad_fault f = {0};
         ad_fault_from(&f, &o->err, "model");
@@ -92,18 +94,23 @@ static void on_removed(void *user, const ad_outcome *o)
 void ad_handle_delete_model(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
-    const char *id = ad_http_path(x) + strlen(prefix);
-    const ad_entry *e = ad_registry_find(app->registry, id);
-    if (!strcmp(id, app->served_name)) {
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    const char *id = ad_http_path(x) + strlen(prefix), *full = ad_scope_name(&scope, id, buf);
+    const ad_entry *e = ad_registry_find(app->registry, full);
+    ad_fault f = {0};
+    if (!strcmp(id, app->served_name) && ad_scope_allows(&scope, id)) {
         ad_reply_refusal(x, 403, "base_model", "model", "The base model cannot be deleted: it serves every adapter.");
     } else if (e && e->n_targets) {
         ad_reply_refusal(x, 400, "alias", "model", "This name is an alias: DELETE /v1/aliases/NAME removes it.");
     } else if (strchr(id, '@')) {
         ad_reply_refusal(x, 400, "invalid_value", "model", "One version of an adapter is removed with DELETE /v1/adapters/NAME@VERSION.");
     } else if (!e) {
-        refuse_unknown(x, id);
+        refuse_unknown(x, full);
+    } else if (!ad_may_change(&scope, full, &f)) {
+        ad_reply_fault(x, &f);
     } else {
-        ad_later *l = ad_later_new(x, app, id);
-        if (l) ad_keeper_remove(app->keeper, id, NULL, 0, AD_ANY_REVISION, on_removed, l);
+        ad_later *l = ad_later_new(x, app, full);
+        if (l) ad_keeper_remove(app->keeper, full, NULL, 0, AD_ANY_REVISION, on_removed, l);
     }
 }

@@ -69,13 +69,14 @@ typedef struct receiver {
     const ad_model *model;      /* NULL: nothing is loaded */
     bool working;               /* a job runs */
     ad_http_exchange *x;        /* NULL: refused, or the client left */
+    const ad_app *app;
     ad_store *store;
     size_t max_bytes;           /* of all files */
     void (*named)(const char *name, bool coming, void *user);
     ad_upload_done done;
     void *user;
     struct receiver *next;      /* of all */
-    char name[AD_MAX_NAME + 1]; /* whose it is, as far as that is known */
+    char name[AD_MAX_NAME + 1]; /* whose it is, its whole name, as far as that is known */
     ad_upload *u;               /* dir, stream and weights_bytes: [job] */
     ad_multipart *parts;
     bool seen[N_FIELDS], complete;
@@ -401,6 +402,13 @@ static void set_name(receiver *r, const char *name)
     if (r->named) r->named(name, true, r->user);
 }
 
+static void set_said_name(receiver *r, const char *said)
+{
+    const ad_scope scope = ad_scope_of(r->x, r->app);
+    char full[AD_SCOPE_NAME];
+    set_name(r, ad_scope_own_name(&scope, said, full));
+}
+
 /* A text field is complete; text is owned by the upload from here on, or freed. */
 static ad_status keep_text(receiver *r, field f, char *text)
 {
@@ -414,7 +422,7 @@ static ad_status keep_text(receiver *r, field f, char *text)
     if (f == ACTIVATE) u->activate = !strcmp(text, "true");
     if (slot && !why) *slot = text;
     else free(text);
-    if (f == NAME && !*r->name) set_name(r, u->name);
+    if (f == NAME && !*r->name) set_said_name(r, u->name);
     return why ? refuse_part(r, 400, f, why) : AD_OK;
 }
 
@@ -497,6 +505,7 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     r->next = receivers;
     receivers = r;
     r->x = x;
+    r->app = app;
     r->store = app->store;
     r->max_bytes = app->config->max_adapter_bytes;
     r->u->activate = true;

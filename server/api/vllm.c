@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/api/error_form.h"
+#include "server/api/names.h"
 #include "server/keeper/keeper.h"
 
 /* ---- what a request says ---- */
@@ -51,10 +52,10 @@ static bool read_flag(ad_http_exchange *x, const json_t *body, const char *name,
 
 /* ---- what comes of it ---- */
 
-static void reply_success(ad_http_exchange *x, const char *name, const char *what)
+static void reply_success(ad_http_exchange *x, const char *full, const char *what)
 {
     char text[AD_MAX_NAME + 64];
-    int n = snprintf(text, sizeof text, "Success: LoRA adapter '%s' %s successfully.", name, what);
+    int n = snprintf(text, sizeof text, "Success: LoRA adapter '%s' %s successfully.", ad_scope_shown(ad_caller_of(x), full), what);
     ad_http_reply(x, 200, NULL, text, (size_t)n);
 }
 
@@ -101,11 +102,15 @@ static bool is_url(const char *path)
     return !strncmp(path, "https://", 8);
 }
 
-/* name and path are strings that are not empty. */
+/* name and path are strings that are not empty. Files of this machine, and of those it may reach, are the operator's to name: so is the adapter. */
 static void load(ad_http_exchange *x, ad_app *app, const char *name, const char *path, bool inplace)
 {
     const ad_entry *e = ad_registry_find(app->registry, name);
     ad_admission_spec spec = {.new_version = e && !e->n_targets, .activate = true, .if_match = AD_ANY_REVISION};
+    if (!ad_caller_of(x)->is_operator) {
+        ad_reply_refusal(x, 403, "permission_denied", "lora_path", "`lora_path` is the operator's to use: send the adapter's files to /v1/adapters");
+        return;
+    }
     if (strlen(name) > AD_MAX_NAME) {
         ad_reply_refusal(x, 400, "invalid_value", "lora_name", "`lora_name` is longer than 128 bytes");
         return;
@@ -158,11 +163,19 @@ static void on_unloaded(void *user, const ad_outcome *o)
     free(l);
 }
 
-static void unload(ad_http_exchange *x, ad_app *app, const char *name)
+static void unload(ad_http_exchange *x, ad_app *app, const char *said)
 {
+    const ad_scope scope = ad_scope_of(x, app);
+    char buf[AD_SCOPE_NAME];
+    const char *name = ad_scope_name(&scope, said, buf);
     const ad_entry *e = ad_registry_find(app->registry, name);
+    ad_fault f = {0};
     if (!e || e->n_targets) { /* nor is an alias one */
         reply_unknown(x, name);
+        return;
+    }
+    if (!ad_may_change(&scope, name, &f)) {
+        ad_reply_fault(x, &f);
         return;
     }
     ad_later *l = ad_later_new(x, app, name);

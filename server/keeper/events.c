@@ -8,18 +8,31 @@
 #include <string.h>
 #include <time.h>
 
+#include "adapters/store.h"
+
 enum { KEPT = 1024, PING_MS = 15000, MAX_SUBSCRIBERS = 256 };
 
 typedef struct subscriber {
     ad_events *events;
     ad_http_exchange *x;
+    ad_events_name_fn shown;
+    void *user;
     struct subscriber *prev, *next;
 } subscriber;
+
+typedef struct {
+    uint64_t id;
+    int owner;             /* of the name, when it happened */
+    char *rest;            /* of the event's JSON, behind the name; NULL: nothing is kept here */
+    char name[AD_MAX_NAME + 1];
+} event;
 
 struct ad_events {
     uv_timer_t ping;
     uint64_t last_id;
-    char *kept[KEPT];      /* by id % KEPT */
+    ad_events_owner_fn owner;
+    void *user;
+    event kept[KEPT];      /* by id % KEPT */
     subscriber *first;
     int n_subscribers;
 };
@@ -30,10 +43,12 @@ static void on_ping(uv_timer_t *t)
     for (subscriber *s = e->first; s; s = s->next) ad_http_stream_write(s->x, ": ping\n\n", 8);
 }
 
-ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_err *err)
+ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_events_owner_fn owner, void *user, ad_err *err)
 {
     ad_events *e = calloc(1, sizeof *e);
     if (!e) return ad_fail(err, AD_ENOMEM, "events: out of memory");
+    e->owner = owner;
+    e->user = user;
     uv_timer_init(loop, &e->ping);
     e->ping.data = e;
     uv_timer_start(&e->ping, on_ping, PING_MS, PING_MS);
@@ -56,7 +71,7 @@ static void leave(subscriber *s)
 static void on_closed(uv_handle_t *h)
 {
     ad_events *e = h->data;
-    for (int i = 0; i < KEPT; i++) free(e->kept[i]);
+    for (int i = 0; i < KEPT; i++) free(e->kept[i].rest);
     free(e);
 }
 
@@ -79,20 +94,30 @@ void ad_events_close(ad_events **ep)
     uv_close((uv_handle_t *)&e->ping, on_closed);
 }
 
+static void tell(const subscriber *s, const event *ev)
+{
+    const char *name = s->shown(s->x, s->user, ev->name, ev->owner);
+    char *text = NULL;
+    int len = name ? asprintf(&text, "id: %llu\nevent: state\ndata: {\"name\":\"%s\",%s\n\n", (unsigned long long)ev->id, name, ev->rest) : -1; /* names need no escapes */
+    if (len >= 0) ad_http_stream_write(s->x, text, (size_t)len);
+    free(text);
+}
+
 void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    json_t *v = json_pack("{s:s, s:o, s:o, s:s, s:s?, s:f}", "name", name, "version", version ? json_integer(version) : json_null(), "digest", *digest_hex ? json_string(digest_hex) : json_null(),
-                          "state", state, "previous", previous, "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
-    char *data = json_dumps(v, JSON_COMPACT), *text = NULL;
+    json_t *v = json_pack("{s:o, s:o, s:s, s:s?, s:f}", "version", version ? json_integer(version) : json_null(), "digest", *digest_hex ? json_string(digest_hex) : json_null(), "state", state, "previous",
+                          previous, "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+    char *text = json_dumps(v, JSON_COMPACT), *rest = text ? strdup(text + 1) : NULL;
     json_decref(v);
-    int len = data ? asprintf(&text, "id: %llu\nevent: state\ndata: %s\n\n", (unsigned long long)++e->last_id, data) : -1;
-    free(data);
-    if (len < 0) return; /* out of memory: nobody is told, nothing else is lost */
-    for (subscriber *s = e->first; s; s = s->next) ad_http_stream_write(s->x, text, (size_t)len);
-    free(e->kept[e->last_id % KEPT]);
-    e->kept[e->last_id % KEPT] = text;
+    free(text);
+    if (!rest) return; /* out of memory: nobody is told, nothing else is lost */
+    event *ev = &e->kept[++e->last_id % KEPT];
+    free(ev->rest);
+    *ev = (event){.id = e->last_id, .owner = e->owner(e->user, name), .rest = rest};
+    snprintf(ev->name, sizeof ev->name, "%s", name);
+    for (const subscriber *s = e->first; s; s = s->next) tell(s, ev);
 }
 
 static void on_client_gone(ad_http_exchange *x, void *user)
@@ -101,17 +126,16 @@ static void on_client_gone(ad_http_exchange *x, void *user)
     leave(user);
 }
 
-static void replay(const ad_events *e, ad_http_exchange *x, uint64_t seen)
+static void replay(const subscriber *s, uint64_t seen)
 {
+    const ad_events *e = s->events;
     if (seen > e->last_id) return;
     if (e->last_id - seen > KEPT) seen = e->last_id - KEPT;
-    for (uint64_t id = seen + 1; id <= e->last_id; id++) {
-        const char *text = e->kept[id % KEPT];
-        if (text) ad_http_stream_write(x, text, strlen(text));
-    }
+    for (uint64_t id = seen + 1; id <= e->last_id; id++)
+        if (e->kept[id % KEPT].rest) tell(s, &e->kept[id % KEPT]);
 }
 
-void ad_events_subscribe(ad_events *e, ad_http_exchange *x)
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, void *user)
 {
     const char *last = ad_http_header(x, "last-event-id");
     subscriber *s = e->n_subscribers < MAX_SUBSCRIBERS ? calloc(1, sizeof *s) : NULL;
@@ -121,12 +145,12 @@ void ad_events_subscribe(ad_events *e, ad_http_exchange *x)
         ad_http_reply(x, 503, "application/json", busy, sizeof busy - 1);
         return;
     }
-    *s = (subscriber){.events = e, .x = x, .next = e->first};
+    *s = (subscriber){.events = e, .x = x, .shown = shown, .user = user, .next = e->first};
     if (e->first) e->first->prev = s;
     e->first = s;
     e->n_subscribers++;
     ad_http_on_abort(x, on_client_gone, s);
     ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
     ad_http_stream_write(x, ": adapters\n\n", 12);
-    if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(e, x, strtoull(last, NULL, 10));
+    if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(s, strtoull(last, NULL, 10));
 }

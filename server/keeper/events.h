@@ -7,14 +7,18 @@
 
 typedef struct ad_events ad_events;
 
-AD_MUSTUSE ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_err *err);
+/* Whose a name is at the time of an event: a number that is never another's. */
+typedef int (*ad_events_owner_fn)(void *user, const char *name);
+AD_MUSTUSE ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_events_owner_fn owner, void *user, ad_err *err);
 void ad_events_close(ad_events **e); /* ends the streams; the memory goes with the loop's next turn. NULL is fine */
 
 void ad_events_end_streams(ad_events *e); /* everybody hears the end: the server is leaving */
 
 /* digest_hex "" and version 0: not known yet; previous may be NULL. */
 void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous);
+/* What the client of x calls the owner's `name`; NULL: it hears nothing of it. */
+typedef const char *(*ad_events_name_fn)(ad_http_exchange *x, void *user, const char *name, int owner);
 /* Answers with a stream that lasts until the client or the server leaves. Begins behind the Last-Event-ID the client names, as far as events are kept. */
-void ad_events_subscribe(ad_events *e, ad_http_exchange *x);
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, void *user);
 
 #endif

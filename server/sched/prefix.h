@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Whose KV a sequence may share. Pure. */
+/* Whose KV a sequence may share: only its own tenant's. Pure. */
 #ifndef AD_SCHED_PREFIX_H
 #define AD_SCHED_PREFIX_H
 
@@ -13,6 +13,7 @@ typedef struct {
     int n;
     bool merged;      /* the only adapter's merged weights */
     ad_str salt;      /* cache_salt, or empty */
+    ad_str tenant;    /* its name, or empty: the server's own business */
 } ad_prefix_identity;
 
 /* The same for the same identity, and different for different ones up to collisions of SHA-256's first 128 bits: every

@@ -30,6 +30,11 @@ enum {
 };
 
 typedef struct {
+    int id;               /* of an adapter; one that is gone is passed over */
+    float scale;
+} ad_default_adapter;
+
+typedef struct {
     char name[AD_TENANT_NAME + 1]; /* [a-z0-9-], begins with a letter */
     int id;               /* of this process; small, never used again; 0: AD_SHARED_TENANT */
     double weight;        /* of its share under load; 1 */
@@ -39,6 +44,8 @@ typedef struct {
     int64_t created;
     int n_keys;           /* there are, live or not */
     int refs;             /* of tenancy and keys */
+    ad_default_adapter defaults[AD_MAX_MIX]; /* [n_defaults] answer its requests of llama-server's routes that name nothing */
+    int n_defaults;
 } ad_tenant;
 
 typedef struct ad_key ad_key;
