@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -53,6 +54,11 @@ def make(name, *how, by=None, days="2"):
         for part in (".pem", ".key"):
             with open(at(name + part)) as g:
                 f.write(g.read())
+
+
+def der(name):
+    with open(at(name + ".pem")) as f:
+        return ssl.PEM_cert_to_DER_cert(f.read())
 
 
 # ---- clients ----
@@ -528,7 +534,7 @@ class Options(unittest.TestCase):
                 self.assertIn(why, daemon.fails_to_start("--model", MODEL, *args))
 
     def test_plain_and_encrypted_addresses_are_served_at_once(self):
-        p = subprocess.Popen([daemon.ADAPTERD, "--model", MODEL, "--log-level", "warn", "--listen", "https://127.0.0.1:0", "--listen", "http://127.0.0.1:0", "--listen", "https://[::1]:0", "--tls-cert", at("one.both")],
+        p = subprocess.Popen([daemon.ADAPTERD, "--model", MODEL, "--log-level", "error", "--listen", "https://127.0.0.1:0", "--listen", "http://127.0.0.1:0", "--listen", "https://[::1]:0", "--tls-cert", at("one.both")],
                              stdout=subprocess.PIPE, text=True, env=daemon.clean_env())
         try:
             urls = [re.fullmatch(r"adapterd: listening on (https?)://\[?(\S+?)\]?:(\d+)\n", p.stdout.readline()).groups() for _ in range(3)]
@@ -597,3 +603,83 @@ class Options(unittest.TestCase):
             s.sendall(LAST)
             self.assertIn(b"200 OK", everything(s))
         tls_ports.discard(self.d.port)
+
+
+class Reloads(unittest.TestCase):
+    """SIGHUP: what is in the files now is what newcomers get."""
+
+    def setUp(self):
+        self.install("one")
+        self.d = TlsDaemon(MODEL, "--served-name", "base", cert="now", log_level="info", adapters=("qv",))
+
+    def tearDown(self):
+        self.d.stop()
+
+    def install(self, cert, key=None):
+        for name, suffix in ((cert, ".pem"), (key or cert, ".key")):
+            with open(at(name + suffix), "rb") as f, open(at("now" + suffix), "wb") as g:
+                g.write(f.read())
+
+    def served(self):
+        how = context()
+        how.check_hostname, how.verify_mode = False, ssl.CERT_NONE
+        with self.d.wrap(how) as s:
+            return s.getpeercert(True)
+
+    def hang_up(self, said):
+        """Sends the signal and waits until the log says so once more."""
+        before = self.d.stderr().count(said)
+        self.d.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 30
+        while self.d.stderr().count(said) == before and time.monotonic() < end:
+            time.sleep(0.02)
+        self.assertGreater(self.d.stderr().count(said), before, self.d.stderr())
+
+    def test_streams_go_on_and_newcomers_get_the_new_certificate(self):
+        with self.d.wrap() as stream, self.d.wrap() as idle:
+            stream.sendall(b"GET /v1/adapters/events HTTP/1.1\r\n" + HOST + b"\r\n")
+            self.assertIn(b"200 OK", stream.recv(4096))
+            idle.sendall(GET)
+            self.assertIn(b"200 OK", idle.recv(4096))
+            self.assertEqual(self.served(), der("one"))
+            self.install("two")
+            self.hang_up("the certificate is valid until")
+            self.assertEqual(self.served(), der("two"))
+            self.install("rsa")
+            self.hang_up("the certificate is valid until")
+            self.assertEqual(self.served(), der("rsa"))
+            idle.sendall(GET)
+            self.assertIn(b"200 OK", idle.recv(4096))
+            self.install("one")
+            self.hang_up("the certificate is valid until")
+            self.assertEqual(self.d.request("PUT", "/v1/aliases/a", b'{"targets": [{"model": "qv", "weight": 1}]}', {"Content-Type": "application/json"})[0], 200)
+            out = b""
+            while b"\n\n" not in out or b'"a"' not in out:
+                more = stream.recv(4096)
+                self.assertTrue(more, out)
+                out += more
+
+    def test_a_session_of_the_old_certificate_is_not_resumed(self):
+        how = context()
+        with self.d.wrap(how) as s:
+            s.sendall(LAST)
+            everything(s)
+            session = s.session
+        self.hang_up("the certificate is valid until")
+        with self.d.wrap(how, session=session) as s:
+            self.assertFalse(s.session_reused)
+
+    def test_files_that_cannot_be_served_change_nothing(self):
+        self.install("two", "one")
+        self.hang_up("the key is not that of the certificate")
+        self.assertEqual(self.served(), der("one"))
+        with open(at("now.pem"), "w") as f:
+            f.write("nothing of the kind")
+        self.hang_up("there is no certificate in it")
+        self.assertEqual(self.served(), der("one"))
+        os.remove(at("now.pem"))
+        self.hang_up("now.pem: No such file")
+        self.assertEqual(self.served(), der("one"))
+        self.install("two")
+        self.hang_up("the certificate is valid until")
+        self.assertEqual(self.served(), der("two"))

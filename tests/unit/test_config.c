@@ -123,9 +123,9 @@ START_TEST(addresses_and_their_options_may_be_items_of_one_list)
     ad_http_address list[AD_HTTP_MAX_ADDRESSES];
     ad_err err;
     int n = 0;
-    ad_config c = good(ARGS("--model", "m", "--listen", "[::1]:0"), ARGS("ADAPTERD_LISTEN=127.0.0.1:80,unix:/s,mode=0600,group=web,unix:/t"));
+    ad_config c = good(ARGS("--model", "m", "--listen", "[::1]:0"), ARGS("ADAPTERD_LISTEN=http://127.0.0.1:80,unix:/s,mode=0600,group=web,unix:/t,https://[::1]:443", "ADAPTERD_TLS_CERT=c.pem"));
     for (int i = 0; i < c.listen.n; i++) ck_assert_int_eq(ad_http_address_read(list, &n, c.listen.items[i], &err), AD_OK);
-    ck_assert_int_eq(n, 4);
+    ck_assert_int_eq(n, 5);
     ck_assert_str_eq(list[0].host, "127.0.0.1");
     ck_assert_int_eq(list[0].port, 80);
     ck_assert_str_eq(list[1].path, "/s");
@@ -133,7 +133,14 @@ START_TEST(addresses_and_their_options_may_be_items_of_one_list)
     ck_assert_str_eq(list[1].group, "web");
     ck_assert_uint_eq(list[2].mode, 0660);
     ck_assert_str_eq(list[3].host, "::1");
+    ck_assert_int_eq(list[3].port, 443);
+    ck_assert(list[3].tls && !list[0].tls && !list[1].tls);
+    ck_assert_str_eq(list[4].host, "::1");
+    ck_assert(!list[4].tls);
     ad_config_deinit(&c);
+    refuse(ARGS("--model", "m", "--listen", "https://127.0.0.1:1"), NULL, "needs a certificate");
+    refuse(ARGS("--model", "m", "--listen", "127.0.0.1:1", "--tls-cert", "c"), NULL, "no --listen address begins with https://");
+    refuse(ARGS("--model", "m", "--tls-key", "k"), NULL, "tls-key: needs --tls-cert");
 }
 END_TEST
 
