@@ -50,6 +50,7 @@ static void note_text(wire *w)
 {
     call *c = w->c;
     uint64_t now = uv_hrtime();
+    if (!c->counted_until_ns || now <= c->counted_until_ns) c->n_counted++;
     if (!c->n_events++) c->first_ns = now;
     else {
         if (c->n_gaps == w->gaps_cap) {

@@ -18,6 +18,7 @@ struct call {
     const char *path;         /* "/v1/completions" */
     char *body;               /* JSON; freed by the call */
     const char *bearer;       /* API key, or NULL */
+    uint64_t counted_until_ns; /* events with text count for n_counted until then; 0: all do */
     int cut_after;            /* hang up after so many events with text; 0 = never */
     int timeout_ms;
     void (*on_done)(call *c); /* last; the call may be freed in it */
@@ -27,6 +28,7 @@ struct call {
     int status;               /* HTTP */
     uint64_t start_ns, first_ns, last_ns, end_ns; /* first: the first event with text; 0 = none came */
     int n_events;             /* with text */
+    int n_counted;
     int prompt_tokens, output_tokens; /* of the usage event; else 0 */
     uint64_t *gaps_ns;        /* [n_gaps] between events with text; freed by call_free */
     int n_gaps;

@@ -12,7 +12,15 @@
 #include "clients/adapterbench/client.h"
 #include "clients/adapterbench/stats.h"
 
-enum { MAX_MODELS = 4096 };
+enum { MAX_MODELS = 4096, MAX_TENANTS = 64 };
+
+/* Streams with a key of their own, in a closed loop beside those of others. */
+typedef struct {
+    const char *name, *key, *model; /* key: NULL for none; model: NULL for any of --models */
+    int streams;
+    samples ttft, itl;
+    int done, counted;          /* requests; events with text within the run's time */
+} tenant;
 
 typedef enum { CLOSED, POISSON, GAMMA } arrival_kind;
 typedef enum { IDENTICAL, UNIFORM, ZIPF, DISTINCT } popularity_kind;
@@ -21,6 +29,8 @@ typedef struct {
     const char *url, *json, *bearer, *api;
     char *models[MAX_MODELS];   /* names in requests; of llama-server: adapter numbers, or "-" for the base */
     int n_models;
+    tenant tenants[MAX_TENANTS];
+    int n_tenants;              /* 0: as streams, bearer and arrivals say */
     int streams, requests, duration_s, timeout_s;
     int prompt_min, prompt_max, output_min, output_max;
     arrival_kind arrivals;
@@ -118,14 +128,14 @@ static char *make_prompt(bench *b, int words)
     return p;
 }
 
-static char *make_body(bench *b, int model, int output)
+static char *make_body(bench *b, const char *model, int output)
 {
     char *prompt = make_prompt(b, between(b, b->o.prompt_min, b->o.prompt_max));
     bool llama = !strcmp(b->o.api, "llama-server");
-    json_t *v = json_pack("{s:s, s:s, s:i, s:i, s:b, s:{s:b}, s:b}", "model", llama ? "any" : b->o.models[model], "prompt", prompt, "max_tokens", output, "temperature", 0,
+    json_t *v = json_pack("{s:s, s:s, s:i, s:i, s:b, s:{s:b}, s:b}", "model", llama ? "any" : model, "prompt", prompt, "max_tokens", output, "temperature", 0,
                           "stream", 1, "stream_options", "include_usage", 1, "ignore_eos", 1);
-    if (llama && strcmp(b->o.models[model], "-")) json_object_set_new(v, "lora", json_pack("[{s:i, s:f}]", "id", atoi(b->o.models[model]), "scale", 1.0));
-    if (llama && !strcmp(b->o.models[model], "-")) json_object_set_new(v, "lora", json_array());
+    if (llama && strcmp(model, "-")) json_object_set_new(v, "lora", json_pack("[{s:i, s:f}]", "id", atoi(model), "scale", 1.0));
+    if (llama && !strcmp(model, "-")) json_object_set_new(v, "lora", json_array());
     char *text = json_dumps(v, JSON_COMPACT);
     json_decref(v);
     free(prompt);
@@ -141,10 +151,11 @@ static bool more_to_start(const bench *b)
 typedef struct {
     call c;
     bench *b;
-    int model;
+    tenant *t;                  /* or NULL */
+    int model;                  /* index; -1: the tenant's own */
 } job;
 
-static void start_one(bench *b);
+static void start_one(bench *b, tenant *t);
 
 static void maybe_end(bench *b)
 {
@@ -154,13 +165,22 @@ static void maybe_end(bench *b)
     uv_timer_stop(&b->next_arrival);
 }
 
+static void count_tenant(tenant *t, const call *c)
+{
+    t->done += c->end == CALL_OK;
+    t->counted += c->n_counted;
+    if (c->first_ns) samples_add(&t->ttft, (double)(c->first_ns - c->start_ns) / 1e9);
+    for (int i = 0; i < c->n_gaps; i++) samples_add(&t->itl, (double)c->gaps_ns[i] / 1e9);
+}
+
 static void count(bench *b, const job *j)
 {
     const call *c = &j->c;
     int tokens = c->output_tokens ? c->output_tokens : c->n_events;
     b->prompt_tokens += c->prompt_tokens;
     b->output_tokens += tokens;
-    b->model_tokens[j->model] += tokens;
+    if (j->model >= 0) b->model_tokens[j->model] += tokens;
+    if (j->t) count_tenant(j->t, c);
     if (c->first_ns) samples_add(&b->ttft, (double)(c->first_ns - c->start_ns) / 1e9);
     for (int i = 0; i < c->n_gaps; i++) samples_add(&b->itl, (double)c->gaps_ns[i] / 1e9);
     if (c->end == CALL_OK) samples_add(&b->e2e, (double)(c->end_ns - c->start_ns) / 1e9);
@@ -174,23 +194,26 @@ static void on_done(call *c)
     if (c->end == CALL_OK) b->done++;
     else if (c->end == CALL_CUT) b->cut++;
     else if (!b->errors++) snprintf(b->first_error, sizeof b->first_error, "%s", c->error);
+    tenant *t = j->t;
     count(b, j);
     call_free(c);
     free(j);
-    if (b->o.arrivals == CLOSED && more_to_start(b)) start_one(b);
+    if (b->o.arrivals == CLOSED && more_to_start(b)) start_one(b, t);
     maybe_end(b);
 }
 
-static void start_one(bench *b)
+static void start_one(bench *b, tenant *t)
 {
     job *j = calloc(1, sizeof *j);
     if (!j) exit(1);
     int output = between(b, b->o.output_min, b->o.output_max);
     j->b = b;
-    j->model = pick_model(b);
-    j->c = (call){.addr = b->addr, .host = b->host, .path = "/v1/completions", .body = make_body(b, j->model, output), .bearer = b->o.bearer,
+    j->t = t;
+    j->model = t && t->model ? -1 : pick_model(b);
+    j->c = (call){.addr = b->addr, .host = b->host, .path = "/v1/completions", .body = make_body(b, j->model < 0 ? t->model : b->o.models[j->model], output), .bearer = t ? t->key : b->o.bearer,
                   .timeout_ms = b->o.timeout_s * 1000, .on_done = on_done, .user = j};
     if (uniform(b) < b->o.cut) j->c.cut_after = 1 + output / 2;
+    if (b->o.duration_s) j->c.counted_until_ns = b->start_ns + (uint64_t)b->o.duration_s * 1000000000u;
     b->started++;
     b->running++;
     call_start(&b->loop, &j->c);
@@ -203,7 +226,7 @@ static void on_arrival(uv_timer_t *t)
         maybe_end(b);
         return;
     }
-    start_one(b);
+    start_one(b, NULL);
     uv_timer_start(t, on_arrival, (uint64_t)(next_gap_s(b) * 1000), 0);
 }
 
@@ -232,6 +255,27 @@ static void put_latency(json_t *root, const char *name, samples *s)
     json_object_set_new(root, name, v);
 }
 
+/* A stream that has a row in every step has a token in each: the median gap of all is a step. */
+static void report_tenants(bench *b, json_t *root, double seconds)
+{
+    double step = samples_percentile(&b->itl, 0.5), sum = 0;
+    json_t *list = json_object();
+    if (b->o.duration_s && seconds > b->o.duration_s) seconds = b->o.duration_s;
+    for (int i = 0; i < b->o.n_tenants; i++) sum += b->o.tenants[i].counted;
+    for (int i = 0; i < b->o.n_tenants; i++) {
+        tenant *t = &b->o.tenants[i];
+        double share = sum > 0 ? t->counted / sum : 0, first = samples_percentile(&t->ttft, 0.5);
+        json_t *v = json_pack("{s:i, s:i, s:f, s:f, s:f}", "streams", t->streams, "done", t->done, "output_tokens_per_second", t->counted / seconds, "share", share, "ttft_steps", step > 0 ? first / step : 0);
+        printf("%s: %d streams, %d done, %.1f output tokens/s, %.1f %% of all; first token after %.1f steps of %.1f ms\n", t->name, t->streams, t->done, t->counted / seconds, 100 * share,
+               step > 0 ? first / step : 0, step * 1000);
+        put_latency(v, "ttft", &t->ttft);
+        put_latency(v, "itl", &t->itl);
+        json_object_set_new(list, t->name, v);
+    }
+    if (b->o.n_tenants) json_object_set_new(root, "tenants", list);
+    else json_decref(list);
+}
+
 static void report(bench *b)
 {
     double s = (double)(b->end_ns - b->start_ns) / 1e9, fairness = jain(b->model_tokens, b->o.n_models);
@@ -249,6 +293,7 @@ static void report(bench *b)
     json_t *per = json_object();
     for (int i = 0; i < b->o.n_models; i++) json_object_set_new(per, b->o.models[i], json_real(b->model_tokens[i] / s));
     json_object_set_new(root, "tokens_per_second_by_model", per);
+    report_tenants(b, root, s);
     if (b->o.json && json_dump_file(root, b->o.json, JSON_INDENT(1)) != 0) fprintf(stderr, "%s: cannot write\n", b->o.json);
     json_decref(root);
 }
@@ -260,7 +305,7 @@ static const struct {
     char key; /* what getopt_long returns */
 } table[] = {
     {"url", "URL", "http://127.0.0.1:8000", "http://HOST:PORT", 'u'},
-    {"models", "LIST", NULL, "names for the request's \"model\", or with --api llama-server adapter numbers (- is the base); separated by commas, required", 'm'},
+    {"models", "LIST", NULL, "names for the request's \"model\", or with --api llama-server adapter numbers (- is the base); separated by commas, required unless each --tenant names its own", 'm'},
     {"api", "KIND", "openai", "openai, or llama-server (adapters by its \"lora\" field)", 'a'},
     {"streams", "N", "8", "requests at once, in a closed loop", 's'},
     {"requests", "N", "64", "stop after N requests", 'n'},
@@ -271,6 +316,7 @@ static const struct {
     {"output-tokens", "N[-M]", "64", "tokens to generate", 'o'},
     {"hang-up", "SHARE", "0", "part of the requests that close the connection half-way, 0..1", 'c'},
     {"key", "KEY", NULL, "API key", 'k'},
+    {"tenant", "SPEC", NULL, "NAME=[KEY]:STREAMS[:MODEL], streams with a key (and a model) of their own, in a closed loop; several times. What each tenant got is told apart", 'T'},
     {"timeout", "SECONDS", "300", "for one request", 't'},
     {"seed", "N", "1", "the same seed makes the same requests", 'x'},
     {"json", "FILE", NULL, "write the results as JSON", 'j'},
@@ -334,6 +380,18 @@ static void read_models(options *o, char *list)
     }
 }
 
+static void read_tenant(options *o, char *s)
+{
+    char *key = strchr(s, '='), *streams = key ? strchr(key, ':') : NULL, *model = streams ? strchr(streams + 1, ':') : NULL;
+    tenant *t = &o->tenants[o->n_tenants];
+    if (!streams || key == s || o->n_tenants == MAX_TENANTS) bad("--tenant", s);
+    if (model) *model++ = 0;
+    *key++ = *streams++ = 0;
+    *t = (tenant){.name = s, .key = *key ? key : NULL, .model = model, .streams = read_int("--tenant", streams, 1)};
+    if (model && !*model) bad("--tenant", s);
+    o->n_tenants++;
+}
+
 static void read_arrivals(options *o, const char *s)
 {
     char tail;
@@ -372,6 +430,7 @@ static void read_options(options *o, int argc, char **argv)
         case 'o': read_range("--output-tokens", optarg, &o->output_min, &o->output_max); break;
         case 'c': o->cut = atof(optarg); break;
         case 'k': o->bearer = optarg; break;
+        case 'T': read_tenant(o, optarg); break;
         case 't': o->timeout_s = read_int("--timeout", optarg, 1); break;
         case 'x': o->seed = strtoull(optarg, NULL, 10); break;
         case 'j': o->json = optarg; break;
@@ -381,7 +440,12 @@ static void read_options(options *o, int argc, char **argv)
         default: exit(2);
         }
     if (optind < argc) bad("argument", argv[optind]);
-    if (!o->n_models) bad("--models", "");
+    bool named = o->n_tenants > 0;
+    for (int i = 0; i < o->n_tenants; i++) named &= o->tenants[i].model != NULL;
+    if (!o->n_models && !named) bad("--models", "");
+    if (o->n_tenants) o->streams = 0;
+    for (int i = 0; i < o->n_tenants; i++) o->streams += o->tenants[i].streams;
+    if (o->n_tenants && o->arrivals != CLOSED) bad("--tenant", "with --arrivals other than closed");
     if (o->requests < 0) o->requests = o->duration_s ? 0 : 64;
 }
 
@@ -402,8 +466,8 @@ int main(int argc, char **argv)
     read_options(&b.o, argc, argv);
     resolve(&b);
     b.rng = b.o.seed;
-    b.share = calloc((size_t)b.o.n_models, sizeof *b.share);
-    b.model_tokens = calloc((size_t)b.o.n_models, sizeof *b.model_tokens);
+    b.share = calloc((size_t)b.o.n_models + 1, sizeof *b.share);
+    b.model_tokens = calloc((size_t)b.o.n_models + 1, sizeof *b.model_tokens);
     if (!b.share || !b.model_tokens) return 1;
     set_shares(&b);
     uv_loop_init(&b.loop);
@@ -412,8 +476,11 @@ int main(int argc, char **argv)
     b.next_arrival.data = b.progress.data = &b;
     b.start_ns = uv_hrtime();
     uv_timer_start(&b.progress, on_progress, 1000, 1000);
-    if (b.o.arrivals == CLOSED)
-        for (int i = 0; i < b.o.streams && more_to_start(&b); i++) start_one(&b);
+    if (b.o.n_tenants)
+        for (int i = 0; i < b.o.n_tenants; i++)
+            for (int k = 0; k < b.o.tenants[i].streams && more_to_start(&b); k++) start_one(&b, &b.o.tenants[i]);
+    else if (b.o.arrivals == CLOSED)
+        for (int i = 0; i < b.o.streams && more_to_start(&b); i++) start_one(&b, NULL);
     else
         on_arrival(&b.next_arrival);
     uv_run(&b.loop, UV_RUN_DEFAULT);
@@ -423,6 +490,7 @@ int main(int argc, char **argv)
     uv_run(&b.loop, UV_RUN_DEFAULT);
     uv_loop_close(&b.loop);
     samples_free(&b.ttft), samples_free(&b.itl), samples_free(&b.e2e);
+    for (int i = 0; i < b.o.n_tenants; i++) samples_free(&b.o.tenants[i].ttft), samples_free(&b.o.tenants[i].itl);
     free(b.share), free(b.model_tokens);
     return b.errors != 0;
 }

@@ -44,6 +44,17 @@ class Bench(unittest.TestCase):
         p, r = self.run_bench("--models", "base,qv", "--popularity", "identical", "--requests", "5", "--output-tokens", "2")
         self.assertEqual(r["tokens_per_second_by_model"]["qv"], 0)
 
+    def test_tenants_are_told_apart(self):
+        p, r = self.run_bench("--models", "base", "--tenant", "many=:6", "--tenant", "few=:2:qv", "--requests", "40", "--prompt-tokens", "5", "--output-tokens", "7")
+        self.assertEqual(p.returncode, 0, p.stderr)
+        many, few = r["tenants"]["many"], r["tenants"]["few"]
+        self.assertEqual((r["streams"], many["streams"], few["streams"], many["done"] + few["done"], r["errors"]), (8, 6, 2, 40, 0))
+        self.assertGreater(few["done"], 1)
+        self.assertGreater(many["done"], few["done"])
+        self.assertAlmostEqual(many["share"] + few["share"], 1, places=6)
+        self.assertGreater(few["ttft"]["p50"], 0)
+        self.assertIn("few: 2 streams", p.stdout)
+
     def test_it_hangs_up_as_told_and_tells_errors(self):
         p, r = self.run_bench("--models", "base", "--requests", "20", "--hang-up", "1", "--output-tokens", "200")
         self.assertEqual((r["cut"], r["errors"]), (20, 0), p.stdout)
@@ -53,5 +64,6 @@ class Bench(unittest.TestCase):
         self.d.wait_for("adapterd_requests_running", 0)
 
     def test_options_of_wrong_form_are_refused(self):
-        for options in (["--models"], ["--models", "a", "--streams", "0"], ["--models", "a", "--arrivals", "x"], ["--models", "a", "--popularity", "zipf:x"], ["--models", "a", "--output-tokens", "5-2"], []):
+        for options in (["--models"], ["--models", "a", "--streams", "0"], ["--models", "a", "--arrivals", "x"], ["--models", "a", "--popularity", "zipf:x"], ["--models", "a", "--output-tokens", "5-2"], ["--tenant", "a=:1"],
+                        ["--models", "a", "--tenant", "a"], ["--models", "a", "--tenant", "a=k:0"], ["--models", "a", "--tenant", "=k:1"], []):
             self.assertEqual(subprocess.run([BENCH, *options], capture_output=True).returncode, 2, options)
