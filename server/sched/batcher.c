@@ -107,13 +107,19 @@ static int serve_decodes(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, in
     return given;
 }
 
-/* Nobody's prompts make a step long in which others decode. */
-static void limit_wants(ad_batch_tenant *tenants, int n_tenants, int decodes)
+/* The rows that prompts of a tenant get at most while others decode. */
+static int most_beside(const ad_batch_tenant *t, int step_tokens)
+{
+    int quarter = step_tokens / 4 - t->decodes, half_again = t->decodes / 2;
+    int most = quarter > half_again ? quarter : half_again;
+    return most > 1 ? most : 1;
+}
+
+static void limit_wants(ad_batch_tenant *tenants, int n_tenants, int decodes, int step_tokens)
 {
     for (int i = 0; i < n_tenants; i++) {
-        ad_batch_tenant *t = &tenants[i];
-        int most = t->rows_beside > t->decodes ? t->rows_beside - t->decodes : 1;
-        if (t->rows_beside && decodes > t->decodes && t->wants > most) t->wants = most;
+        int most = most_beside(&tenants[i], step_tokens);
+        if (decodes > tenants[i].decodes && tenants[i].wants > most) tenants[i].wants = most;
     }
 }
 
@@ -168,7 +174,7 @@ int ad_batcher_plan(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, int n_t
 {
     choose_groups(seqs, n, tenants, n_tenants, limits->adapter_bytes);
     int total = serve_decodes(seqs, n, tenants, n_tenants);
-    limit_wants(tenants, n_tenants, total);
+    limit_wants(tenants, n_tenants, total, limits->step_tokens);
     share_rows(tenants, n_tenants, limits->step_tokens - total);
     serve_prompts(seqs, n, tenants, n_tenants);
     for (int t = 0; t < n_tenants; t++) total += tenants[t].rows;

@@ -19,7 +19,6 @@ typedef struct {
 
 typedef struct {
     double weight;        /* of its share; > 0 */
-    int rows_beside;      /* most rows it gets of a step in which somebody else's sequence decodes, though at least one for its prompts; 0: no limit */
     double turns;         /* in and out, 0 for a new one: groups it was given, over weight, beyond the one that was given fewest */
     int decodes, wants, prompts, rows; /* the batcher's: rows that decode, rows its prompts want, how many prompts, rows they get */
 } ad_batch_tenant;
@@ -36,7 +35,8 @@ typedef struct {
  * T G - 1 steps: a tenant is chosen every T steps, and then its group that waited longest. Other tenants' sequences of a group that is taken run with it.
  *
  * Inside the groups taken every decoding sequence gets its row. What is left is shared by the tenants whose prompts want it, by weight; what one does not
- * want goes to the others. A tenant's prompts share evenly, at least a row each as far as it goes, the rest to the oldest. So no sequence that decodes waits
+ * want goes to the others; but in a step in which somebody else decodes, a tenant has at most a quarter of step_tokens or half as many rows again as it decodes,
+ * so that its prompts do not make others' tokens late: the rows it does without make its own steps shorter, too. A tenant's prompts share evenly, at least a row each as far as it goes, the rest to the oldest. So no sequence that decodes waits
  * while its group is taken, and a tenant's prompts wait for nobody but their own. */
 int ad_batcher_plan(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, int n_tenants, const ad_batch_limits *limits);
 

@@ -6,10 +6,7 @@
 #include <stdlib.h>
 #include <uv.h>
 
-/* While others decode a tenant's step grows by this from what it was on the average of the last ones (of weight 1/8): prompts that come at once are spread
- * over steps, and who wants as much for long gets it. */
-enum { AVERAGE_OF = 8, LEAST_SHARE = 4 }; /* but a quarter of step_tokens is denied to nobody */
-static const double GROWTH = 1.25;
+enum { AVERAGE_OF = 8 }; /* about so many steps say how long the next one takes */
 
 struct ad_scheduler {
     ad_engine *engine;
@@ -185,10 +182,9 @@ static void admit_waiting(ad_scheduler *s)
 static int index_of(ad_scheduler *s, ad_sched_tenant *t)
 {
     if (t->index < s->n_tenants && s->of_tenants[t->index] == t) return t->index;
-    int least = 1 + s->opt.step_tokens / LEAST_SHARE, most = (int)(t->rows * GROWTH);
     t->index = s->n_tenants++;
     s->of_tenants[t->index] = t;
-    s->tenants[t->index] = (ad_batch_tenant){.weight = t->fair.weight, .turns = t->turns, .rows_beside = most > least ? most : least};
+    s->tenants[t->index] = (ad_batch_tenant){.weight = t->fair.weight, .turns = t->turns};
     return t->index;
 }
 
@@ -204,10 +200,7 @@ static void plan_step(ad_scheduler *s)
         for (int k = 0; k < mix->n; k++) s->plan[i].bytes += mix->sets[k]->bytes;
     }
     ad_batcher_plan(s->plan, s->n_running, s->tenants, s->n_tenants, &(ad_batch_limits){s->opt.step_tokens, s->opt.adapter_bytes});
-    for (int t = 0; t < s->n_tenants; t++) {
-        s->of_tenants[t]->turns = s->tenants[t].turns;
-        s->of_tenants[t]->rows += (s->tenants[t].decodes + s->tenants[t].rows - s->of_tenants[t]->rows) / AVERAGE_OF;
-    }
+    for (int t = 0; t < s->n_tenants; t++) s->of_tenants[t]->turns = s->tenants[t].turns;
 }
 
 /* Pages for all rows of the plan, oldest first; alone the oldest always fits. */

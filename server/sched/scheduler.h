@@ -14,7 +14,6 @@
 typedef struct {
     ad_fair_tenant fair;      /* first: an entry's tenant is this */
     double turns;             /* see batcher.h */
-    double rows;              /* of a step, on the average of the last ones */
     int index;                /* in the plan */
 } ad_sched_tenant;
 
