@@ -552,6 +552,7 @@ ad_status ad_registry_resolve(const ad_registry *reg, const char *model, uint64_
     ad_version *v = at ? ad_entry_select(e, at + 1) : e->active;
     if (!v && at) return ad_fail(err, AD_ENOTFOUND, "The adapter `%s` has no version `%.80s`.", name, at + 1);
     if (!v) return ad_fail(err, AD_ENOTFOUND, "The adapter `%s` has no active version: activate one, or name it as %s@NUMBER.", name, name);
+    if (v->quarantined) return ad_fail(err, AD_EMISMATCH, "The adapter `%s` cannot be used: %.300s", name, v->reason ? v->reason : "its files are bad");
     if (v->checked && !v->fits) return ad_fail(err, AD_EMISMATCH, "The adapter `%s` does not fit the base model: %.300s", name, v->reason ? v->reason : "it was made for another");
     if (!v->trusted) return ad_fail(err, AD_EUNTRUSTED, "The adapter `%s` has no signature of a trusted key, which this server requires.", name);
     *out = v;

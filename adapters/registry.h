@@ -43,6 +43,7 @@ struct ad_version {
     struct ad_shared_template *chat; /* its own chat template; NULL: the base model's counts */
     const char *chat_template; /* the text of that; or NULL */
     char *dir;                /* where it is loaded from when not from the store; or NULL; owned */
+    bool quarantined;         /* its files were bad when the server started: nobody knows their digest, and it answers nothing [owner] */
     bool failed;              /* its files could not be read, or are damaged, when they were last needed; they may be well again [owner] */
     char *reason;             /* why it does not fit, or failed; or NULL [owner] */
     ad_signer signer;         /* key_id "" : unsigned [owner] */

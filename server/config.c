@@ -36,6 +36,7 @@ static const key keys[] = {
     {"chat-template-file", "FILE", STRING, FIELD(chat_template_file), NULL, 0, 0, NULL, "the base's chat template, instead of the model's own"},
     {"adapter", "NAME=DIR", ADAPTERS, FIELD(adapters), NULL, 0, 0, NULL, "a PEFT adapter and the name requests use; repeatable"},
     {"adapter-dir", "DIR", LIST, FIELD(adapter_dirs), NULL, 0, 0, NULL, "every sub-directory is an adapter of that name; repeatable"},
+    {"bad-adapter", "POLICY", STRING, FIELD(bad_adapter), "quarantine", 0, 0, "quarantine|refuse", "when an adapter named here has bad files, or does not fit: start without it, or not at all"},
     {"lora-modules", "MODULE...", MODULES, FIELD(adapters), NULL, 0, 0, NULL, "the same as vLLM spells it: NAME=DIR or {\"name\": NAME, \"path\": DIR}, one or several"},
     {"enable-lora", "", NO_EFFECT, 0, NULL, 0, 0, NULL, "vLLM's, without effect: adapters are always served"},
     {"max-loras", "N", NO_LIMIT, 0, NULL, 1, 1 << 20, NULL, "vLLM's, without effect: any number of adapters share a batch"},

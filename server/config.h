@@ -44,6 +44,7 @@ typedef struct {
     size_t adapter_bytes;       /* of the adapters in one step; 0 = no limit */
     char *state_dir;            /* of the registry; NULL: in memory */
     size_t adapter_memory_bytes; /* packed adapters in memory; 0: a quarter of what is free at start */
+    char *bad_adapter;          /* "quarantine", "refuse": what one of the command line whose files are bad does at the start */
     char *cold_adapter;         /* "wait", "refuse": a request for an adapter that is not in memory */
     int cold_timeout_s;         /* how long it waits */
     int max_adapters;           /* names in the registry */

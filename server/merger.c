@@ -112,6 +112,7 @@ static void on_resident(ad_wait *w, ad_status st, const ad_err *err)
 ad_status ad_merger_merge(ad_merger *m, ad_version *v, ad_merger_done done, void *user, ad_err *err)
 {
     bool waiting;
+    if (v->quarantined) return ad_fail(err, AD_EMISMATCH, "The adapter `%s` cannot be used: %s", v->entry->name, v->reason ? v->reason : "its files are bad");
     if (m->target) return ad_fail(err, AD_EBUSY, "adapter \"%s\" is being merged; try again when that is done", m->target->entry ? m->target->entry->name : "that was removed");
     m->wait = (ad_wait){.ready = on_resident, .user = m};
     ad_status st = ad_keeper_need(m->app->keeper, v, &m->wait, true, &waiting, err);
@@ -222,7 +223,9 @@ ad_status ad_merger_new(ad_merger **out, struct ad_app *app, const char *mode, a
     if (m->automatic || !strcmp(mode, "off")) return AD_OK;
     const ad_entry *e = ad_registry_find(app->registry, mode);
     if (!e || !e->active) return ad_fail(err, AD_ENOTFOUND, "merge: there is no adapter named \"%.140s\"", mode);
-    return ad_merger_merge(m, e->active, NULL, NULL, err);
+    if (!e->active->quarantined) return ad_merger_merge(m, e->active, NULL, NULL, err);
+    ad_log(AD_LOG_WARN, "merge: nothing is merged, since the adapter %s is not served", mode);
+    return AD_OK;
 }
 
 static void on_timer_closed(uv_handle_t *h)

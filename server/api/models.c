@@ -26,7 +26,7 @@ static json_t *model_json(const ad_app *app, const char *id, const ad_entry *e, 
 
 bool ad_is_model(const ad_entry *e)
 {
-    return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && e->active->trusted && !e->draining));
+    return e && (e->n_targets || (e->active && ad_version_get_state(e->active) != AD_VERSION_INCOMPATIBLE && !e->active->quarantined && e->active->trusted && !e->draining));
 }
 
 void ad_handle_models(ad_http_exchange *x, void *arg)

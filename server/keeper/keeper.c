@@ -104,43 +104,103 @@ static ad_status read_store(ad_keeper *k, ad_err *err)
 
 /* ---- the command line ---- */
 
-static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_err *err)
+/* What a directory of the command line holds. */
+typedef struct {
+    ad_adapter *adapter;
+    ad_chat_template *chat;   /* or NULL */
+    ad_signer signer;
+} given;
+
+static void given_deinit(given *g)
 {
-    ad_adapter *a = NULL;
-    ad_entry *e = ad_registry_find(k->registry, name);
-    ad_version *v = NULL;
-    if (e && e->origin == AD_ORIGIN_STORE)
-        return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name, ad_store_dir(k->app->store));
-    ad_signer signer = {0};
-    ad_chat_template *chat = NULL;
-    ad_status st = ad_adapter_load(&a, name, dir, k->app->model, err);
-    if (st == AD_OK) st = ad_keeper_check_signature_file(k, dir, ad_adapter_digest(a), &signer, err);
-    if (st == AD_OK) st = ad_template_read(dir, &chat, err);
-    if (st == AD_OK) st = ad_registry_add(k->registry, name, AD_ORIGIN_COMMAND_LINE, &e, err);
-    if (st == AD_OK) st = ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(a), &v, err);
-    if (st == AD_OK) st = ad_registry_set_template(v, &chat, err);
-    if (st != AD_OK) {
-        ad_adapter_release(&a);
-        ad_chat_template_free(&chat);
-        return st;
-    }
+    ad_adapter_release(&g->adapter);
+    ad_chat_template_free(&g->chat);
+}
+
+static ad_status read_given(const ad_keeper *k, given *g, const char *name, const char *dir, ad_err *err)
+{
+    ad_status st = ad_adapter_load(&g->adapter, name, dir, k->app->model, err);
+    if (st == AD_OK) st = ad_keeper_check_signature_file(k, dir, ad_adapter_digest(g->adapter), &g->signer, err);
+    return st == AD_OK ? ad_template_read(dir, &g->chat, err) : st;
+}
+
+static ad_status add_version_of(ad_keeper *k, const char *name, const char *dir, const ad_digest *digest, ad_version **out, ad_err *err)
+{
+    ad_entry *e = NULL;
+    ad_status st = ad_registry_add(k->registry, name, AD_ORIGIN_COMMAND_LINE, &e, err);
+    if (st == AD_OK) st = ad_registry_add_version(k->registry, e, 0, digest, out, err);
+    if (st != AD_OK) return st;
+    ad_version *v = *out;
     e->created = v->created = time(NULL);
     e->revision = ad_keeper_next_revision(k);
-    v->checked = v->fits = true;
+    v->checked = true;
     v->base = *ad_model_fingerprint(k->app->model);
+    v->source = strdup("command line");
+    v->dir = realpath(dir, NULL);
+    if (!v->dir) v->dir = strdup(dir);
+    v->bytes_disk = ad_origin_bytes(dir);
+    return v->source && v->dir ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
+}
+
+static ad_status serve_given(ad_keeper *k, given *g, const char *name, const char *dir, ad_err *err)
+{
+    ad_adapter *a = g->adapter;
+    ad_version *v = NULL;
+    ad_status st = add_version_of(k, name, dir, ad_adapter_digest(a), &v, err);
+    if (st == AD_OK) st = ad_registry_set_template(v, &g->chat, err);
+    if (st != AD_OK) return st;
+    v->fits = true;
     v->rank = ad_adapter_rank(a);
     v->modules = ad_adapter_matched_modules(a);
     v->bytes_packed = ad_adapter_packed_bytes(a);
-    v->signer = signer;
-    v->source = strdup("command line");
-    v->dir = realpath(dir, NULL);
-    v->bytes_disk = ad_origin_bytes(dir);
+    v->signer = g->signer;
     for (int i = 0; i < ad_adapter_warning_count(a); i++) ad_log(AD_LOG_WARN, "adapter %s: %s", name, ad_adapter_warning(a, i));
     ad_log(AD_LOG_INFO, "adapter %s: rank %d, %d modules, %zu bytes, from %s", name, v->rank, v->modules, v->bytes_packed, dir);
-    if (ad_registry_make_room(k->registry, v->bytes_packed)) ad_registry_set_adapter(v, a);
-    else ad_adapter_release(&a);
-    ad_registry_activate(e, v);
+    if (ad_registry_make_room(k->registry, v->bytes_packed)) {
+        ad_registry_set_adapter(v, a);
+        g->adapter = NULL;
+    }
+    ad_registry_activate(v->entry, v);
     return AD_OK;
+}
+
+/* Whether bad files of an adapter are its own trouble alone. A directory that is not there is a wrong command line. */
+static bool may_quarantine(const ad_keeper *k, ad_status st, const char *dir)
+{
+    struct stat s;
+    return st != AD_ENOMEM && !strcmp(k->app->config->bad_adapter, "quarantine") && stat(dir, &s) == 0;
+}
+
+/* It has its name, so that requests hear what is wrong and nobody else takes it. */
+static ad_status quarantine(ad_keeper *k, const char *name, const char *dir, const ad_err *why, ad_err *err)
+{
+    ad_version *v = NULL;
+    ad_err shown = *why;
+    ad_status st = add_version_of(k, name, dir, &(ad_digest){0}, &v, err);
+    if (st != AD_OK) return st;
+    ad_log(AD_LOG_WARN, "adapter %s is not served: %s", name, why->msg);
+    ad_keeper_hide_path(&shown, dir);
+    v->quarantined = true;
+    v->failed = why->code != AD_EMISMATCH && why->code != AD_EUNSUPPORTED && why->code != AD_EUNTRUSTED;
+    v->reason = strdup(shown.msg);
+    k->stats.quarantined++;
+    ad_registry_activate(v->entry, v);
+    return AD_OK;
+}
+
+static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_err *err)
+{
+    const ad_entry *e = ad_registry_find(k->registry, name);
+    given g = {0};
+    ad_err why;
+    if (e && e->origin == AD_ORIGIN_STORE)
+        return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name, ad_store_dir(k->app->store));
+    ad_status st = read_given(k, &g, name, dir, &why);
+    if (st == AD_OK) st = serve_given(k, &g, name, dir, err);
+    else if (may_quarantine(k, st, dir)) st = quarantine(k, name, dir, &why, err);
+    else *err = why;
+    given_deinit(&g);
+    return st;
 }
 
 static bool holds_adapter(const char *dir)
@@ -350,7 +410,7 @@ static void verified(ad_job *job)
     ad_digest_hex(&v->version->digest, want);
     if (v->adapter) ad_digest_hex(ad_adapter_digest(v->adapter), have);
     bool ok = !strcmp(want, have);
-    o.report = json_pack("{s:s, s:b, s:s, s:s?}", "object", "adapter.verification", "ok", ok, "expected", want, "digest", *have ? have : NULL);
+    o.report = json_pack("{s:s, s:b, s:s?, s:s?}", "object", "adapter.verification", "ok", ok, "expected", v->version->quarantined ? NULL : want, "digest", *have ? have : NULL);
     json_object_set_new(o.report, "reason", v->status != AD_OK ? ad_json_text(v->err.msg) : json_null());
     const ad_signer *by = &v->version->signer;
     json_t *signer = *by->key_id ? json_pack("{s:s, s:s, s:o}", "status", "valid", "key_id", by->key_id, "comment", ad_json_text(by->comment)) : json_pack("{s:s}", "status", "none");

@@ -111,6 +111,7 @@ void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(voi
 typedef struct {
     uint64_t loads, load_failures, admissions, refusals, removals;
     int loading, waiting;
+    int quarantined;          /* adapters whose files were bad at the start */
 } ad_keeper_stats;
 void ad_keeper_get_stats(const ad_keeper *k, ad_keeper_stats *out);
 const ad_histogram *ad_keeper_load_times(const ad_keeper *k); /* waiting for a loader included */

@@ -246,6 +246,7 @@ static void put_registry(const ad_expose *e, const ad_app *app)
     ad_registry_get_stats(app->registry, &r);
     ad_keeper_get_stats(app->keeper, &k);
     ad_expose_gauge(e, "adapterd_adapters", "Adapters in the registry.", (double)ad_registry_adapters(app->registry));
+    ad_expose_gauge(e, "adapterd_adapters_quarantined", "Adapters of the command line whose files were bad at the start: listed, not served.", k.quarantined);
     ad_expose_gauge(e, "adapterd_adapters_resident", "Adapter versions in memory.", r.residents);
     ad_expose_gauge(e, "adapterd_adapter_memory_budget_bytes", "What packed adapters may take.", (double)r.budget);
     ad_expose_gauge(e, "adapterd_adapter_memory_bytes", "What packed adapters in the registry take.", (double)r.resident_bytes);

@@ -150,9 +150,9 @@ class Templates(unittest.TestCase):
             f.write(TWO)
         self.until(lambda: self.template("w") == TWO)
 
-    def test_a_broken_template_on_the_command_line_refuses_the_start(self):
+    def test_a_broken_template_on_the_command_line_may_refuse_the_start(self):
         self.folder("bad", tokenizer_config__json=b"{")
-        out = fails_to_start("--model", BASE, "--adapter", f"bad={self.at('bad')}")
+        out = fails_to_start("--model", BASE, "--bad-adapter", "refuse", "--adapter", f"bad={self.at('bad')}")
         self.assertIn("tokenizer_config.json", out)
 
     def test_programs_of_strangers_run_beside_the_loop(self):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The life of the process: what a service manager hears, draining, reloading, a stuck engine."""
+"""The life of the process: what a service manager hears, draining, reloading, a stuck engine, bad adapters at the start."""
 import http.client
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,8 @@ import threading
 import time
 import unittest
 
-from daemon import ADAPTERD, CHATML, TINY, Daemon, clean_env, fails_to_start
+from daemon import ADAPTERD, CHATML, TINY, clean_env, fails_to_start
+from registry_util import Registry, files_of
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
 PATIENCE = 120  # seconds for what takes one or two on an idle machine
@@ -68,7 +70,7 @@ class Case(unittest.TestCase):
         return self.at(name)
 
     def start(self, *options, **more):
-        d = Daemon(GQA, "--served-name", "base", *options, **more)
+        d = Registry(GQA, "--served-name", "base", *options, **more)
         self.addCleanup(lambda: d.process.poll() is None and d.process.kill())
         return d
 
@@ -383,3 +385,93 @@ class CheckConfig(Case):
         for line in ("adapter = a=b", "adapter = c=d=e", "max-body = 3072", "queue-limit = 7", "source-host = *.x", "drain-timeout = 30"):
             self.assertIn(line + "\n", dump)
         self.assertEqual(self.run_it("--dump-config", "--config", self.write("conf", dump))[:2], (0, dump))
+
+
+class Quarantine(Case):
+    def broken(self, name, source="qv", files=None, config=None):
+        """A copy of an adapter with other bytes in some files, or other fields in its configuration."""
+        folder = self.at(name)
+        shutil.copytree(os.path.join(TINY, "adapters", source), folder)
+        for file, data in (files or {}).items():
+            with open(os.path.join(folder, file), "wb") as f:
+                f.write(data)
+        if config:
+            with open(os.path.join(folder, "adapter_config.json")) as f:
+                whole = json.load(f) | config
+            with open(os.path.join(folder, "adapter_config.json"), "w") as f:
+                json.dump(whole, f)
+        return folder
+
+    def all_that_can_be_wrong(self):
+        with open(os.path.join(TINY, "adapters", "qv", "adapter_model.safetensors"), "rb") as f:
+            weights = f.read()
+        return {
+            "short": (self.broken("short", files={"adapter_model.safetensors": weights[:1000]}), "failed"),
+            "garbage": (self.broken("garbage", files={"adapter_config.json": b"{"}), "failed"),
+            "empty": (self.broken("empty", files={"adapter_model.safetensors": b""}), "failed"),
+            "template": (self.broken("template", files={"chat_template.jinja": b"{% for %}"}), "failed"),
+            "method": (self.broken("method", config={"use_qalora": True}), "incompatible"),
+            "other": (os.path.join(TINY, "adapters", "spm-all"), "incompatible"),
+        }
+
+    def test_an_adapter_with_bad_files_is_listed_with_the_reason_and_nothing_else_suffers(self):
+        bad = self.all_that_can_be_wrong()
+        options = [o for name, (folder, _) in bad.items() for o in ("--adapter", f"{name}={folder}")]
+        d = self.start(*options, adapters=("qv",))
+        self.assertEqual(d.metric("adapterd_adapters_quarantined"), len(bad))
+        for name, (folder, state) in bad.items():
+            status, a = d.get(f"/v1/adapters/{name}")
+            self.assertEqual((status, a["state"], a["digest"], a["resident"], a["versions"][0]["base_matches"]), (200, state, None, False, False), name)
+            reason = a["versions"][0]["reason"]
+            self.assertTrue(reason, name)
+            self.assertNotIn(self.dir.name, reason, "where it lies is nobody's business")
+            status, reply = d.post({"model": name, "prompt": [1], "max_tokens": 1})
+            self.assertEqual((status, reply["error"]["code"], reply["error"]["param"]), (422, "adapter_unusable", "model"))
+            self.assertIn(reason, reply["error"]["message"])
+            self.assertEqual(d.post({"model": name + "@1", "prompt": [1], "max_tokens": 1})[0], 422)
+            self.assertEqual(d.post({"adapter": name}, "/v1/admin/merge")[0], 422)
+            self.assertEqual(d.post({}, f"/v1/adapters/{name}/verify")[1]["ok"], False)
+        self.assertEqual({m["id"] for m in d.get("/v1/models")[1]["data"]}, {"base", "qv"})
+        for model in ("base", "qv"):
+            self.assertEqual(d.complete(model=model, prompt=[1], max_tokens=2)["usage"]["completion_tokens"], 2)
+        log = d.stop()
+        for name in bad:
+            self.assertIn(f"adapter {name} is not served: ", log)
+
+    def test_a_folder_of_adapters_may_hold_bad_ones(self):
+        self.broken("bad", files={"adapter_config.json": b"[]"})
+        self.broken("good")
+        d = self.start("--adapter-dir", self.dir.name, "--merge", "bad")
+        self.assertEqual(d.get("/v1/adapters/bad")[1]["state"], "failed")
+        self.assertEqual(d.complete(model="good", prompt=[1], max_tokens=2)["usage"]["completion_tokens"], 2)
+        self.assertEqual(d.metric("adapterd_merged_adapters"), 0)
+        self.assertIn("nothing is merged", d.stop())
+
+    def test_its_name_can_be_given_up(self):
+        d = self.start("--adapter", "bad=" + self.broken("bad", config={"use_qalora": True}))
+        self.assertEqual(d.request("POST", "/v1/unload_lora_adapter", b'{"lora_name": "bad"}', {"Content-Type": "application/json"})[0], 200)
+        self.assertEqual(d.request("GET", "/v1/adapters/bad")[0], 404)
+        self.assertEqual(d.post({"model": "bad", "prompt": [1]})[0], 404)
+        d.stop()
+
+    def test_a_strict_start_refuses_it(self):
+        for name, (folder, _) in self.all_that_can_be_wrong().items():
+            fails_to_start("--model", GQA, "--port", "0", "--bad-adapter", "refuse", "--adapter", f"{name}={folder}")
+
+    def test_a_stored_adapter_whose_files_are_damaged_does_not_keep_the_server_from_starting(self):
+        d = self.start("--state-dir", self.at("state"))
+        self.assertEqual(d.upload("a", files_of("qv"))[0], 201)
+        self.assertEqual(d.call("PATCH", "/v1/adapters/a", {"pinned": True})[0], 200)
+        d.stop()
+        for folder, _, files in os.walk(self.at("state")):
+            for name in files:
+                if name == "adapter_model.safetensors":
+                    os.chmod(folder, 0o700)
+                    os.chmod(os.path.join(folder, name), 0o600)
+                    with open(os.path.join(folder, name), "r+b") as f:
+                        f.truncate(500)
+        d = self.start("--state-dir", self.at("state"))
+        wait_until(lambda: d.get("/v1/adapters/a")[1]["state"] == "failed", "it is found out")
+        self.assertEqual(d.post({"model": "a", "prompt": [1], "max_tokens": 1})[0], 500)
+        self.assertEqual(d.complete(model="base", prompt=[1], max_tokens=2)["usage"]["completion_tokens"], 2)
+        d.stop()

@@ -227,10 +227,10 @@ class RefusesToStart(unittest.TestCase):
                 config = json.load(f)
             with open(f"{folder}/adapter_config.json", "w") as f:
                 json.dump(config | {"use_qalora": True}, f)
-            self.assertIn("QA-LoRA", fails_to_start("--model", GQA, "--adapter", f"x={folder}"))
+            self.assertIn("QA-LoRA", fails_to_start("--model", GQA, "--bad-adapter", "refuse", "--adapter", f"x={folder}"))
 
     def test_with_an_adapter_of_another_base(self):
-        self.assertIn("spm-all", fails_to_start("--model", GQA, "--adapter", f"x={TINY}/adapters/spm-all"))
+        self.assertIn("spm-all", fails_to_start("--model", GQA, "--bad-adapter", "refuse", "--adapter", f"x={TINY}/adapters/spm-all"))
 
     def test_with_two_adapters_of_one_name(self):
         self.assertIn('"x"', fails_to_start("--model", GQA, "--adapter", f"x={TINY}/adapters/qv", "--adapter", f"x={TINY}/adapters/all"))

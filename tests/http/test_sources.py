@@ -237,8 +237,12 @@ class Signatures(Places):
         self.d = None
 
     def test_adapters_of_the_command_line_need_signatures_too(self):
-        message = fails_to_start("--model", BASE, "--port", "0", "--adapter", "qv=" + os.path.join(ADAPTERS, "qv"), "--trusted-key", self.keys[0][0], "--signatures", "require")
-        self.assertIn("signature", message)
+        options = ("--adapter", "qv=" + os.path.join(ADAPTERS, "qv"), "--trusted-key", self.keys[0][0], "--signatures", "require")
+        self.assertIn("signature", fails_to_start("--model", BASE, "--port", "0", "--bad-adapter", "refuse", *options))
+        d = self.start(*options)
+        status, reply = d.post({"model": "qv", "prompt": "x", "max_tokens": 1})
+        self.assertEqual((status, reply["error"]["code"]), (422, "adapter_unusable"))
+        self.assertIn("signature", reply["error"]["message"])
         message = fails_to_start("--model", BASE, "--port", "0", "--signatures", "require")
         self.assertIn("--trusted-key", message)
 
