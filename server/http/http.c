@@ -6,17 +6,13 @@
  * last words). Heads and the framing of chunks are checked byte by byte before llhttp sees them: proxies disagree on what
  * is lenient, so nothing is. A connection that must end inside a call ends in the next loop turn, so that no caller loses the
  * ground under its feet. */
-#include "server/http/http.h"
+#include "server/http/conn.h"
 
 #include <linux/sockios.h>
-#include <llhttp.h>
-#include <netdb.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "server/http/chunks.h"
@@ -26,26 +22,19 @@
 enum {
     MAX_AHEAD = 64 * 1024,     /* bytes read ahead while an exchange runs */
     MAX_BEHIND = 64 * 1024,    /* bytes of earlier replies that still wait when the next request is begun */
-    READ_BYTES = 64 * 1024,
     KEEP_BYTES = 4096,         /* a larger input buffer is given back when it is empty */
     MIN_BODY_RATE = 4096,      /* bytes a second of a body */
     MIN_TAKEN = 16 * 1024,     /* bytes of a reply that a client takes within the write timeout, if it does not take all */
-    RESERVED = 16,             /* connections beyond the cap, for what is reserved */
-    RESERVED_MS = 2000,        /* that such a connection has for its request */
-    PEER_BUCKETS = 1024,
     LINGER_MS = 2000,          /* without a byte */
     LINGER_TOTAL_MS = 30000,
     LINGER_BYTES = 1 << 30,    /* thrown away while lingering */
-    BACKLOG = 511,
     WIRE_BYTES = 128 * 1024,   /* turned into TLS at a time */
 };
 
-typedef struct conn conn;
-
-typedef enum { PHASE_SHAKE, PHASE_HEAD, PHASE_BODY, PHASE_FEED, PHASE_BUSY, PHASE_LINGER, PHASE_DOOMED } phase;
+typedef ad_conn conn;
 
 struct ad_http_exchange {
-    conn *conn;
+    ad_conn *conn;
     const ad_http_route *route;
     ad_http_head head;
     ad_buf body;
@@ -73,70 +62,6 @@ struct ad_http_exchange {
     max_align_t note[];       /* opt.note_bytes of the application's */
 };
 
-/* Of a listener or a connection, TCP or Unix. */
-typedef union {
-    uv_handle_t handle;
-    uv_stream_t stream;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-} stream_socket;
-
-struct conn {
-    stream_socket sock;
-    uv_timer_t timer;
-    uv_timer_t write_timer;   /* runs while output waits for the client */
-    int open_handles;         /* sock and timers: the memory goes with the last */
-    ad_http_server *server;
-    ad_tls_filter *tls;       /* NULL: none */
-    conn *prev, *next;
-    uint64_t peer_key;        /* of the client's address or network; 0: none */
-    conn *same_next;          /* in the bucket of peer_key */
-    bool reserved;            /* beyond the cap: it gets what is reserved, and nothing else */
-    phase phase;
-    bool processing, reading, closing;
-    llhttp_t parser;
-    ad_http_exchange *x;      /* the request that is read or answered */
-    bool complete;            /* llhttp saw the end of the message */
-    ad_buf in;                /* bytes not consumed yet begin at in_at */
-    size_t in_at, scanned;    /* scanned: of these, how many were checked, for the end of the head or as chunks */
-    uint64_t first_byte_ns;
-    size_t lingered;
-    uint64_t linger_end;      /* of the loop's clock, ms */
-    size_t written, taken;    /* bytes of output in all, as the socket gets them, and how many of these the client had taken when the write timer last looked */
-    char peer[64];
-    bool local;               /* of this machine */
-};
-
-typedef struct {
-    stream_socket sock;
-    ad_http_server *server;
-    char url[300];
-    int port;                 /* 0: a Unix socket */
-    bool tls;
-} listener;
-
-struct ad_http_server {
-    ad_http_options opt;
-    uv_loop_t *loop;
-    listener listeners[AD_HTTP_MAX_ADDRESSES];
-    int n_listeners, n_listening; /* listening: open handles */
-    bool leaving, draining, closing; /* each with those before it */
-    int n_conns, n_reserved;  /* reserved are among n_conns */
-    conn *conns;              /* the newest first */
-    conn *peers[PEER_BUCKETS]; /* by the hash of their keys */
-    size_t collected;         /* bytes of all bodies that are collected or answered */
-    ad_http_counts counts;
-    llhttp_settings_t settings;
-    ad_tls *tls;              /* NULL: no listener has it */
-    ad_buf wire;              /* what TLS has to send: empty between calls */
-    uint64_t id_base, id_next;
-    void (*drained)(void *user);
-    void *drained_user;
-    void (*closed)(void *user);
-    void *closed_user;
-    char scratch[READ_BYTES]; /* libuv reads into it; taken over at once */
-};
-
 static void process(conn *c);
 static void refuse(conn *c, int status, const char *message);
 static bool begin_exchange(conn *c);
@@ -146,24 +71,6 @@ static void part(conn *c);
 static void fail_tls(conn *c, const char *why);
 
 /* ---- ends ---- */
-
-static void maybe_finish(ad_http_server *s)
-{
-    if (s->n_listening || s->n_conns) return;
-    if (s->drained) {
-        void (*drained)(void *) = s->drained;
-        s->drained = NULL;
-        drained(s->drained_user); /* may call ad_http_close, which frees s */
-        return;
-    }
-    if (!s->closing) return;
-    void (*closed)(void *) = s->closed;
-    void *user = s->closed_user;
-    ad_tls_free(&s->tls);
-    ad_buf_deinit(&s->wire);
-    free(s);
-    if (closed) closed(user);
-}
 
 static void exchange_free(ad_http_exchange *x)
 {
@@ -183,37 +90,17 @@ static void exchange_finish(ad_http_exchange *x)
     exchange_free(x);
 }
 
-static conn **peer_bucket(ad_http_server *s, uint64_t key)
-{
-    return &s->peers[(key * 0x9E3779B97F4A7C15u) >> 32 & (PEER_BUCKETS - 1)];
-}
-
-static void forget_peer(conn *c)
-{
-    conn **link = peer_bucket(c->server, c->peer_key);
-    while (*link && *link != c) link = &(*link)->same_next;
-    if (*link) *link = c->same_next;
-}
-
 static void on_handle_closed(uv_handle_t *h)
 {
     conn *c = h->data;
     if (--c->open_handles > 0) return;
-    ad_http_server *s = c->server;
-    forget_peer(c);
-    if (c->prev) c->prev->next = c->next;
-    else s->conns = c->next;
-    if (c->next) c->next->prev = c->prev;
-    s->n_conns--;
-    s->n_reserved -= c->reserved;
     ad_buf_deinit(&c->in);
     ad_tls_filter_free(&c->tls);
-    free(c);
-    maybe_finish(s);
+    ad_conn_free(c);
 }
 
-/* The connection is gone. Whoever still answers hears of it. */
-static void conn_close(conn *c)
+/* Whoever still answers hears of it. */
+void ad_conn_close(conn *c)
 {
     if (c->closing) return;
     c->closing = true;
@@ -254,7 +141,7 @@ static void on_timer(uv_timer_t *t)
     else if (c->phase == PHASE_HEAD && c->first_byte_ns && begin_exchange(c)) refuse(c, 408, "the request's head did not arrive in time"); /* say so before leaving */
     else if (c->phase == PHASE_HEAD) part(c);
     else if (c->phase == PHASE_SHAKE) fail_tls(c, "the handshake took too long");
-    else conn_close(c);
+    else ad_conn_close(c);
 }
 
 /* Ends the connection in the next loop turn. */
@@ -301,7 +188,7 @@ static void on_write_timer(uv_timer_t *t)
     c->taken = taken;
     if (since >= MIN_TAKEN) return;
     c->server->counts.slow_readers++;
-    conn_close(c);
+    ad_conn_close(c);
 }
 
 /* From the first byte that waits on. */
@@ -381,7 +268,7 @@ static void say_end(conn *c)
 static void part(conn *c)
 {
     say_end(c);
-    conn_close(c);
+    ad_conn_close(c);
 }
 
 /* The client has taken all of it, as far as we can know. */
@@ -408,11 +295,11 @@ static void linger(conn *c)
 }
 
 /* Nothing is asked. */
-static void leave(conn *c)
+void ad_conn_leave(conn *c)
 {
     say_end(c);
     if (unread(c)) linger(c);
-    else conn_close(c);
+    else ad_conn_close(c);
 }
 
 static const char *reason(int status)
@@ -697,6 +584,11 @@ static int check_request(conn *c, const char **why)
     return 0;
 }
 
+static int on_headers_complete(llhttp_t *p);
+static int on_body(llhttp_t *p, const char *at, size_t len);
+static int on_message_complete(llhttp_t *p);
+static const llhttp_settings_t settings = {.on_headers_complete = on_headers_complete, .on_body = on_body, .on_message_complete = on_message_complete};
+
 /* llhttp reads the same head; what it refuses is refused, whatever we think. */
 static int read_request(conn *c, size_t len, const char **why)
 {
@@ -707,7 +599,7 @@ static int read_request(conn *c, size_t len, const char **why)
     if (!status) x->route = find_route(x);
     if (!status) status = check_request(c, why);
     if (status) return status;
-    llhttp_init(&c->parser, HTTP_REQUEST, &c->server->settings);
+    llhttp_init(&c->parser, HTTP_REQUEST, &settings);
     c->parser.data = c;
     c->complete = false;
     llhttp_errno_t rc = llhttp_execute(&c->parser, raw, len);
@@ -973,7 +865,7 @@ static bool read_head(conn *c)
     if (c->in_at == c->in.len) return false;
     if (!c->first_byte_ns) {
         c->first_byte_ns = uv_hrtime();
-        set_timer(c, c->reserved ? RESERVED_MS : c->server->opt.header_timeout_ms);
+        set_timer(c, c->reserved ? AD_HTTP_RESERVED_MS : c->server->opt.header_timeout_ms);
     }
     bool bare = false;
     const char *why = "a line of the request's head does not end in CR LF";
@@ -1026,7 +918,7 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
 {
     (void)suggested;
     conn *c = h->data;
-    *buf = uv_buf_init(c->server->scratch, READ_BYTES);
+    *buf = uv_buf_init(c->server->scratch, AD_HTTP_READ_BYTES);
 }
 
 /* Reading goes on while an exchange runs, or replies wait to be read, to see the client leave; only so much is read ahead. */
@@ -1057,7 +949,7 @@ static void process(conn *c)
         c->in.len -= c->in_at;
         c->in_at = 0;
     }
-    if (c->phase == PHASE_HEAD && c->server->draining && !c->in.len && !c->closing) leave(c);
+    if (c->phase == PHASE_HEAD && c->server->draining && !c->in.len && !c->closing) ad_conn_leave(c);
     adjust_reading(c);
 }
 
@@ -1066,7 +958,7 @@ static void fail_tls(conn *c, const char *why)
 {
     c->server->counts.tls_failures++;
     ad_log(AD_LOG_DEBUG, "tls: %s: %s", c->peer, why);
-    if (c->x) conn_close(c); /* who answers hears of it */
+    if (c->x) ad_conn_close(c); /* who answers hears of it */
     else linger(c);
 }
 
@@ -1096,13 +988,13 @@ static void read_tls(conn *c, const char *data, size_t len)
     ad_tls_state state = ad_tls_receive(c->tls, data, len, &c->in, &c->server->wire);
     put_wire(c, SIZE_MAX);
     if (c->phase == PHASE_DOOMED) return;
-    if (c->in.failed) conn_close(c);
+    if (c->in.failed) ad_conn_close(c);
     else if (state == AD_TLS_FAILED) fail_tls(c, ad_tls_problem(c->tls));
     if (c->phase == PHASE_LINGER || c->closing || state == AD_TLS_SHAKING) return;
     if (c->phase == PHASE_SHAKE) {
         c->phase = PHASE_HEAD;
         c->first_byte_ns = 0;
-        set_timer(c, c->reserved ? RESERVED_MS : c->server->opt.idle_timeout_ms);
+        set_timer(c, c->reserved ? AD_HTTP_RESERVED_MS : c->server->opt.idle_timeout_ms);
     }
     process(c);
     if (state == AD_TLS_ENDED && !c->closing) part(c);
@@ -1112,14 +1004,14 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     conn *c = stream->data;
     if (n < 0) {
-        conn_close(c);
+        ad_conn_close(c);
         return;
     }
     if (c->phase == PHASE_DOOMED) return;
     if (c->phase == PHASE_LINGER) {
         uint64_t now = uv_now(c->server->loop);
         c->lingered += (size_t)n;
-        if (c->lingered > LINGER_BYTES || (c->linger_end && now >= c->linger_end)) conn_close(c);
+        if (c->lingered > LINGER_BYTES || (c->linger_end && now >= c->linger_end)) ad_conn_close(c);
         else if (c->linger_end && !c->server->draining) uv_timer_start(&c->timer, on_timer, c->linger_end - now < LINGER_MS ? c->linger_end - now : LINGER_MS, 0);
         return;
     }
@@ -1128,283 +1020,38 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         return;
     }
     ad_buf_append(&c->in, buf->base, (size_t)n);
-    if (c->in.failed) conn_close(c);
+    if (c->in.failed) ad_conn_close(c);
     else process(c);
 }
 
-/* ---- connections ---- */
-
-/* IPv4 by address, IPv6 by network of 64 bits: whoever has one address there has them all. *loopback: of this machine. */
-static uint64_t key_of(const struct sockaddr *addr, bool *loopback)
-{
-    uint64_t key = 0;
-    if (addr->sa_family == AF_INET6) {
-        const struct in6_addr *a = &((const struct sockaddr_in6 *)addr)->sin6_addr;
-        uint32_t v4 = 0;
-        memcpy(&v4, a->s6_addr + 12, 4);
-        if (IN6_IS_ADDR_V4MAPPED(a)) return *loopback = ntohl(v4) >> 24 == 127, 1ull << 63 | v4;
-        memcpy(&key, a->s6_addr, 8);
-        *loopback = IN6_IS_ADDR_LOOPBACK(a);
-        return key ? key : 1;
-    }
-    if (addr->sa_family != AF_INET) return 0;
-    uint32_t v4 = ((const struct sockaddr_in *)addr)->sin_addr.s_addr;
-    return *loopback = ntohl(v4) >> 24 == 127, 1ull << 63 | v4;
-}
-
-/* Who it is, and how many connections it may have; 0: as many as there are. */
-static int read_peer(conn *c)
-{
-    const ad_http_options *opt = &c->server->opt;
-    struct sockaddr_storage addr;
-    int len = sizeof addr;
-    char service[16];
-    bool loopback = false;
-    c->local = c->sock.handle.type != UV_TCP;
-    snprintf(c->peer, sizeof c->peer, c->sock.handle.type == UV_TCP ? "?" : "unix");
-    if (c->sock.handle.type != UV_TCP || uv_tcp_getpeername(&c->sock.tcp, (struct sockaddr *)&addr, &len) != 0) return 0;
-    getnameinfo((struct sockaddr *)&addr, (socklen_t)len, c->peer, sizeof c->peer, service, sizeof service, NI_NUMERICHOST | NI_NUMERICSERV);
-    c->peer_key = key_of((struct sockaddr *)&addr, &loopback);
-    c->local = loopback;
-    conn **bucket = peer_bucket(c->server, c->peer_key);
-    c->same_next = *bucket;
-    *bucket = c;
-    return opt->max_per_peer ? opt->max_per_peer : loopback ? 0 : (opt->max_connections + 1) / 2;
-}
-
-static int count_same(conn *c)
-{
-    int n = 0;
-    for (const conn *o = *peer_bucket(c->server, c->peer_key); o; o = o->same_next) n += o->peer_key == c->peer_key && !o->closing;
-    return n;
-}
-
-/* Too many to talk with it at all. What it has sent is read, as far as it is here: else it would get a reset in place of our words. */
-static void turn_away(conn *c, const char *status)
-{
-    char text[120];
-    uv_os_fd_t fd;
-    int n = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status);
-    if (uv_fileno(&c->sock.handle, &fd) == 0) (void)!recv(fd, c->server->scratch, READ_BYTES, MSG_DONTWAIT);
-    if (c->phase != PHASE_SHAKE) conn_write(c, text, (size_t)n, SIZE_MAX);
-    part(c);
-}
-
-static const char full[] = "503 Service Unavailable";
-
-/* The oldest that asks for nothing makes room for `newer`. */
-static void shed_reserved(const conn *newer)
-{
-    conn *oldest = NULL;
-    for (conn *c = newer->next; c; c = c->next)
-        if (c->reserved && (c->phase == PHASE_SHAKE || c->phase == PHASE_HEAD || c->phase == PHASE_LINGER) && !c->closing) oldest = c;
-    if (!oldest) return;
-    if (oldest->phase == PHASE_LINGER) {
-        conn_close(oldest); /* it has its answer */
-        return;
-    }
-    newer->server->counts.refused_full++;
-    turn_away(oldest, full);
-}
-
-/* No waiting for more to send; and what is not on its way yet waits here, where it is counted, not in megabytes of the system's. */
-static void tune(conn *c)
-{
-    uv_os_fd_t fd;
-    int unsent = 128 * 1024;
-    uv_tcp_nodelay(&c->sock.tcp, 1);
-    if (uv_fileno(&c->sock.handle, &fd) == 0) (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
-}
+/* ---- beginnings ---- */
 
 /* What it asked for already, before others that come with it take its place. */
 static void read_now(conn *c)
 {
     uv_os_fd_t fd;
-    ssize_t n = uv_fileno(&c->sock.handle, &fd) == 0 ? recv(fd, c->server->scratch, READ_BYTES, MSG_DONTWAIT) : 0;
+    ssize_t n = uv_fileno(&c->sock.handle, &fd) == 0 ? recv(fd, c->server->scratch, AD_HTTP_READ_BYTES, MSG_DONTWAIT) : 0;
     uv_buf_t buf = uv_buf_init(c->server->scratch, n > 0 ? (unsigned)n : 0);
     if (n > 0) on_read(&c->sock.stream, n, &buf);
 }
 
-/* A connection that is open. */
-static void welcome(conn *c)
+void ad_conn_start(conn *c)
 {
-    ad_http_server *s = c->server;
-    int most = read_peer(c);
-    if (most && count_same(c) > most) {
-        s->counts.refused_peer++;
-        turn_away(c, "429 Too Many Requests");
-        return;
-    }
-    c->reserved = s->n_conns - s->n_reserved > s->opt.max_connections;
-    s->n_reserved += c->reserved;
-    if (c->reserved && s->n_reserved > RESERVED) shed_reserved(c);
-    if ((c->reserved && s->n_reserved > 2 * RESERVED) || s->draining) { /* those that are being closed are among them */
-        s->counts.refused_full++;
-        turn_away(c, full);
-        return;
-    }
-    if (c->sock.handle.type == UV_TCP) tune(c);
-    set_timer(c, c->reserved ? RESERVED_MS : c->tls ? s->opt.header_timeout_ms : s->opt.idle_timeout_ms);
+    const ad_http_options *opt = &c->server->opt;
+    set_timer(c, c->reserved ? AD_HTTP_RESERVED_MS : c->tls ? opt->header_timeout_ms : opt->idle_timeout_ms);
     adjust_reading(c);
     if (c->reserved) read_now(c);
 }
 
-/* Counted, with handles that are to be closed; NULL: out of memory. */
-static conn *conn_new(ad_http_server *s, bool tcp, bool tls)
+/* What it has sent is read, as far as it is here: else it would get a reset in place of our words. */
+void ad_conn_turn_away(conn *c, const char *status)
 {
-    conn *c = ad_calloc(1, sizeof *c);
-    if (c && tls) c->tls = ad_tls_filter_new(s->tls);
-    if (!c || (tls && !c->tls)) {
-        free(c);
-        return NULL;
-    }
-    c->server = s;
-    c->phase = tls ? PHASE_SHAKE : PHASE_HEAD;
-    c->open_handles = 3;
-    if (tcp) uv_tcp_init(s->loop, &c->sock.tcp);
-    else uv_pipe_init(s->loop, &c->sock.pipe, 0);
-    uv_timer_init(s->loop, &c->timer);
-    uv_timer_init(s->loop, &c->write_timer);
-    c->sock.handle.data = c->timer.data = c->write_timer.data = c;
-    c->next = s->conns;
-    if (s->conns) s->conns->prev = c;
-    s->conns = c;
-    s->n_conns++;
-    return c;
-}
-
-static void on_connection(uv_stream_t *stream, int status)
-{
-    listener *l = stream->data;
-    conn *c = status < 0 ? NULL : conn_new(l->server, l->port > 0, l->tls);
-    if (!c) return; /* it stays in the backlog */
-    if (uv_accept(stream, &c->sock.stream) == 0) welcome(c);
-    else conn_close(c);
-}
-
-ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err)
-{
-    conn *c = conn_new(s, false, false);
-    if (!c) return ad_fail(err, AD_ENOMEM, "out of memory");
-    int rc = uv_pipe_open(&c->sock.pipe, fd);
-    if (rc == 0) welcome(c);
-    else conn_close(c);
-    return rc == 0 ? AD_OK : ad_fail(err, AD_EIO, "socket %d: %s", fd, uv_strerror(rc));
-}
-
-static void on_listener_closed(uv_handle_t *h)
-{
-    listener *l = h->data;
-    l->server->n_listening--;
-    maybe_finish(l->server);
-}
-
-/* only: it is the only address. [::] takes IPv4 connections then, too. */
-static ad_status bind_tcp(listener *l, const ad_http_address *a, bool only, ad_err *err)
-{
-    char port[16];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
-    uv_tcp_init(l->server->loop, &l->sock.tcp);
-    l->server->n_listening++;
-    snprintf(port, sizeof port, "%d", a->port);
-    int rc = getaddrinfo(a->host, port, &hints, &list);
-    if (rc) return ad_fail(err, AD_EINVAL, "host \"%.100s\": %s", a->host, gai_strerror(rc));
-    rc = uv_tcp_bind(&l->sock.tcp, list->ai_addr, list->ai_family == AF_INET6 && !only ? UV_TCP_IPV6ONLY : 0);
-    freeaddrinfo(list);
-    if (!rc) rc = uv_listen(&l->sock.stream, BACKLOG, on_connection);
-    struct sockaddr_storage addr;
-    int len = sizeof addr;
-    if (!rc) rc = uv_tcp_getsockname(&l->sock.tcp, (struct sockaddr *)&addr, &len);
-    if (rc) return ad_fail(err, AD_EIO, "cannot listen on %.100s port %d: %s", a->host, a->port, uv_strerror(rc));
-    l->port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port : ((struct sockaddr_in *)&addr)->sin_port);
-    bool v6 = strchr(a->host, ':') != NULL;
-    snprintf(l->url, sizeof l->url, "http%s://%s%s%s:%d", a->tls ? "s" : "", v6 ? "[" : "", a->host, v6 ? "]" : "", l->port);
-    return AD_OK;
-}
-
-/* Its mode and group are set before anybody can connect. libuv removes the file when the handle is closed. */
-static ad_status bind_unix(listener *l, const ad_http_address *a, ad_err *err)
-{
-    ad_status st = ad_http_unlink_stale(a, err);
-    uv_pipe_init(l->server->loop, &l->sock.pipe, 0);
-    l->server->n_listening++;
-    if (st != AD_OK) return st;
-    int rc = uv_pipe_bind(&l->sock.pipe, a->path);
-    if (!rc) st = ad_http_set_owner(a, err);
-    if (st != AD_OK) return st;
-    if (!rc) rc = uv_listen(&l->sock.stream, BACKLOG, on_connection);
-    if (rc) return ad_fail(err, AD_EIO, "cannot listen on %s: %s", a->path, uv_strerror(rc));
-    snprintf(l->url, sizeof l->url, "unix:%s", a->path);
-    return AD_OK;
-}
-
-static ad_status add_listener(ad_http_server *s, const ad_http_address *a, bool only, ad_err *err)
-{
-    listener *l = &s->listeners[s->n_listeners++];
-    l->server = s;
-    l->tls = a->tls;
-    ad_status st = a->host[0] ? bind_tcp(l, a, only, err) : bind_unix(l, a, err);
-    l->sock.handle.data = l;
-    return st;
-}
-
-ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_options *opt, ad_err *err)
-{
-    ad_http_server *s = ad_calloc(1, sizeof *s);
-    if (!s) return ad_fail(err, AD_ENOMEM, "out of memory for the HTTP server");
-    s->opt = *opt;
-    s->loop = loop;
-    llhttp_settings_init(&s->settings);
-    s->settings.on_headers_complete = on_headers_complete;
-    s->settings.on_body = on_body;
-    s->settings.on_message_complete = on_message_complete;
-    if (getrandom(&s->id_base, sizeof s->id_base, 0) != sizeof s->id_base) s->id_base = uv_hrtime();
-    bool tls = false;
-    for (int i = 0; i < opt->n_addresses; i++) tls |= opt->addresses[i].tls;
-    ad_status st = tls ? ad_tls_new(&s->tls, &opt->tls, err) : AD_OK;
-    for (int i = 0; i < opt->n_addresses && st == AD_OK; i++) st = add_listener(s, &opt->addresses[i], opt->n_addresses == 1, err);
-    s->opt.addresses = NULL;
-    if (st == AD_OK) *out = s;
-    else ad_http_close(&s, NULL, NULL);
-    return st;
-}
-
-ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err)
-{
-    return s->tls ? ad_tls_reload(s->tls, err) : AD_OK;
-}
-
-int ad_http_port(const ad_http_server *s) { return s->n_listeners ? s->listeners[0].port : 0; }
-int ad_http_connections(const ad_http_server *s) { return s->n_conns; }
-ad_http_counts ad_http_get_counts(const ad_http_server *s) { return s->counts; }
-
-const char *ad_http_url(const ad_http_server *s, int i)
-{
-    return i < s->n_listeners ? s->listeners[i].url : NULL;
-}
-
-static void stop_listening(ad_http_server *s)
-{
-    for (listener *l = s->listeners; l < s->listeners + s->n_listeners; l++)
-        if (!uv_is_closing(&l->sock.handle)) uv_close(&l->sock.handle, on_listener_closed);
-}
-
-void ad_http_set_limits(ad_http_server *s, const ad_http_options *opt)
-{
-    s->opt.max_body_bytes = opt->max_body_bytes;
-    s->opt.max_bodies_bytes = opt->max_bodies_bytes;
-    s->opt.max_connections = opt->max_connections;
-    s->opt.max_per_peer = opt->max_per_peer;
-    s->opt.header_timeout_ms = opt->header_timeout_ms;
-    s->opt.body_timeout_ms = opt->body_timeout_ms;
-    s->opt.idle_timeout_ms = opt->idle_timeout_ms;
-    s->opt.write_timeout_ms = opt->write_timeout_ms;
-    s->opt.max_output_bytes = opt->max_output_bytes;
-}
-
-void ad_http_leave(ad_http_server *s)
-{
-    s->leaving = true;
+    char text[120];
+    uv_os_fd_t fd;
+    int n = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status);
+    if (uv_fileno(&c->sock.handle, &fd) == 0) (void)!recv(fd, c->server->scratch, AD_HTTP_READ_BYTES, MSG_DONTWAIT);
+    if (c->phase != PHASE_SHAKE) conn_write(c, text, (size_t)n, SIZE_MAX);
+    part(c);
 }
 
 void ad_http_refuse_bodies(ad_http_server *s, const char *message)
@@ -1415,32 +1062,4 @@ void ad_http_refuse_bodies(ad_http_server *s, const char *message)
         if (c->phase == PHASE_FEED) fail_feed(c, 503, message);
         else if (c->phase == PHASE_BODY) refuse(c, 503, message);
     }
-}
-
-void ad_http_drain(ad_http_server *s, void (*done)(void *user), void *user)
-{
-    s->leaving = s->draining = true;
-    s->drained = done;
-    s->drained_user = user;
-    stop_listening(s);
-    for (conn *c = s->conns, *next; c; c = next) {
-        next = c->next;
-        if ((c->phase == PHASE_SHAKE || (c->phase == PHASE_HEAD && c->in.len == c->in_at)) && !c->closing) leave(c);
-    }
-}
-
-void ad_http_close(ad_http_server **sp, void (*done)(void *user), void *user)
-{
-    ad_http_server *s = *sp;
-    *sp = NULL;
-    s->leaving = s->draining = s->closing = true;
-    s->drained = NULL;
-    s->closed = done;
-    s->closed_user = user;
-    stop_listening(s);
-    for (conn *c = s->conns, *next; c; c = next) {
-        next = c->next;
-        conn_close(c);
-    }
-    maybe_finish(s);
 }
