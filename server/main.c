@@ -8,6 +8,7 @@
 
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
+#include "server/api/audit.h"
 #include "server/api/auth.h"
 #include "server/api/ended.h"
 #include "server/api/upload.h"
@@ -167,10 +168,11 @@ static ad_status listen_http(ad_app *app, ad_err *err)
 
 static void on_key_changed(void *user, const char *name, bool live)
 {
-    const daemon_state *d = user;
+    daemon_state *d = user;
     ad_log_level level;
     if (!live) ad_log(AD_LOG_WARN, "reload: %s has changed, which needs a restart", name);
     else ad_log(AD_LOG_INFO, "reload: %s is another from now on", name);
+    if (live) ad_audit_system(&d->app, "signal", "config.reload", name, NULL);
     if (!strcmp(name, "log-level") && ad_log_parse_level(d->config.log_level, &level)) ad_log_set_level(level);
     if (!strcmp(name, "log-format")) ad_log_set_format(d->config.log_format);
 }

@@ -8,6 +8,7 @@
 #include "server/api/etag.h"
 #include "server/api/upload.h"
 #include "server/keeper/keeper.h"
+#include "server/observe/access.h"
 #include "server/observe/log.h"
 
 static const char prefix[] = "/v1/adapters/";
@@ -46,6 +47,7 @@ static void reply_admitted(const ad_later *l, const ad_outcome *o)
         json_object_set(v, "modules", json_object_get(o->report, "modules"));
         json_object_set(v, "report", o->report);
     }
+    if (o->version) ad_access_tell(l->x, o->existed ? "version %d, as it was" : "version %d", o->version->number);
     ad_set_etag(l->x, o->entry);
     ad_http_set_header(l->x, "Location", location);
     ad_reply_json(l->x, o->existed ? 200 : l->created, v);
@@ -72,7 +74,7 @@ static void reply_outcome(ad_later *l, const ad_outcome *o)
 static void on_outcome(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) reply_outcome(l, o);
+    if (ad_later_resume(l, o->status)) reply_outcome(l, o);
     free(l);
 }
 
@@ -225,7 +227,7 @@ static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_
 static void on_stored_report(void *user, json_t *report)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) show(l->x, l->app, l->name, report);
+    if (ad_later_resume(l, AD_OK)) show(l->x, l->app, l->name, report);
     free(l);
 }
 
@@ -292,6 +294,7 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
     }
     l->created = 201;
     l->dry_run = spec->dry_run;
+    if (l->dry_run) ad_access_tell(x, "dry run");
     ad_keeper_admit(app->keeper, spec, on_outcome, l);
 }
 

@@ -4,6 +4,7 @@
 
 #include "server/api/names.h"
 #include "server/merger.h"
+#include "server/observe/access.h"
 
 /* The merged adapter's whole name, as far as the sender sees it; else NULL: for it nothing is merged. */
 static const char *merged_name(const ad_scope *s, const ad_app *app)
@@ -24,7 +25,7 @@ static void on_merged(void *user, ad_status st, const ad_err *err)
 {
     ad_later *l = user;
     ad_fault f = {0};
-    if (ad_later_resume(l)) {
+    if (ad_later_resume(l, st)) {
         if (st == AD_OK) reply_state(l->x, l->app);
         else ad_fault_from(&f, err, "adapter"), ad_reply_fault(l->x, &f);
     }
@@ -45,7 +46,7 @@ static void start_merge(ad_http_exchange *x, ad_app *app, const char *said)
         ad_reply_fault(x, &f);
     }
     if (!l || ad_merger_merge(app->merger, e->active, on_merged, l, &err) == AD_OK) return;
-    ad_later_resume(l);
+    ad_later_resume(l, err.code);
     free(l);
     ad_fault_from(&f, &err, "adapter");
     if (err.code == AD_EBUSY) ad_fault_set(&f, 409, "merge_in_progress", "adapter", "%s", scope.caller->is_operator ? err.msg : "another adapter is being merged; try again when that is done");
@@ -63,6 +64,7 @@ void ad_handle_merge(ad_http_exchange *x, void *arg)
         start_merge(x, app, json_string_value(name));
     } else if (json_is_null(name)) {
         const ad_scope scope = ad_scope_of(x, app);
+        ad_access_tell(x, "restored");
         if (merged_name(&scope, app)) ad_merger_restore(app->merger);
         reply_state(x, app);
     } else {

@@ -6,6 +6,7 @@
 #include "server/api/etag.h"
 #include "server/api/names.h"
 #include "server/keeper/keeper.h"
+#include "server/observe/access.h"
 
 static const char prefix[] = "/v1/aliases/";
 enum { MAX_WEIGHT = 1000000 };
@@ -70,7 +71,7 @@ static void reply(const ad_later *l, const ad_outcome *o)
 static void on_outcome(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) reply(l, o);
+    if (ad_later_resume(l, o->status)) reply(l, o);
     free(l);
 }
 
@@ -130,6 +131,14 @@ static ad_target *read_targets(const ad_scope *s, const char *alias, const json_
     return targets;
 }
 
+static void tell_targets(const ad_http_exchange *x, const ad_target *targets, int n)
+{
+    char text[AD_ACCESS_TEXT];
+    size_t len = 0;
+    for (int i = 0; i < n && len < sizeof text; i++) len += (size_t)snprintf(text + len, sizeof text - len, "%s%s %d", i ? ", " : "", targets[i].model, targets[i].weight);
+    ad_access_tell(x, "%s", text);
+}
+
 void ad_handle_put_alias(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
@@ -145,6 +154,7 @@ void ad_handle_put_alias(ad_http_exchange *x, void *arg)
     ad_target *targets = read_targets(&scope, name, root, &n, &f);
     json_decref(root);
     ad_later *l = targets ? ad_later_new(x, app, name) : NULL;
+    if (l) tell_targets(x, targets, n);
     if (l) ad_keeper_set_alias(app->keeper, name, targets, n, if_match, on_outcome, l);
     else if (targets) ad_targets_free(targets, n);
     else ad_reply_fault(x, &f);

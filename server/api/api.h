@@ -41,13 +41,14 @@ bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const cha
 typedef struct {
     ad_http_exchange *x; /* NULL: the client left */
     ad_app *app;
+    ad_stored_audit *audit; /* with x NULL: what is to be written when it ends; or NULL */
     int created;         /* status of success */
     bool dry_run;
     char name[AD_MAX_NAME + 1]; /* of the adapter or alias, as far as it fits */
 } ad_later;
 ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name); /* NULL: out of memory, which is answered */
-/* The exchange, to be answered now, or NULL; free the rest with free(). */
-ad_http_exchange *ad_later_resume(ad_later *l);
+/* It ended so. The exchange, to be answered now, or NULL: the client left; free the rest with free(). */
+ad_http_exchange *ad_later_resume(ad_later *l, ad_status st);
 
 enum { AD_JSON_DEPTH = 64 };
 /* The JSON of a request's body, duplicates refused; what nests deeper than AD_JSON_DEPTH levels is refused before it is read. NULL: *why (may be NULL) says why. Any thread. */
@@ -95,6 +96,9 @@ void ad_handle_post_key(ad_http_exchange *x, void *app);
 void ad_handle_patch_key(ad_http_exchange *x, void *app);
 void ad_handle_delete_key(ad_http_exchange *x, void *app);
 void ad_handle_key_action(ad_http_exchange *x, void *app);     /* POST /v1/admin/keys/ID/rotate */
+void ad_handle_audit(ad_http_exchange *x, void *app);
+void ad_handle_log(ad_http_exchange *x, void *app);
+void ad_handle_put_log(ad_http_exchange *x, void *app);
 void ad_handle_openapi(ad_http_exchange *x, void *app);
 extern const char ad_openapi_json[]; /* the OpenAPI document of all routes, NUL-terminated */
 /* Whether a request can name it: an alias, or an adapter with a version that may answer. NULL is fine. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "server/api/audit.h"
 #include "server/api/auth.h"
 #include "server/observe/access.h"
 
@@ -30,4 +31,5 @@ void ad_exchange_ended(void *arg, const ad_http_exchange *x, int status, uint64_
     };
     count(app, ad_access_of(x), &end, r && r->verb == AD_VERB_INFER);
     ad_access_log(x, &end);
+    ad_audit_exchange(app, x, status);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/audit.h"
 #include "server/api/error_form.h"
 #include "server/api/names.h"
 #include "server/observe/access.h"
@@ -131,8 +132,9 @@ bool ad_require_json(ad_http_exchange *x)
 
 static void on_client_gone(ad_http_exchange *x, void *user)
 {
-    (void)x;
-    ((ad_later *)user)->x = NULL;
+    ad_later *l = user;
+    l->audit = ad_audit_keep(x);
+    l->x = NULL;
 }
 
 ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name)
@@ -149,8 +151,10 @@ ad_later *ad_later_new(ad_http_exchange *x, ad_app *app, const char *name)
     return l;
 }
 
-ad_http_exchange *ad_later_resume(ad_later *l)
+ad_http_exchange *ad_later_resume(ad_later *l, ad_status st)
 {
+    ad_audit_complete(l->app, l->audit, ad_http_status_of(st));
+    l->audit = NULL;
     if (l->x) ad_http_on_abort(l->x, NULL, NULL);
     return l->x;
 }

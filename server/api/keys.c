@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "server/api/accounts.h"
+#include "server/observe/access.h"
 
 static const char prefix[] = "/v1/admin/keys/", rotate[] = "/rotate";
 enum { GRACE_S = 86400, MOST_GRACE_S = 90 * 86400 };
@@ -70,7 +71,8 @@ static json_t *made_json(const ad_account_outcome *o)
 static void on_outcome(void *user, const ad_account_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) {
+    if (ad_later_resume(l, o->status)) {
+        if (o->key) ad_access_tell(l->x, "key %s", o->key->id);
         if (o->text) ad_http_set_header(l->x, "Cache-Control", "no-store");
         if (o->status != AD_OK) ad_reply_account_refusal(l->x, o);
         else ad_reply_json(l->x, l->created, made_json(o));
@@ -81,7 +83,7 @@ static void on_outcome(void *user, const ad_account_outcome *o)
 static void on_deleted(void *user, const ad_account_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) {
+    if (ad_later_resume(l, o->status)) {
         if (o->status != AD_OK) ad_reply_account_refusal(l->x, o);
         else ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "object", "key.deleted", "id", l->name, "deleted", !o->key));
     }

@@ -8,6 +8,7 @@
 #include "server/api/chat_prompt.h"
 #include "server/api/generation.h"
 #include "server/api/names.h"
+#include "server/observe/access.h"
 
 /* ---- /lora-adapters ---- */
 
@@ -66,6 +67,7 @@ void ad_handle_set_lora_adapters(ad_http_exchange *x, void *arg)
     if (read_defaults(&scope, body, defaults, &n, &f)) {
         memcpy(t->defaults, defaults, (size_t)n * sizeof *defaults);
         t->n_defaults = n;
+        ad_access_tell(x, "%d adapters", n);
         ad_reply_json(x, 200, json_pack("{s:b}", "success", 1));
     } else {
         ad_reply_fault(x, &f);

@@ -80,7 +80,7 @@ void ad_handle_model(ad_http_exchange *x, void *arg)
 static void on_removed(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l) && o->status == AD_OK) {
+    if (ad_later_resume(l, o->status) && o->status == AD_OK) {
         ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "id", ad_scope_shown(ad_caller_of(l->x), l->name), "object", "model", "deleted", 1));
     } else if (l->x) {
         ad_fault f = {0};

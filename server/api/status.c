@@ -5,6 +5,7 @@
 
 #include "server/api/api.h"
 #include "server/notify.h"
+#include "server/observe/access.h"
 #include "server/observe/log.h"
 
 static void reply_text(ad_http_exchange *x, int status, const char *text)
@@ -106,6 +107,7 @@ void ad_handle_drain(ad_http_exchange *x, void *arg)
     } else {
         if (app->out_of_rotation != json_is_true(drain)) ad_log(AD_LOG_INFO, "drain: /readyz is %s from now on", json_is_true(drain) ? "503" : "as it was");
         app->out_of_rotation = json_is_true(drain);
+        ad_access_tell(x, "%s", json_is_true(drain) ? "out of rotation" : "back in rotation");
         ad_notify("STATUS=%s %s", app->out_of_rotation ? "out of rotation;" : "serving", app->served_name);
         ad_reply_json(x, 200, json_pack("{s:s, s:b, s:b}", "state", state_name(app), "draining", app->leaving || app->out_of_rotation, "ready", is_ready(app)));
     }

@@ -46,7 +46,7 @@ void ad_handle_tenant(ad_http_exchange *x, void *arg)
 static void on_outcome(void *user, const ad_account_outcome *o)
 {
     ad_later *l = user;
-    if (ad_later_resume(l)) {
+    if (ad_later_resume(l, o->status)) {
         if (o->status != AD_OK) ad_reply_account_refusal(l->x, o);
         else if (o->tenant) ad_reply_json(l->x, l->created, ad_tenant_json(o->tenant));
         else ad_reply_json(l->x, 200, json_pack("{s:s, s:s, s:b}", "object", "tenant.deleted", "name", l->name, "deleted", 1));

@@ -87,7 +87,7 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
 static void on_loaded(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
-    if (!ad_later_resume(l)) {
+    if (!ad_later_resume(l, o->status)) {
         free(l);
         return;
     }
@@ -153,7 +153,7 @@ void ad_handle_load_lora(ad_http_exchange *x, void *app)
 static void on_unloaded(void *user, const ad_outcome *o)
 {
     ad_later *l = user;
-    if (!ad_later_resume(l)) {
+    if (!ad_later_resume(l, o->status)) {
         free(l);
         return;
     }

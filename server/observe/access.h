@@ -17,6 +17,7 @@ typedef struct {
     uint64_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t ttft_ns;         /* 0: there was no token */
     const char *reason;       /* of a failure: a fault's code; NULL: by status */
+    bool audited;             /* somebody else writes its row of the audit log */
     char object[AD_ACCESS_TEXT]; /* of a change: what it changes, when the path does not tell */
     char detail[AD_ACCESS_TEXT]; /* of a change: to what */
 } ad_access;

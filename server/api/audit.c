@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+#include "server/api/audit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api/auth.h"
+#include "server/observe/access.h"
+#include "server/observe/log.h"
+#include "server/observe/repeat.h"
+#include "server/store_thread.h"
+
+enum { PAGE = 100, MOST = 1000 };
+
+/* ---- what a request is called ---- */
+
+/* Other routes whose verb changes something go by method and path. */
+static const struct {
+    const char *method, *label, *action;
+} names[] = {
+    {"POST", "/v1/adapters", "adapter.upload"},
+    {"PATCH", "/v1/adapters/{name}", "adapter.change"},
+    {"DELETE", "/v1/adapters/{name}", "adapter.remove"},
+    {"DELETE", "/v1/models/{id}", "adapter.remove"},
+    {"POST", "/v1/load_lora_adapter", "adapter.upload"},
+    {"POST", "/v1/unload_lora_adapter", "adapter.remove"},
+    {"POST", "/lora-adapters", "adapter.set_defaults"},
+    {"PUT", "/v1/aliases/{name}", "alias.set"},
+    {"DELETE", "/v1/aliases/{name}", "alias.remove"},
+    {"POST", "/v1/admin/merge", "merge.set"},
+    {"POST", "/v1/admin/tenants", "tenant.create"},
+    {"PATCH", "/v1/admin/tenants/{name}", "tenant.change"},
+    {"DELETE", "/v1/admin/tenants/{name}", "tenant.remove"},
+    {"POST", "/v1/admin/keys", "key.create"},
+    {"PATCH", "/v1/admin/keys/{id}", "key.change"},
+    {"DELETE", "/v1/admin/keys/{id}", "key.revoke"},
+    {"POST", "/v1/admin/keys/{id}/rotate", "key.rotate"},
+    {"PUT", "/v1/admin/limits/tenants/{name}", "limits.set"},
+    {"PUT", "/v1/admin/limits/keys/{id}", "limits.set"},
+    {"PUT", "/v1/admin/log", "log.set"},
+    {"POST", "/v1/admin/drain", "server.drain"},
+};
+
+static const struct {
+    const char *end, *action;
+} adapter_actions[] = {{"/versions", "adapter.upload"}, {"/activate", "adapter.activate"}, {"/rollback", "adapter.rollback"}, {"/verify", "adapter.verify"}};
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+const char *ad_audit_action(const ad_http_route *r, const char *path)
+{
+    bool reads = !strcmp(r->method, "GET") || r->verb == AD_VERB_OPEN || r->verb == AD_VERB_INFER || r->verb == AD_VERB_LIST || r->verb == AD_VERB_METRICS;
+    if (reads) return NULL;
+    for (size_t i = 0; i < sizeof adapter_actions / sizeof *adapter_actions; i++)
+        if (!strcmp(r->label, "/v1/adapters/{name}/{action}") && ends_with(path, adapter_actions[i].end)) return adapter_actions[i].action;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(r->method, names[i].method) && !strcmp(r->label, names[i].label)) return names[i].action;
+    return r->label;
+}
+
+/* What the path names, when nobody said better: the part that stands for '*', without an action behind it. */
+static void find_object(const ad_http_exchange *x, const ad_access *a, char *out, size_t size)
+{
+    const ad_http_route *r = ad_http_matched_route(x);
+    size_t fixed = strlen(r->path) - 1;
+    *out = '\0';
+    if (a && *a->object) snprintf(out, size, "%s", a->object);
+    else if (r->path[fixed] == '*') snprintf(out, size, "%s", ad_http_path(x) + fixed);
+    char *last = a && *a->object ? NULL : strrchr(out, '/');
+    if (last && !strcmp(r->method, "POST")) *last = '\0';
+}
+
+/* ---- rows ---- */
+
+static char *copy(const char *s) { return s && *s ? strdup(s) : NULL; }
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static json_t *row_json(const ad_stored_audit *r)
+{
+    return json_pack("{s:f, s:s, s:s, s:o*, s:o*, s:s, s:o*, s:i, s:o*}", "time", (double)r->time_ms / 1e3, "tenant", r->tenant, "key", r->key, "peer", r->peer ? ad_json_text(r->peer) : NULL,
+                     "request_id", r->request_id ? ad_json_text(r->request_id) : NULL, "action", r->action, "object", r->object ? ad_json_text(r->object) : NULL, "status", r->status,
+                     "detail", r->detail ? ad_json_text(r->detail) : NULL);
+}
+
+static void on_written(void *user, ad_status st, const ad_err *err)
+{
+    (void)user;
+    if (st != AD_OK) ad_log(AD_LOG_ERROR, "audit: a row could not be written: %s", err->msg);
+}
+
+/* Takes what the row points to. */
+static void add(ad_app *app, ad_stored_audit *row)
+{
+    ad_err err;
+    ad_store_change *c = row->action ? ad_calloc(1, sizeof *c) : NULL;
+    if (row->action) ad_log_event(AD_LOG_INFO, "audit", row_json(row));
+    if (!c) {
+        ad_stored_audit_deinit(row);
+        on_written(NULL, ad_fail(&err, AD_ENOMEM, "out of memory"), &err);
+        return;
+    }
+    *c = (ad_store_change){.kind = AD_ADD_AUDIT, .audit = *row};
+    if (ad_store_thread_submit(ad_keeper_store(app->keeper), c, 1, on_written, NULL, &err) != AD_OK) on_written(NULL, err.code, &err);
+}
+
+/* False: the exchange was to change nothing. */
+static bool describe(const ad_http_exchange *x, ad_stored_audit *row)
+{
+    const ad_http_route *r = ad_http_matched_route(x);
+    const char *action = r ? ad_audit_action(r, ad_http_path(x)) : NULL;
+    const ad_access *a = ad_access_of(x);
+    const ad_caller *caller = ad_caller_of(x);
+    char object[AD_ACCESS_TEXT];
+    if (!action) return false;
+    find_object(x, a, object, sizeof object);
+    *row = (ad_stored_audit){.time_ms = now_ms(), .peer = copy(ad_http_peer(x)), .request_id = copy(ad_http_request_id(x)), .action = copy(action), .object = copy(object), .detail = copy(a ? a->detail : NULL)};
+    if (caller) strcpy(row->tenant, caller->tenant->name);
+    if (caller && caller->key) strcpy(row->key, caller->key->id);
+    return true;
+}
+
+static bool is_stranger_too_often(int status)
+{
+    static ad_repeat attempts;
+    unsigned held;
+    return status == 401 && !ad_repeat_allow(&attempts, &attempts, (int64_t)(uv_hrtime() / 1000000000u), &held);
+}
+
+void ad_audit_exchange(ad_app *app, const ad_http_exchange *x, int status)
+{
+    ad_stored_audit row;
+    ad_access *a = ad_access_of(x);
+    if ((a && a->audited) || is_stranger_too_often(status) || !describe(x, &row)) return;
+    row.status = status;
+    if (status >= 400) {
+        free(row.detail);
+        row.detail = copy(ad_access_reason(a, status));
+    }
+    add(app, &row);
+}
+
+ad_stored_audit *ad_audit_keep(const ad_http_exchange *x)
+{
+    ad_access *a = ad_access_of(x);
+    ad_stored_audit *row = a ? ad_calloc(1, sizeof *row) : NULL;
+    if (row && describe(x, row)) return a->audited = true, row;
+    free(row);
+    return NULL;
+}
+
+void ad_audit_complete(ad_app *app, ad_stored_audit *row, int status)
+{
+    if (!row) return;
+    row->time_ms = now_ms();
+    row->status = status;
+    free(row->detail);
+    row->detail = copy(status < 400 ? "done after its client had left" : "refused after its client had left");
+    add(app, row);
+    free(row);
+}
+
+void ad_audit_system(ad_app *app, const char *who, const char *action, const char *object, const char *detail)
+{
+    ad_stored_audit row = {.time_ms = now_ms(), .peer = copy(who), .action = copy(action), .object = copy(object), .detail = copy(detail), .status = 200};
+    strcpy(row.tenant, AD_SHARED_TENANT);
+    add(app, &row);
+}
+
+/* ---- GET /v1/admin/audit ---- */
+
+typedef struct {
+    ad_later *later;
+    int64_t after;
+    int limit;
+    json_t *rows;
+    ad_status status;
+    ad_err err;
+} page;
+
+static ad_status take_row(void *user, const ad_stored_audit *r, ad_err *err)
+{
+    page *p = user;
+    json_t *v = row_json(r);
+    if (!v || json_object_set_new(v, "seq", json_integer(r->seq)) || json_array_append(p->rows, v)) p->status = ad_fail(err, AD_ENOMEM, "out of memory");
+    json_decref(v);
+    return p->status;
+}
+
+/* The store's thread. One more than is asked for tells whether there are more. */
+static void read_page(void *user, ad_store *s)
+{
+    page *p = user;
+    p->status = ad_store_read_audit(s, p->after, p->limit + 1, take_row, p, &p->err);
+}
+
+static void on_read(void *user)
+{
+    page *p = user;
+    ad_fault f = {0};
+    bool more = json_array_size(p->rows) > (size_t)p->limit;
+    if (more) json_array_remove(p->rows, (size_t)p->limit);
+    if (!ad_later_resume(p->later, p->status)) json_decref(p->rows);
+    else if (p->status == AD_OK) ad_reply_json(p->later->x, 200, json_pack("{s:s, s:o, s:b}", "object", "list", "data", p->rows, "has_more", more));
+    else json_decref(p->rows), ad_fault_from(&f, &p->err, NULL), ad_reply_fault(p->later->x, &f);
+    free(p->later);
+    free(p);
+}
+
+/* A whole number of the query from `least` to `most`; *out is left when there is none. */
+static bool read_number(ad_http_exchange *x, const char *name, int64_t least, int64_t most, int64_t *out)
+{
+    char text[24], message[120];
+    char *end;
+    int got = ad_http_query_value(x, name, text, sizeof text);
+    if (!got) return true;
+    long long v = strtoll(text, &end, 10);
+    if (got > 0 && *text >= '0' && *text <= '9' && !*end && v >= least && v <= most) return *out = v, true;
+    snprintf(message, sizeof message, "`%s` must be a whole number from %lld to %lld", name, (long long)least, (long long)most);
+    return ad_reply_refusal(x, 400, "invalid_value", name, message);
+}
+
+void ad_handle_audit(ad_http_exchange *x, void *arg)
+{
+    ad_app *app = arg;
+    ad_err err;
+    ad_fault f = {0};
+    int64_t after = 0, limit = PAGE;
+    if (!read_number(x, "after", 0, INT64_MAX - 1, &after) || !read_number(x, "limit", 1, MOST, &limit)) return;
+    ad_later *l = ad_later_new(x, app, "");
+    if (!l) return;
+    page *p = ad_calloc(1, sizeof *p);
+    if (p) *p = (page){.later = l, .after = after, .limit = (int)limit, .rows = json_array()};
+    ad_status st = p ? ad_store_thread_read(ad_keeper_store(app->keeper), read_page, on_read, p, &err) : ad_fail(&err, AD_ENOMEM, "out of memory");
+    if (st == AD_OK) return;
+    if (p) json_decref(p->rows);
+    free(p);
+    ad_later_resume(l, st);
+    free(l);
+    ad_fault_from(&f, &err, NULL);
+    ad_reply_fault(x, &f);
+}

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""Who changed what: the audit log through its route, in the log, and in the database, where nobody can change it."""
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import tempfile
+import time
+import unittest
+
+from registry_util import BASE, Registry, make_adapter, multipart, parts_of
+
+
+class AuditTests(unittest.TestCase):
+    def setUp(self):
+        self.state = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.state, True)
+        self.d = self.start()
+
+    def start(self):
+        d = Registry(BASE, "--served-name", "base", "--state-dir", self.state, log_level="info")
+        self.addCleanup(lambda: d.process.poll() is None and d.stop())
+        return d
+
+    def rows(self, after=0, limit=1000, **headers):
+        status, page = self.d.call("GET", f"/v1/admin/audit?after={after}&limit={limit}", headers=headers)
+        self.assertEqual((status, page["object"]), (200, "list"), page)
+        return page["data"]
+
+    def wait_for_row(self, seconds=60, **want):
+        """A row is written behind the change: with the reply, or a moment later."""
+        end = time.monotonic() + seconds
+        while True:
+            found = [r for r in self.rows(**getattr(self, "operator", {})) if all(r.get(k) == v for k, v in want.items())]
+            if found:
+                return found[-1]
+            self.assertLess(time.monotonic(), end, f"no row {want}: {self.rows(**getattr(self, 'operator', {}))}")
+            time.sleep(0.02)
+
+
+class Changes(AuditTests):
+    def test_each_change_has_a_row_with_its_object_and_what_it_became(self):
+        d = self.d
+        self.assertEqual(d.upload("a", make_adapter(1), headers={"x-request-id": "up"})[0], 201)
+        self.assertEqual(d.new_version("a", make_adapter(2))[0], 201)
+        self.assertEqual(d.call("POST", "/v1/adapters/a/activate", {"version": 1})[0], 200)
+        self.assertEqual(d.call("POST", "/v1/adapters/a/rollback")[0], 200)
+        self.assertEqual(d.call("PATCH", "/v1/adapters/a", {"pinned": True})[0], 200)
+        self.assertEqual(d.call("PUT", "/v1/aliases/to", {"targets": [{"model": "a", "weight": 9}, {"model": "a@1", "weight": 1}]})[0], 200)
+        self.assertEqual(d.call("POST", "/v1/admin/merge", {"adapter": "a"})[0], 200)
+        self.assertEqual(d.call("POST", "/v1/admin/merge", {"adapter": None})[0], 200)
+        self.assertEqual(d.call("PUT", "/v1/admin/log", {"level": "info"})[0], 200)
+        self.assertEqual(d.call("POST", "/v1/admin/drain", {"drain": False})[0], 200)
+        self.assertEqual(d.call("DELETE", "/v1/aliases/to")[0], 200)
+        self.assertEqual(d.call("DELETE", "/v1/adapters/a")[0], 200)
+        self.wait_for_row(action="adapter.remove")
+        rows = self.rows()
+        self.assertEqual([(r["action"], r.get("object"), r["status"], r.get("detail")) for r in rows], [
+            ("adapter.upload", "a", 201, "version 1"), ("adapter.upload", "a", 201, "version 2"), ("adapter.activate", "a", 200, "version 1"), ("adapter.rollback", "a", 200, "version 2"),
+            ("adapter.change", "a", 200, None), ("alias.set", "to", 200, "a 9, a@1 1"), ("merge.set", "a", 200, None), ("merge.set", None, 200, "restored"), ("log.set", None, 200, "info to info"),
+            ("server.drain", None, 200, "back in rotation"), ("alias.remove", "to", 200, None), ("adapter.remove", "a", 200, None)])
+        self.assertEqual([r["seq"] for r in rows], list(range(1, 13)))
+        self.assertEqual((rows[0]["request_id"], rows[0]["peer"], rows[0]["tenant"], rows[0]["key"]), ("up", "127.0.0.1", "default", ""))
+        self.assertLess(abs(rows[0]["time"] - time.time()), 600)
+        said = [line for line in map(json.loads, d.stderr().splitlines()) if line["msg"] == "audit"]
+        self.assertEqual([(s["action"], s["status"], s["request_id"]) for s in said], [(r["action"], r["status"], r["request_id"]) for r in rows])
+
+    def test_what_was_refused_has_a_row_that_says_why(self):
+        d = self.d
+        self.assertEqual(d.upload("bad", (b"{}", b"nonsense"))[0], 422)
+        self.assertEqual(d.call("DELETE", "/v1/adapters/nope")[0], 404)
+        self.assertEqual(d.call("PUT", "/v1/aliases/x", {"targets": []})[0], 400)
+        self.assertEqual(d.call("POST", "/v1/admin/merge", {"adapter": "nope"})[0], 404)
+        self.assertEqual(d.call("POST", "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "relative"})[0], 400)
+        self.assertEqual(d.call("PUT", "/v1/admin/log", {"level": "loud"})[0], 400)
+        self.wait_for_row(action="log.set")
+        rows = self.rows()
+        self.assertEqual([(r["action"], r.get("object"), r["status"]) for r in rows],
+                         [("adapter.upload", "bad", 422), ("adapter.remove", "nope", 404), ("alias.set", "x", 400), ("merge.set", None, 404), ("adapter.upload", None, 400), ("log.set", None, 400)])
+        self.assertTrue(all(r["detail"] for r in rows), rows)
+
+    def test_what_only_reads_or_asks_has_none(self):
+        self.d.complete(model="base", prompt=[1], max_tokens=1)
+        for path in ("/v1/adapters", "/v1/models", "/metrics", "/v1/admin/log", "/v1/admin/audit", "/nowhere"):
+            self.d.request("GET", path)
+        self.d.call("DELETE", "/v1/completions")
+        self.assertEqual(self.rows(), [])
+
+    def test_a_change_whose_client_left_has_a_row_with_what_came_of_it(self):
+        kind, body = multipart(parts_of(make_adapter(7), name="late"))
+        s = socket.create_connection((self.d.host, self.d.port), timeout=60)
+        s.sendall(f"POST /v1/adapters HTTP/1.1\r\nHost: x\r\nx-request-id: left\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        s.close()
+        row = self.wait_for_row(request_id="left")
+        if row["status"] != 499:  # it left when everything was there: the upload went on
+            self.assertEqual((row["action"], row["object"], row["status"]), ("adapter.upload", "late", 200), row)
+            self.assertIn(row["detail"], ("done after its client had left", "version 1"))
+            self.assertEqual(self.d.get("/v1/adapters/late")[0], 200)
+        self.assertEqual(len([r for r in self.rows() if r["request_id"] == "left"]), 1)
+
+    def test_rows_come_in_pages(self):
+        for i in range(7):
+            self.d.call("DELETE", f"/v1/aliases/a{i}")
+        self.wait_for_row(object="a6")
+        status, page = self.d.call("GET", "/v1/admin/audit?limit=3")
+        self.assertEqual((status, [r["object"] for r in page["data"]], page["has_more"]), (200, ["a0", "a1", "a2"], True))
+        status, page = self.d.call("GET", f"/v1/admin/audit?limit=4&after={page['data'][-1]['seq']}")
+        self.assertEqual(([r["object"] for r in page["data"]], page["has_more"]), (["a3", "a4", "a5", "a6"], False))
+        self.assertEqual(self.rows(after=10 ** 18), [])
+        for query in ("limit=0", "limit=1001", "limit=x", "after=-1", "after=1.5", "after=99999999999999999999", "limit=", "after=%00"):
+            self.assertEqual(self.d.call("GET", "/v1/admin/audit?" + query)[0], 400, query)
+
+    def test_names_of_strangers_are_told_as_they_are_and_break_nothing(self):
+        for name in ("%FF%FE", "%22%5C%0A%1B", "x" * 600, "%F0%9F%98%80"):
+            self.d.call("DELETE", "/v1/aliases/" + name)
+        self.wait_for_row(object="\N{GRINNING FACE}")
+        objects = [r["object"] for r in self.rows()]
+        self.assertEqual(objects[1:2] + objects[3:], ['"\\\n\x1b', "\N{GRINNING FACE}"])
+        self.assertLess(len(objects[2]), 600)
+
+
+class Durable(AuditTests):
+    def test_rows_outlive_kill_9_and_the_database_refuses_to_change_them(self):
+        self.d.call("PUT", "/v1/aliases/x", {"targets": []})
+        self.assertEqual(self.d.upload("a", make_adapter(3))[0], 201)
+        self.wait_for_row(action="adapter.upload")
+        before = self.rows()
+        self.d.process.send_signal(signal.SIGKILL)
+        self.d.process.wait()
+        db = sqlite3.connect(os.path.join(self.state, "registry.db"))
+        for change in ("UPDATE audit SET action = 'nothing'", "DELETE FROM audit", "UPDATE audit SET seq = 9 WHERE seq = 1"):
+            with self.assertRaises(sqlite3.DatabaseError, msg=change):
+                db.execute(change)
+        db.close()
+        self.d = self.start()
+        self.assertEqual(self.rows(), before)
+        self.d.call("DELETE", "/v1/adapters/a")
+        self.assertEqual(self.wait_for_row(action="adapter.remove")["seq"], before[-1]["seq"] + 1)
+
+
+class Keys(AuditTests):
+    def test_rows_name_tenant_and_key_and_never_hold_a_key(self):
+        made = self.d.call("POST", "/v1/admin/keys", {"name": "root", "verbs": ["admin", "list", "upload", "activate", "delete", "merge", "infer"]})
+        self.assertEqual(made[0], 201, made)
+        root = made[1]
+        self.operator = {"Authorization": "Bearer " + root["key"]}
+        self.assertEqual(self.d.call("POST", "/v1/admin/tenants", {"name": "acme"}, self.operator)[0], 201)
+        status, key = self.d.call("POST", "/v1/admin/keys", {"tenant": "acme", "verbs": ["infer", "list"]}, self.operator)
+        self.assertEqual(status, 201, key)
+        theirs = {"Authorization": "Bearer " + key["key"]}
+        self.assertEqual(self.d.call("DELETE", "/v1/adapters/x", headers=theirs)[0], 403)
+        self.assertEqual(self.d.call("GET", "/v1/admin/audit", headers=theirs)[0], 403)
+        self.assertEqual(self.d.call("PUT", "/v1/admin/log", {"level": "debug"}, theirs)[0], 403)
+        self.assertEqual(self.d.call("DELETE", "/v1/adapters/x", headers={"Authorization": "Bearer nonsense"})[0], 401)
+        self.wait_for_row(status=401)
+        rows = [(r["tenant"], r["key"], r["action"], r.get("object"), r["status"]) for r in self.rows(**self.operator)]
+        self.assertEqual(rows, [
+            ("default", "", "key.create", "default", 201), ("default", root["id"], "tenant.create", "acme", 201), ("default", root["id"], "key.create", "acme", 201),
+            ("acme", key["id"], "adapter.remove", "x", 403), ("acme", key["id"], "log.set", None, 403), ("", "", "adapter.remove", "x", 401)])
+        details = [r.get("detail") for r in self.rows(**self.operator)]
+        self.assertEqual(details[0::2][:2], [f"key {root['id']}", f"key {key['id']}"])
+        lines = [line for line in map(json.loads, self.d.stderr().splitlines()) if line["msg"] == "request" and line.get("key") == key["id"]]
+        self.assertEqual([line["tenant"] for line in lines], ["acme"] * 3)
+        self.assertNotIn(root["key"].rsplit("-", 1)[1], self.d.stderr())
+        self.assertNotIn(key["key"].rsplit("-", 1)[1], self.d.stderr() + json.dumps(self.rows(**self.operator)))
+
+    def test_strangers_cannot_fill_it(self):
+        made = self.d.call("POST", "/v1/admin/keys", {"name": "root", "verbs": ["admin", "list"]})[1]
+        self.operator = {"Authorization": "Bearer " + made["key"]}
+        begin = time.monotonic()
+        for _ in range(100):
+            self.assertEqual(self.d.call("DELETE", "/v1/adapters/x", headers={"Authorization": "Bearer nonsense"})[0], 401)
+        windows = 2 + (time.monotonic() - begin) // 10
+        self.wait_for_row(status=401)
+        self.assertLessEqual(len([r for r in self.rows(**self.operator) if r["status"] == 401]), 10 * windows)
