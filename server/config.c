@@ -17,7 +17,7 @@
 #include "server/http/address.h"
 #include "server/observe/log.h"
 
-typedef enum { STRING, INTEGER, BYTES, ADAPTERS, MODULES, LIST, NO_LIMIT, NO_EFFECT } key_kind; /* NO_LIMIT: a number, NO_EFFECT: a flag, that mean nothing here */
+typedef enum { STRING, INTEGER, BYTES, FLAG, ADAPTERS, MODULES, LIST, NO_LIMIT, NO_EFFECT } key_kind; /* NO_LIMIT: a number, NO_EFFECT: a flag, that mean nothing here */
 
 typedef struct {
     const char *name, *arg;
@@ -46,6 +46,7 @@ static const key keys[] = {
     {"tls-cert", "FILE", STRING, FIELD(tls_cert), NULL, 0, 0, NULL, "certificate and chain (PEM) of https:// addresses; without --listen, --host and --port speak https, too"},
     {"tls-key", "FILE", STRING, FIELD(tls_key), NULL, 0, 0, NULL, "its private key; default: in the same file"},
     {"tls-client-ca", "FILE", STRING, FIELD(tls_client_ca), NULL, 0, 0, NULL, "https clients must show a certificate that one of these vouches for"},
+    {"insecure", "", FLAG, FIELD(insecure), "false", 0, 0, NULL, "serve other machines although there is no key: whoever reaches the port is the operator"},
     {"host", "ADDRESS", STRING, FIELD(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", "N", INTEGER, FIELD(port), "8000", 0, 65535, NULL, "port to listen on; 0: any free one, printed"},
     {"weights", "TYPE", STRING, FIELD(weights), "auto", 0, 0, "auto|f32|bf16|int8|int4", "resident weights; auto: int4 or int8 for quantised files, else bf16"},
@@ -112,6 +113,7 @@ static const struct {
     {"config", "FILE", "read options from FILE"},
     {"check-config", "", "read all options, say what is wrong with them, and exit; the model is not loaded"},
     {"dump-config", "", "print all options as they are now, as a file for --config, and exit"},
+    {"create-admin-key", "[NAME]", "make a key that may do everything in --state-dir, print it, and exit; no daemon may run there"},
     {"dump-options", "", "print this list as JSON and exit; manual pages and completion are made of it"},
     {"help", "", "print this and exit"},
     {"version", "", "print the version and exit"},
@@ -177,6 +179,17 @@ static ad_status set_bytes(size_t *field, const char *where, const char *value, 
     return AD_OK;
 }
 
+static ad_status set_flag(bool *field, const char *where, const char *value, ad_err *err)
+{
+    static const char *const words[] = {"false", "true", "no", "yes", "off", "on", "0", "1"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcmp(value, words[i])) continue;
+        *field = i % 2;
+        return AD_OK;
+    }
+    return bad(err, where, value, "is neither true nor false");
+}
+
 static ad_status add_adapter(ad_config *c, const char *where, const char *name, size_t len, const char *dir, ad_err *err)
 {
     if (c->n_adapters == MAX_ADAPTERS) return ad_fail(err, AD_ELIMIT, "%s: more than %d adapters", where, MAX_ADAPTERS);
@@ -224,6 +237,7 @@ static ad_status set_value(ad_config *c, const key *k, const char *where, const 
     case STRING: return set_string(k, field, where, value, err);
     case INTEGER: return read_integer(k, field, where, value, err);
     case BYTES: return set_bytes(field, where, value, err);
+    case FLAG: return set_flag(field, where, value, err);
     case ADAPTERS: return add_pair(c, where, value, err);
     case MODULES: return *value == '{' ? add_object(c, where, value, err) : add_pair(c, where, value, err);
     case NO_LIMIT: return read_integer(k, &unused, where, value, err);
@@ -338,24 +352,40 @@ static ad_status read_environment(ad_config *c, char **env, ad_err *err)
 
 /* ---- command line ---- */
 
+static const char create_admin_key[] = "create-admin-key";
+
 static const char *plain_arg(const char *arg)
 {
     return arg[0] == '-' && arg[1] == '-' && arg[2] ? arg + 2 : NULL;
 }
 
-/* Splits --name=value or --name value; *i moves on. The value of a flag is "". */
+static bool is_option(const char *name, size_t len, const char *wanted) { return len == strlen(wanted) && !memcmp(name, wanted, len); }
+
+/* Splits --name=value or --name value; *i moves on. The value of a flag is "true", that of an action without one "". */
 static ad_status next_option(int argc, char **argv, int *i, const char **name, size_t *len, const char **value, ad_err *err)
 {
     *name = plain_arg(argv[*i]);
     if (!*name) return ad_fail(err, AD_EINVAL, "\"%.100s\" is not an option; --help lists them all", argv[*i]);
     const char *eq = strchr(*name, '=');
     *len = eq ? (size_t)(eq - *name) : strlen(*name);
-    bool is_config = *len == 6 && !memcmp(*name, "config", 6), is_check = !strcmp(*name, "check-config") || !strcmp(*name, "dump-config");
+    bool is_config = is_option(*name, *len, "config"), is_check = !strcmp(*name, "check-config") || !strcmp(*name, "dump-config"), is_create = is_option(*name, *len, create_admin_key);
     const key *k = find_key(*name, *len);
-    if (!is_config && !is_check && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
+    if (!is_config && !is_check && !is_create && !k) return ad_fail(err, AD_EINVAL, "unknown option --%.*s; --help lists them all", (int)(*len > 60 ? 60 : *len), *name);
     if (is_check || (k && k->kind == NO_EFFECT)) *value = "";
+    else if (!eq && k && k->kind == FLAG) *value = "true";
+    else if (!eq && is_create && (*i + 1 == argc || argv[*i + 1][0] == '-')) *value = "";
     else *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
     return *value ? AD_OK : ad_fail(err, AD_EINVAL, "option --%.*s needs a value", (int)*len, *name);
+}
+
+static ad_status set_admin_key(ad_config *c, const char *where, const char *name, ad_err *err)
+{
+    enum { NAME = 128 };
+    c->create_admin_key = true;
+    if (strlen(name) > NAME) return ad_fail(err, AD_EINVAL, "%s: the name is longer than %d bytes", where, NAME);
+    free(c->admin_key_name);
+    c->admin_key_name = *name ? strdup(name) : NULL;
+    return !*name || c->admin_key_name ? AD_OK : no_memory(err);
 }
 
 static ad_status read_options(ad_config *c, int argc, char **argv, const char **config_path, ad_err *err)
@@ -369,7 +399,8 @@ static ad_status read_options(ad_config *c, int argc, char **argv, const char **
         const key *k = find_key(name, len);
         char where[80];
         snprintf(where, sizeof where, "option --%.*s", (int)len, name);
-        if (!k && len == 6) *config_path = value;
+        if (is_option(name, len, "config")) *config_path = value;
+        else if (c && is_option(name, len, create_admin_key)) st = set_admin_key(c, where, value, err);
         else if (k && c) st = set_value(c, k, where, value, err);
         while (st == AD_OK && k && k->kind == MODULES && i + 1 < argc && argv[i + 1][0] != '-') { /* vLLM takes several behind one option */
             i++;
@@ -409,6 +440,7 @@ static const char *kind_name(key_kind kind)
     case STRING: return "string";
     case INTEGER: return "integer";
     case BYTES: return "bytes";
+    case FLAG: return "flag";
     case ADAPTERS:
     case MODULES:
     case LIST: return "list";
@@ -463,6 +495,7 @@ static void write_key(const ad_config *c, const key *k, ad_buf *out)
     if (text) ad_buf_printf(out, "%s = %s\n", k->name, text);
     if (k->kind == INTEGER) ad_buf_printf(out, "%s = %d\n", k->name, *(const int *)field);
     if (k->kind == BYTES) ad_buf_printf(out, "%s = %zu\n", k->name, *(const size_t *)field);
+    if (k->kind == FLAG) ad_buf_printf(out, "%s = %s\n", k->name, *(const bool *)field ? "true" : "false");
     for (int i = 0; k->kind == LIST && i < list->n; i++) ad_buf_printf(out, "%s = %s\n", k->name, list->items[i]);
     for (int i = 0; k->kind == ADAPTERS && i < c->n_adapters; i++) ad_buf_printf(out, "%s = %s=%s\n", k->name, c->adapters[i].name, c->adapters[i].dir);
 }
@@ -490,7 +523,13 @@ static bool differs(const ad_config *a, const ad_config *b, const key *k)
 
 static size_t field_size(const key *k)
 {
-    return k->kind == STRING ? sizeof(char *) : k->kind == INTEGER ? sizeof(int) : k->kind == BYTES ? sizeof(size_t) : sizeof(ad_config_list);
+    switch (k->kind) {
+    case STRING: return sizeof(char *);
+    case INTEGER: return sizeof(int);
+    case BYTES: return sizeof(size_t);
+    case FLAG: return sizeof(bool);
+    default: return sizeof(ad_config_list);
+    }
 }
 
 static void swap_field(ad_config *a, ad_config *b, const key *k)
@@ -540,6 +579,7 @@ static ad_status check_listen(const ad_config *c, ad_err *err)
 static ad_status check(const ad_config *c, ad_err *err)
 {
     unsigned mask, here = ad_cpu_detect();
+    if (c->create_admin_key) return c->state_dir ? AD_OK : ad_fail(err, AD_EINVAL, "create-admin-key: needs --state-dir DIR, where the key will be known");
     if (!c->model) return ad_fail(err, AD_EINVAL, "no model: give --model PATH (a GGUF file or a Hugging Face directory)");
     if (!ad_cpu_parse(c->cpu_features, &mask)) return ad_fail(err, AD_EINVAL, "cpu-features: \"%.100s\" is not auto, none or a list of avx2, avx512, avx512_vnni, avx512_bf16, avx_vnni", c->cpu_features);
     if (mask & ~here) return ad_fail(err, AD_EINVAL, "cpu-features: this CPU does not have all of \"%.100s\"", c->cpu_features);
@@ -587,5 +627,6 @@ void ad_config_deinit(ad_config *c)
     }
     for (int i = 0; i < c->n_adapters; i++) free(c->adapters[i].name), free(c->adapters[i].dir);
     free(c->adapters);
+    free(c->admin_key_name);
     memset(c, 0, sizeof *c);
 }

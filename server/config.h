@@ -30,6 +30,7 @@ typedef struct {
     ad_config_list adapter_dirs; /* --adapter-dir DIR, repeatable */
     ad_config_list listen;      /* --listen ADDRESS, repeatable: in place of host and port; checked */
     char *tls_cert, *tls_key, *tls_client_ca; /* files of addresses with https://; NULL: none, in the certificate's file, clients need none */
+    bool insecure;              /* other machines may come in although there is no key */
     char *host;                 /* 127.0.0.1; https when there is a certificate */
     int port;                   /* 8000; 0 = any, printed */
     char *weights;              /* "f32" */
@@ -71,9 +72,12 @@ typedef struct {
     char *log_prompts;          /* off, on: at level debug */
     int metrics_top;            /* adapters, and tenants, with series of their own */
     char *cpu_features;         /* "auto", or a comma list of avx2, avx512, ...; "none" = plain C */
+    bool create_admin_key;      /* --create-admin-key: that, in state_dir, instead of serving */
+    char *admin_key_name;       /* or NULL */
 } ad_config;
 
 /* argv as main gets it. AD_EINVAL names the key, where it came from and what it accepts.
+ * Of --create-admin-key only state_dir need be given.
  * *action: 0 run, 1 what --help, --version, --dump-options or --check-config say was printed to `out`: exit 0, c is empty. Owned: ad_config_deinit. */
 AD_MUSTUSE ad_status ad_config_parse(ad_config *c, int argc, char **argv, char **environ_, FILE *out, int *action, ad_err *err);
 void ad_config_deinit(ad_config *c);

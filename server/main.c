@@ -8,6 +8,7 @@
 
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
+#include "server/admin_key.h"
 #include "server/api/audit.h"
 #include "server/api/auth.h"
 #include "server/api/ended.h"
@@ -113,6 +114,23 @@ static ad_status read_addresses(const ad_config *c, ad_http_address *list, int *
     *n = 1;
     *list = (ad_http_address){.port = c->port, .tls = c->tls_cert != NULL};
     snprintf(list->host, sizeof list->host, "%s", c->host);
+    return AD_OK;
+}
+
+/* Without a key everybody is the operator: then only this machine may come in, unless the configuration says otherwise. Also called before the model is loaded, which takes a while;
+ * then keys can only be in a state directory. */
+static ad_status check_door(const ad_app *app, ad_err *err)
+{
+    const ad_config *c = app->config;
+    ad_http_address addresses[AD_HTTP_MAX_ADDRESSES];
+    int n = 0, i = 0;
+    if (app->tenancy ? ad_tenancy_has_keys(app->tenancy) : c->state_dir != NULL) return AD_OK;
+    ad_status st = read_addresses(c, addresses, &n, err);
+    while (i < n && ad_http_address_is_local(&addresses[i])) i++;
+    if (st != AD_OK || i == n) return st;
+    if (!c->insecure)
+        return ad_fail(err, AD_EINVAL, "there is no key, and at %s other machines could do everything: make one first (adapterd --state-dir DIR --create-admin-key), or listen on 127.0.0.1 or a Unix socket, or say --insecure", addresses[i].host);
+    if (app->tenancy) ad_log(AD_LOG_WARN, "insecure: there is no key, and whoever reaches %s is the operator", addresses[i].host);
     return AD_OK;
 }
 
@@ -250,11 +268,13 @@ static void on_life_ended(void *user)
 static ad_status start(daemon_state *d, ad_err *err)
 {
     ad_app *app = &d->app;
-    ad_status st = ad_metrics_new(&app->metrics, app->config->metrics_top, err);
+    ad_status st = check_door(app, err);
+    if (st == AD_OK) st = ad_metrics_new(&app->metrics, app->config->metrics_top, err);
     if (st == AD_OK) st = load_model(app, err);
     if (st == AD_OK) st = load_template(app, err);
     if (st == AD_OK) st = ad_grammar_cache_new(&app->grammars, ad_model_tokenizer(app->model), (ad_grammar_cache_limits){.max_count = 256, .max_bytes = 256u << 20}, err);
     if (st == AD_OK) st = ad_keeper_new(&app->keeper, app, err);
+    if (st == AD_OK) st = check_door(app, err);
     if (st == AD_OK) st = ad_ledger_new(&app->ledger, app->loop, ad_keeper_store(app->keeper), err);
     if (st == AD_OK) st = start_worker(app, err);
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
@@ -297,6 +317,14 @@ static int run(daemon_state *d)
     return 1;
 }
 
+static int create_admin_key(const ad_config *c)
+{
+    ad_err err;
+    if (ad_create_admin_key(c->state_dir, c->admin_key_name, stdout, &err) == AD_OK) return 0;
+    fprintf(stderr, "adapterd: %s\n", err.msg);
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     daemon_state d = {.argc = argc, .argv = argv};
@@ -313,7 +341,7 @@ int main(int argc, char **argv)
     if (action) return 0;
     if (ad_log_parse_level(d.config.log_level, &level)) ad_log_set_level(level);
     ad_log_set_format(d.config.log_format);
-    int rc = run(&d);
+    int rc = d.config.create_admin_key ? create_admin_key(&d.config) : run(&d);
     ad_config_deinit(&d.config);
     return rc;
 }

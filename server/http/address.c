@@ -2,6 +2,7 @@
 /* Addresses to listen on: their spelling, and the file of a Unix socket. */
 #include "server/http/address.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
 #include <stdlib.h>
@@ -65,6 +66,15 @@ ad_status ad_http_address_read(ad_http_address *list, int *n, const char *text, 
     for (char *item; st == AD_OK && (item = strsep(&rest, ","));) st = read_item(list, n, item, err);
     free(copy);
     return st;
+}
+
+bool ad_http_address_is_local(const ad_http_address *a)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (a->path[0] || !strcasecmp(a->host, "localhost")) return true;
+    if (inet_pton(AF_INET, a->host, &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+    return inet_pton(AF_INET6, a->host, &v6) == 1 && (IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127));
 }
 
 ad_status ad_http_unlink_stale(const ad_http_address *a, ad_err *err)

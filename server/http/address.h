@@ -20,6 +20,9 @@ typedef struct {
  * list, an option at the beginning belongs to the last address there. */
 AD_MUSTUSE ad_status ad_http_address_read(ad_http_address *list, int *n, const char *text, ad_err *err);
 
+/* Whether only this machine can come in there: a loopback address, "localhost" or a Unix socket. */
+bool ad_http_address_is_local(const ad_http_address *a);
+
 /* Removes the socket of `a` when nobody listens there any more. AD_EEXIST: somebody does, or it is no socket. */
 AD_MUSTUSE ad_status ad_http_unlink_stale(const ad_http_address *a, ad_err *err);
 /* Gives the bound socket of `a` its mode and group. */

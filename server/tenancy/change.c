@@ -212,7 +212,8 @@ static ad_status make_text(const uint8_t *secret, ad_stored_key *row, char text[
     return st;
 }
 
-ad_status ad_key_row_new(const uint8_t *secret, const char *tenant, const ad_key_patch *p, int64_t now, ad_store_change *row, char text[AD_KEY_TEXT + 1], ad_err *err)
+/* The row of a new key for the tenant, and its text, from a patch. */
+static ad_status make_key_row(const uint8_t *secret, const char *tenant, const ad_key_patch *p, int64_t now, ad_store_change *row, char text[AD_KEY_TEXT + 1], ad_err *err)
 {
     *row = (ad_store_change){.kind = AD_PUT_KEY, .key = {.created = now, .verbs = ad_verbs_text(1u << AD_VERB_INFER | 1u << AD_VERB_LIST), .adapters = strdup("[\"*\"]")}};
     snprintf(row->key.tenant, sizeof row->key.tenant, "%s", tenant);
@@ -258,7 +259,7 @@ static bool prepare_create_key(change *c)
     ad_tenant *tenant = find_tenant(c);
     if (!tenant || !check_verbs(c, tenant, p->set_verbs ? p->verbs : 0) || !check_room_for_key(c)) return false;
     c->n_rows = 1;
-    ad_status st = ad_key_row_new(c->t->secret, tenant->name, p, c->now, &c->rows[0], c->text, &err);
+    ad_status st = make_key_row(c->t->secret, tenant->name, p, c->now, &c->rows[0], c->text, &err);
     if (st == AD_OK && ad_tenancy_find_key(c->t, c->rows[0].key.id)) return refuse(c, AD_EBUSY, NULL, "two keys got the same id; try again");
     if (st == AD_OK) st = ad_key_new(&c->key, &c->rows[0].key, tenant, &err);
     return st == AD_OK || refuse_err(c, &err);
@@ -519,4 +520,17 @@ void ad_tenancy_rotate_key(ad_tenancy *t, const char *id, int64_t grace_s, ad_ac
     if (!c) return;
     c->grace_s = grace_s;
     enter_with(c, prepare_rotate_key, publish_rotated_key);
+}
+
+ad_status ad_tenancy_make_admin_key(ad_tenancy *t, ad_store *store, const char *name, char text[AD_KEY_TEXT + 1], ad_err *err)
+{
+    ad_key_patch p = {.set_name = true, .name = name, .set_verbs = true, .verbs = ((1u << AD_VERBS) - 1) & ~(1u << AD_VERB_OPEN)};
+    ad_store_change row = {.kind = AD_DROP_KEY};
+    ad_status st = ad_tenancy_need_secret(t, err);
+    if (st == AD_OK) st = make_key_row(t->secret, AD_SHARED_TENANT, &p, time(NULL), &row, text, err);
+    if (st == AD_OK) st = ad_store_begin(store, err);
+    if (st == AD_OK) st = ad_store_apply(store, &row, 1, err);
+    if (st == AD_OK) st = ad_store_commit(store, err);
+    ad_store_change_deinit(&row);
+    return st;
 }

@@ -49,8 +49,8 @@ void ad_tenancy_drop_key(ad_tenancy *t, const char *id, bool force, ad_account_d
 /* A new key that may do the same; the old one ends after grace_s seconds. The new one expires as long after now as the old one did after its making. */
 void ad_tenancy_rotate_key(ad_tenancy *t, const char *id, int64_t grace_s, ad_account_done done, void *user);
 
-/* The rows of a new key for the tenant, its text and their MAC, from a patch. For who has no daemon. */
-AD_MUSTUSE ad_status ad_key_row_new(const uint8_t *secret, const char *tenant, const ad_key_patch *p, int64_t now, ad_store_change *row, char text[AD_KEY_TEXT + 1], ad_err *err);
+/* Without a store's thread: a key of AD_SHARED_TENANT that may do everything, durable when it returns. name may be NULL. */
+AD_MUSTUSE ad_status ad_tenancy_make_admin_key(ad_tenancy *t, ad_store *store, const char *name, char text[AD_KEY_TEXT + 1], ad_err *err);
 
 /* 1 to AD_TENANT_NAME of a-z, 0-9 and -, beginning with a letter. */
 AD_MUSTUSE ad_status ad_tenant_check_name(const char *name, ad_err *err);
