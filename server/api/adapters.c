@@ -5,6 +5,7 @@
 
 #include "adapters/template.h"
 #include "server/api/adapter_json.h"
+#include "server/api/error_form.h"
 #include "server/api/etag.h"
 #include "server/api/upload.h"
 #include "server/keeper/keeper.h"
@@ -292,6 +293,8 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
         ad_admission_spec_deinit(spec);
         return;
     }
+    const ad_scope scope = ad_scope_of(x, app);
+    spec->owner = ad_owner_id(&scope, spec->name);
     l->created = 201;
     l->dry_run = spec->dry_run;
     if (l->dry_run) ad_access_tell(x, "dry run");
@@ -364,6 +367,12 @@ static bool read_new_name(ad_http_exchange *x, const ad_app *app, const char *sa
     return good;
 }
 
+/* A version that answers at once takes the place of another. False: answered. */
+static bool may_replace(ad_http_exchange *x, const char *full)
+{
+    return ad_require_verb(x, AD_VERB_ACTIVATE, ad_scope_shown(ad_caller_of(x), full));
+}
+
 static const char not_of_versions[] = "`labels` and `description` are the adapter's, not a version's: PATCH changes them";
 
 static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
@@ -376,6 +385,7 @@ static void on_upload(ad_http_exchange *x, ad_upload *u, void *user)
     if (good && name && u->name) good = ad_reply_refusal(x, 400, "invalid_value", "name", "`name` does not go with a new version: the path says whose it is");
     if (good && name && (u->description || u->labels)) good = ad_reply_refusal(x, 400, "invalid_value", u->labels ? "labels" : "description", not_of_versions);
     if (good && u->name) good = read_new_name(x, app, u->name, s.name);
+    if (good && name && u->activate && !s.dry_run) good = may_replace(x, name);
     if (good) {
         s.activate = u->activate;
         s.dir = strdup(u->dir);
@@ -451,7 +461,7 @@ static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
     ad_admission_spec s;
     if (field) ad_reply_refusal(x, 400, "unknown_field", field, "the body has an unknown field");
     else if (bad) ad_reply_refusal(x, 400, "invalid_value", NULL, bad);
-    else if (!ad_caller_of(x)->is_operator) bad = operators, ad_reply_refusal(x, 403, "permission_denied", NULL, bad);
+    else if (!ad_caller_of(x)->is_operator) bad = operators, ad_reply_refusal(x, 403, ad_insufficient_permissions, NULL, bad);
     const char *name;
     if (field || bad || !read_target(x, app, buf, &name) || !begin_spec(x, app, name, &s)) return;
     if (!name && !read_new_name(x, app, json_string_value(json_object_get(body, "name")), s.name)) return;
@@ -463,6 +473,10 @@ static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
     s.labels = labels ? json_dumps(labels, JSON_COMPACT) : NULL;
     s.selftest = json_is_object(selftest) ? json_dumps(selftest, JSON_COMPACT) : copy_string(selftest);
     s.activate = !json_is_false(json_object_get(body, "activate"));
+    if (name && s.activate && !s.dry_run && !may_replace(x, name)) {
+        ad_admission_spec_deinit(&s);
+        return;
+    }
     if (sha) memcpy(s.sha256, json_string_value(sha), sizeof s.sha256);
     admit(x, app, &s);
 }

@@ -13,7 +13,9 @@ ad_scope ad_scope_of(const ad_http_exchange *x, const ad_app *app);
 bool ad_may_add(const ad_scope *s, const ad_app *app, const char *said, const char *param, ad_fault *f);
 /* Whether the sender may change what has that whole name. What is not there counts as its own: the change will find out. False: 403 in *f. */
 bool ad_may_change(const ad_scope *s, const char *full, ad_fault *f);
-/* "adapter" or "alias" entries say whose they are: the tenant's name. */
+/* The id of the tenant that is going to own the sender's new `full`. */
+int ad_owner_id(const ad_scope *s, const char *full);
+/* Whose it is: the tenant's name. */
 const char *ad_owner_name(const ad_app *app, const char *full);
 
 #endif

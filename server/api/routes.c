@@ -54,6 +54,8 @@ static const ad_http_route routes[] = {
     {"POST", "/v1/adapters", ad_handle_post_adapter, "/v1/adapters", true, NULL, AD_VERB_UPLOAD},
     {"GET", "/v1/adapters/events", ad_handle_events, "/v1/adapters/events", false, NULL, AD_VERB_LIST},
     {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_LIST},
+    {"POST", "/v1/adapters/*/activate", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_ACTIVATE},
+    {"POST", "/v1/adapters/*/rollback", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_ACTIVATE},
     {"POST", "/v1/adapters/*", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_UPLOAD},
     {"PATCH", "/v1/adapters/*", ad_handle_patch_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_ACTIVATE},
     {"DELETE", "/v1/adapters/*", ad_handle_delete_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_DELETE},

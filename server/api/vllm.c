@@ -108,7 +108,7 @@ static void load(ad_http_exchange *x, ad_app *app, const char *name, const char 
     const ad_entry *e = ad_registry_find(app->registry, name);
     ad_admission_spec spec = {.new_version = e && !e->n_targets, .activate = true, .if_match = AD_ANY_REVISION};
     if (!ad_caller_of(x)->is_operator) {
-        ad_reply_refusal(x, 403, "permission_denied", "lora_path", "`lora_path` is the operator's to use: send the adapter's files to /v1/adapters");
+        ad_reply_refusal(x, 403, ad_insufficient_permissions, "lora_path", "`lora_path` is the operator's to use: send the adapter's files to /v1/adapters");
         return;
     }
     if (strlen(name) > AD_MAX_NAME) {
@@ -125,7 +125,9 @@ static void load(ad_http_exchange *x, ad_app *app, const char *name, const char 
     }
     ad_later *l = ad_later_new(x, app, name);
     if (!l) return;
+    const ad_scope scope = ad_scope_of(x, app);
     memcpy(spec.name, name, strlen(name) + 1);
+    spec.owner = ad_owner_id(&scope, name);
     *(is_url(path) ? &spec.url : &spec.path) = strdup(path);
     ad_keeper_admit(app->keeper, &spec, on_loaded, l);
 }

@@ -523,9 +523,10 @@ static void adopt_id(ad_http_exchange *x)
 
 static bool matches(const ad_http_route *r, const char *path)
 {
-    size_t n = strlen(r->path);
-    if (n && r->path[n - 1] == '*') return !strncmp(r->path, path, n - 1) && path[n - 1];
-    return !strcmp(r->path, path);
+    const char *star = strchr(r->path, '*');
+    if (!star) return !strcmp(r->path, path);
+    size_t n = strlen(path), head = (size_t)(star - r->path), tail = strlen(star + 1);
+    return n > head + tail && !strncmp(r->path, path, head) && !strcmp(star + 1, path + n - tail);
 }
 
 /* The first route of the path and method, or NULL. */

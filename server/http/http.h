@@ -17,7 +17,7 @@ typedef void (*ad_http_handler)(ad_http_exchange *x, void *app);
 
 typedef struct {
     const char *method;  /* "GET"; HEAD is answered by the GET route without a body */
-    const char *path;    /* exact, or with a trailing '*' that matches the rest: "/v1/models" + slash + '*' */
+    const char *path;    /* exact, or with one '*' that stands for at least one character, of the first route that matches: "/v1/models" + slash + '*' */
     ad_http_handler handler;
     const char *label;   /* the route's name in metrics: bounded cardinality */
     bool streams;        /* the handler is called when the head is complete, and takes the body with ad_http_take_body */

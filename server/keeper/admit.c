@@ -507,6 +507,10 @@ static void run(ad_op *op)
     ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
     ad_err err;
     if (must_exist && !e) return; /* the op has failed, and `a` went with it */
+    if (ad_keeper_owner_of(k->app, op->name) != a->spec.owner) {
+        fail(a, AD_ENOTFOUND, "tenant_not_found", "whose adapter this was to be is gone");
+        return;
+    }
     bool same = e && ad_keeper_is_same(e->active, &a->digest, a->chat);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
     else if (same) {

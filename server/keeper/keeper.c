@@ -256,7 +256,7 @@ static size_t budget_of(const ad_config *c)
     return c->adapter_memory_bytes ? c->adapter_memory_bytes : (size_t)uv_get_free_memory() / 4;
 }
 
-static int owner_of(void *user, const char *name)
+int ad_keeper_owner_of(void *user, const char *name)
 {
     const ad_app *app = user;
     const ad_scope_rules rules = ad_scope_rules_of(app->tenancy);
@@ -274,7 +274,7 @@ static ad_status open_parts(ad_keeper *k, ad_err *err)
     if (!ad_signature_policy_parse(c->signatures, &k->policy)) return ad_fail(err, AD_EINVAL, "signatures: \"%s\" is unknown", c->signatures);
     if (k->policy == AD_SIGNATURES_REQUIRE && !c->trusted_keys.n) return ad_fail(err, AD_EINVAL, "signatures: \"require\" needs a --trusted-key");
     st = ad_trust_new(&k->trust, (const char *const *)c->trusted_keys.items, c->trusted_keys.n, err);
-    if (st == AD_OK) st = ad_events_new(&k->events, app->loop, owner_of, app, err);
+    if (st == AD_OK) st = ad_events_new(&k->events, app->loop, ad_keeper_owner_of, app, err);
     if (st == AD_OK) st = ad_store_open(&app->store, c->state_dir, err);
     if (st == AD_OK) st = read_store(k, err);
     if (st == AD_OK) st = ad_tenancy_new(&app->tenancy, app->store, err);

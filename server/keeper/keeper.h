@@ -69,6 +69,7 @@ typedef struct {
     bool new_version;         /* of a name that exists; else the name must be new */
     bool activate, dry_run;
     int64_t if_match;         /* revision, or AD_ANY_REVISION */
+    int owner;                /* id of the tenant whose name it is: when that is gone meanwhile, so is the right to the name */
     char *dir;                /* incoming directory with the files; NULL: fetch them from `path` or `url` first */
     bool is_archive;          /* dir/archive */
     ad_adapter_stream *stream; /* what was loaded of weights_bytes while they came; or NULL. Taken */

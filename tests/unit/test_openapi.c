@@ -20,13 +20,14 @@ static json_t *document(void)
 static bool takes(const ad_http_route *r, const char *path)
 {
     char sample[200];
-    size_t n = 0, fixed = strlen(r->path) - (r->path[strlen(r->path) - 1] == '*');
+    const char *star = strchr(r->path, '*');
+    size_t n = 0, head = star ? (size_t)(star - r->path) : 0, tail = star ? strlen(star + 1) : 0;
     for (const char *p = path; *p; p++) {
         sample[n++] = *p == '{' ? 'x' : *p;
         if (*p == '{') p = strchr(p, '}');
     }
     sample[n] = '\0';
-    return r->path[fixed] ? !strncmp(sample, r->path, fixed) && sample[fixed] : !strcmp(sample, r->path);
+    return star ? n > head + tail && !strncmp(sample, r->path, head) && !strcmp(sample + n - tail, star + 1) : !strcmp(sample, r->path);
 }
 
 /* The route that gets METHOD path, as the server finds it: the first. */
