@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/mem.h"
 #include "server/app.h"
 #include "server/keeper/keeper.h"
 #include "server/observe/log.h"
@@ -94,7 +95,7 @@ static void on_built(uv_work_t *work, int status)
 static ad_status build(ad_merger *m)
 {
     const ad_adapter *a = m->target->adapter;
-    size_t bytes = ad_merged_bytes(m->app->model, ad_adapter_lowrank(a)), room = (size_t)uv_get_free_memory();
+    size_t bytes = ad_merged_bytes(m->app->model, ad_adapter_lowrank(a)), room = ad_free_memory();
     if (bytes > room / 10 * 9) return ad_fail(&m->err, AD_ENOMEM, "merging \"%s\" takes %zu bytes beside the base model's weights, but %zu are free", ad_adapter_name(a), bytes, room);
     m->work.data = m;
     if (uv_queue_work(m->app->loop, &m->work, on_pool, on_built) == 0) return AD_OK;

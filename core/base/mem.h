@@ -46,4 +46,10 @@ void ad_buf_deinit(ad_buf *b);
 void *ad_arena_new(size_t bytes);
 void ad_arena_free(void *p, size_t bytes);
 
+/* Bytes this process may still take without others being pushed out: the machine's available memory, and what its cgroups leave
+ * (systemd's MemoryMax=, a container's limit). */
+size_t ad_free_memory(void);
+/* The same with ROOT/proc and ROOT/sys read in place of /proc and /sys (for tests). */
+size_t ad_free_memory_in(const char *root);
+
 #endif

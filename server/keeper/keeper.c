@@ -9,6 +9,7 @@
 
 #include "adapters/source.h"
 #include "adapters/template.h"
+#include "core/base/mem.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 #include "server/tenancy/scope.h"
@@ -253,7 +254,7 @@ static void on_gone(void *user, ad_version *v)
 
 static size_t budget_of(const ad_config *c)
 {
-    return c->adapter_memory_bytes ? c->adapter_memory_bytes : (size_t)uv_get_free_memory() / 4;
+    return c->adapter_memory_bytes ? c->adapter_memory_bytes : ad_free_memory() / 4;
 }
 
 int ad_keeper_owner_of(void *user, const char *name)

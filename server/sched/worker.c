@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/mem.h"
 #include "core/base/team.h"
 #include "core/model/step.h"
 
@@ -204,18 +205,11 @@ static void on_wakeup(uv_async_t *handle)
     if (w->closing_loop && !w->n_pending) finish_close(w);
 }
 
-/* libuv 1.44 has only the machine's free memory and the cgroup's limit. */
-static size_t available_memory(void)
-{
-    uint64_t free_now = uv_get_free_memory(), limit = uv_get_constrained_memory();
-    return (size_t)(limit && limit < free_now ? limit : free_now);
-}
-
 /* The KV pool gets a quarter of what is free, and no more than all sequences together could use. A context that
  * nobody asked for shrinks to what fits; one that was asked for must fit. */
 static ad_status size_kv(ad_worker_options *opt, const ad_model *m, bool context_given, ad_err *err)
 {
-    size_t page = ad_kv_page_bytes(m, opt->kv_type), share = available_memory() / 4;
+    size_t page = ad_kv_page_bytes(m, opt->kv_type), share = ad_free_memory() / 4;
     if (opt->kv_bytes) share = opt->kv_bytes;
     size_t one = page * (size_t)ad_engine_pages_for(opt->context), most = one * (size_t)opt->max_running;
     if (share < one && context_given)

@@ -199,6 +199,37 @@ START_TEST(cores_respect_quotas_and_hyperthreads)
 }
 END_TEST
 
+START_TEST(free_memory_is_what_the_machine_and_all_groups_leave)
+{
+    const size_t MiB = 1u << 20;
+    strcpy(root, "/tmp/ad-cores-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    ck_assert_uint_gt(ad_free_memory_in(root), 0); /* nothing is known but what sysconf says */
+    put("proc/meminfo", "MemTotal:  9999999 kB\nMemFree: 10 kB\nMemAvailable:    1048576 kB\n");
+    ck_assert_uint_eq(ad_free_memory_in(root), 1024 * MiB);
+    put("proc/self/cgroup", "0::/a/b\n");
+    put("sys/fs/cgroup/a/b/memory.max", "max\n");
+    put("sys/fs/cgroup/a/b/memory.current", "104857600\n");
+    put("sys/fs/cgroup/a/memory.max", "536870912\n");
+    put("sys/fs/cgroup/a/memory.current", "209715200\n");
+    ck_assert_uint_eq(ad_free_memory_in(root), (512 - 200) * MiB);
+    put("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 52428800\nactive_file 52428800\ninactive_anon 7\n"); /* of files, which may go */
+    ck_assert_uint_eq(ad_free_memory_in(root), (512 - 100) * MiB);
+    put("sys/fs/cgroup/a/b/memory.max", "52428800\n"); /* lowered below what is used */
+    ck_assert_uint_eq(ad_free_memory_in(root), 0);
+    put("proc/self/cgroup", "3:cpu:/x\n4:memory:/x\n");
+    put("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "314572800\n");
+    put("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "209715200\n");
+    put("sys/fs/cgroup/memory/x/memory.stat", "inactive_file 1\ntotal_inactive_file 104857600\ntotal_active_file 0\n");
+    ck_assert_uint_eq(ad_free_memory_in(root), 200 * MiB);
+    put("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
+    ck_assert_uint_eq(ad_free_memory_in(root), 1024 * MiB);
+    char command[100];
+    snprintf(command, sizeof command, "rm -rf %s", root);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("base");
@@ -212,6 +243,7 @@ int main(void)
     tcase_add_test(t, slices_cover_everything_once_at_multiples_of_the_grain);
     tcase_add_test(t, a_team_of_nobody_is_refused);
     tcase_add_test(t, cores_respect_quotas_and_hyperthreads);
+    tcase_add_test(t, free_memory_is_what_the_machine_and_all_groups_leave);
     suite_add_tcase(suite, t);
     return tu_run(suite);
 }
