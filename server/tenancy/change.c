@@ -522,15 +522,26 @@ void ad_tenancy_rotate_key(ad_tenancy *t, const char *id, int64_t grace_s, ad_ac
     enter_with(c, prepare_rotate_key, publish_rotated_key);
 }
 
+/* The row of the audit log that goes with it. */
+static ad_status tell_of_key(const ad_stored_key *k, ad_stored_audit *a, ad_err *err)
+{
+    char detail[8 + AD_KEY_ID];
+    snprintf(detail, sizeof detail, "key %s", k->id);
+    *a = (ad_stored_audit){.time_ms = (int64_t)k->created * 1000, .tenant = AD_SHARED_TENANT, .status = 201, .peer = strdup("command line"), .action = strdup("key.create"), .object = strdup(AD_SHARED_TENANT),
+                           .detail = strdup(detail)};
+    return a->peer && a->action && a->object && a->detail ? AD_OK : ad_fail(err, AD_ENOMEM, "out of memory");
+}
+
 ad_status ad_tenancy_make_admin_key(ad_tenancy *t, ad_store *store, const char *name, char text[AD_KEY_TEXT + 1], ad_err *err)
 {
     ad_key_patch p = {.set_name = true, .name = name, .set_verbs = true, .verbs = ((1u << AD_VERBS) - 1) & ~(1u << AD_VERB_OPEN)};
-    ad_store_change row = {.kind = AD_DROP_KEY};
+    ad_store_change rows[2] = {{.kind = AD_DROP_KEY}, {.kind = AD_ADD_AUDIT}};
     ad_status st = ad_tenancy_need_secret(t, err);
-    if (st == AD_OK) st = make_key_row(t->secret, AD_SHARED_TENANT, &p, time(NULL), &row, text, err);
+    if (st == AD_OK) st = make_key_row(t->secret, AD_SHARED_TENANT, &p, time(NULL), &rows[0], text, err);
+    if (st == AD_OK) st = tell_of_key(&rows[0].key, &rows[1].audit, err);
     if (st == AD_OK) st = ad_store_begin(store, err);
-    if (st == AD_OK) st = ad_store_apply(store, &row, 1, err);
+    if (st == AD_OK) st = ad_store_apply(store, rows, 2, err);
     if (st == AD_OK) st = ad_store_commit(store, err);
-    ad_store_change_deinit(&row);
+    for (int i = 0; i < 2; i++) ad_store_change_deinit(&rows[i]);
     return st;
 }

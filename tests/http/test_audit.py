@@ -6,10 +6,12 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import tempfile
 import time
 import unittest
 
+from daemon import ADAPTERD
 from registry_util import BASE, Registry, make_adapter, multipart, parts_of
 
 
@@ -165,6 +167,13 @@ class Keys(AuditTests):
         self.assertEqual([line["tenant"] for line in lines], ["acme"] * 3)
         self.assertNotIn(root["key"].rsplit("-", 1)[1], self.d.stderr())
         self.assertNotIn(key["key"].rsplit("-", 1)[1], self.d.stderr() + json.dumps(self.rows(**self.operator)))
+
+    def test_the_first_key_which_no_daemon_made_has_a_row_too(self):
+        self.d.stop()
+        key = subprocess.run([ADAPTERD, "--state-dir", self.state, "--create-admin-key"], capture_output=True, text=True, timeout=120, check=True).stdout.strip()
+        self.d = self.start()
+        row, = self.rows(Authorization="Bearer " + key)
+        self.assertEqual((row["action"], row["peer"], row["status"], row["detail"]), ("key.create", "command line", 201, "key " + key.split("-")[2]))
 
     def test_strangers_cannot_fill_it(self):
         made = self.d.call("POST", "/v1/admin/keys", {"name": "root", "verbs": ["admin", "list"]})[1]
