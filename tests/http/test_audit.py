@@ -142,6 +142,26 @@ class Durable(AuditTests):
         self.assertEqual(self.wait_for_row(action="adapter.remove")["seq"], before[-1]["seq"] + 1)
 
 
+class Reload(AuditTests):
+    def start(self):
+        self.config = os.path.join(self.state, "adapterd.conf")
+        self.write("queue-limit = 100\nserved-name = base\n")
+        d = Registry(BASE, "--config", self.config, "--state-dir", os.path.join(self.state, "store"), log_level="info")
+        self.addCleanup(lambda: d.process.poll() is None and d.stop())
+        return d
+
+    def write(self, text):
+        with open(self.config, "w") as f:
+            f.write(text)
+
+    def test_what_a_signal_changed_has_a_row_and_what_needs_a_restart_has_none(self):
+        self.write("queue-limit = 101\nserved-name = other\n")
+        self.d.process.send_signal(signal.SIGHUP)
+        row = self.wait_for_row(action="config.reload")
+        self.assertEqual((row["object"], row["peer"], row["tenant"], row["key"], row["status"]), ("queue-limit", "signal", "default", "", 200))
+        self.assertEqual(len(self.rows()), 1)
+
+
 class Keys(AuditTests):
     def test_rows_name_tenant_and_key_and_never_hold_a_key(self):
         made = self.d.call("POST", "/v1/admin/keys", {"name": "root", "verbs": ["admin", "list", "upload", "activate", "delete", "merge", "infer"]})
