@@ -620,6 +620,176 @@ START_TEST(a_database_of_an_older_program_keeps_all_it_has)
 }
 END_TEST
 
+/* ---- tenants, keys, usage, the audit log ---- */
+
+static char seen[4096];
+
+static void note(const char *fmt, ...) AD_PRINTF(1, 2);
+static void note(const char *fmt, ...)
+{
+    size_t n = strlen(seen);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(seen + n, sizeof seen - n, fmt, ap);
+    va_end(ap);
+}
+
+static const char *or_dash(const char *s) { return s ? s : "-"; }
+
+static ad_status note_tenant(void *user, const ad_stored_tenant *t, ad_err *e)
+{
+    (void)user, (void)e;
+    note("tenant %s %g %s %s %s\n", t->name, t->weight, or_dash(t->priority), or_dash(t->limits), or_dash(t->description));
+    return AD_OK;
+}
+
+static ad_status note_key(void *user, const ad_stored_key *k, ad_err *e)
+{
+    (void)user, (void)e;
+    note("key %s %s %d %lld %lld %lld %s %s %s %s\n", k->id, k->tenant, k->mac.bytes[3], (long long)k->expires, (long long)k->last_used, (long long)k->revoked, or_dash(k->name), k->verbs, k->adapters, or_dash(k->limits));
+    return AD_OK;
+}
+
+static const char *accounts(void)
+{
+    ad_store_reader reader = {.tenant = note_tenant, .key = note_key};
+    *seen = '\0';
+    ck_assert_msg(ad_store_read(store, &reader, &err) == AD_OK, "%s", err.msg);
+    return seen;
+}
+
+static ad_store_change put_tenant(const char *name, double weight)
+{
+    ad_store_change c = {.kind = AD_PUT_TENANT, .tenant = {.created = 1900000000, .weight = weight}};
+    strcpy(c.tenant.name, name);
+    return c;
+}
+
+static ad_store_change put_key(const char *id, const char *tenant)
+{
+    ad_store_change c = {.kind = AD_PUT_KEY, .key = {.mac = tu_digest(7), .created = 1900000000, .verbs = (char *)"infer", .adapters = (char *)"[]"}};
+    strcpy(c.key.id, id);
+    strcpy(c.key.tenant, tenant);
+    return c;
+}
+
+START_TEST(a_database_of_schema_2_gets_the_shared_tenant_and_keeps_its_adapters)
+{
+    char path[3 * AD_STORE_PATH];
+    ad_store_close(&store);
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    ck_assert_int_eq(truncate(path, 0), 0);
+    in_database(schema_1);
+    in_database("ALTER TABLE version ADD COLUMN chat_template TEXT; UPDATE version SET chat_template = '{{ y }}'; PRAGMA user_version = 2;");
+    open_store();
+    ck_assert_str_eq(accounts(), "tenant default 1 - - -\n");
+    ck_assert_ptr_nonnull(strstr(tu_read_rows(store)->text, "version sql@1 digest 0 base 0 fits 1 bytes 10/20 rank 16 modules 7 active 1 upload - - [] {{ y }}\n"));
+    ad_store_change c = put_tenant("acme", 2);
+    commit(&c, 1);
+    reopen();
+    ck_assert_str_eq(accounts(), "tenant default 1 - - -\ntenant acme 2 - - -\n");
+}
+END_TEST
+
+START_TEST(tenants_and_keys_are_kept_changed_and_dropped_together)
+{
+    ad_store_change c[3] = {put_tenant("acme", 1), put_key("000000000001", "acme"), put_key("000000000002", "default")};
+    c[0].tenant.limits = (char *)"{\"context\":5}";
+    c[1].key.name = (char *)"ci";
+    commit(c, 3);
+    reopen();
+    ck_assert_str_eq(accounts(), "tenant default 1 - - -\ntenant acme 1 - {\"context\":5} -\nkey 000000000001 acme 7 0 0 0 ci infer [] -\nkey 000000000002 default 7 0 0 0 - infer [] -\n");
+    ad_store_change marks[2] = {{.kind = AD_MARK_KEY, .key = {.id = "000000000001", .last_used = 50}}, {.kind = AD_MARK_KEY, .key = {.id = "00000000000f", .last_used = 50}}};
+    commit(marks, 2);
+    marks[0].key.last_used = 40; /* an older use is no news */
+    commit(marks, 1);
+    ck_assert_ptr_nonnull(strstr(accounts(), "key 000000000001 acme 7 0 50 0 ci"));
+    ad_store_change drops[2] = {{.kind = AD_DROP_TENANT, .tenant = {.name = "acme"}}, {.kind = AD_DROP_KEY, .key = {.id = "000000000002"}}};
+    commit(drops, 2);
+    reopen();
+    ck_assert_str_eq(accounts(), "tenant default 1 - - -\n");
+}
+END_TEST
+
+START_TEST(a_key_of_no_tenant_is_refused_with_its_whole_group)
+{
+    ad_store_change c[2] = {put_tenant("acme", 1), put_key("000000000001", "nobody")};
+    ck_assert_int_eq(ad_store_begin(store, &err), AD_OK);
+    ck_assert_int_eq(ad_store_apply(store, c, 2, &err), AD_ENOTFOUND);
+    ck_assert_ptr_nonnull(strstr(err.msg, "nobody"));
+    ck_assert_int_eq(ad_store_commit(store, &err), AD_OK);
+    ck_assert_str_eq(accounts(), "tenant default 1 - - -\n");
+}
+END_TEST
+
+static ad_status note_usage(void *user, const ad_stored_usage *u, ad_err *e)
+{
+    (void)user, (void)e;
+    note("%d %s %s %s %d: %lld %lld %lld %lld %lld\n", u->day, u->tenant, *u->key ? u->key : "-", *u->adapter ? u->adapter : "-", u->version.bytes[3], (long long)u->requests, (long long)u->prompt_tokens,
+         (long long)u->cached_tokens, (long long)u->generated_tokens, (long long)u->engine_ns);
+    return AD_OK;
+}
+
+static const char *usage(ad_usage_query q)
+{
+    *seen = '\0';
+    ck_assert_int_eq(ad_store_read_usage(store, &q, note_usage, NULL, &err), AD_OK);
+    return seen;
+}
+
+START_TEST(usage_adds_up_by_day_tenant_key_and_version)
+{
+    ad_store_change c[4];
+    for (int i = 0; i < 4; i++)
+        c[i] = (ad_store_change){.kind = AD_ADD_USAGE, .usage = {.day = 20000, .tenant = "acme", .key = "000000000001", .adapter = "acme/x", .version = tu_digest(1), .requests = 1, .prompt_tokens = 10,
+                                                                  .cached_tokens = 2, .generated_tokens = 3, .engine_ns = 5000000000}};
+    c[2].usage.day = 20001;
+    c[3].usage = (ad_stored_usage){.day = 20000, .tenant = "default", .requests = 7};
+    commit(c, 4);
+    commit(c, 1);
+    reopen();
+    ck_assert_str_eq(usage((ad_usage_query){.from_day = 20000, .to_day = 20002}),
+                     "20000 acme 000000000001 acme/x 1: 3 30 6 9 15000000000\n20000 default - - 0: 7 0 0 0 0\n20001 acme 000000000001 acme/x 1: 1 10 2 3 5000000000\n");
+    ck_assert_str_eq(usage((ad_usage_query){.from_day = 20001, .to_day = 20002}), "20001 acme 000000000001 acme/x 1: 1 10 2 3 5000000000\n");
+    ck_assert_str_eq(usage((ad_usage_query){.from_day = 0, .to_day = 20001, .tenant = "default"}), "20000 default - - 0: 7 0 0 0 0\n");
+    ck_assert_str_eq(usage((ad_usage_query){.from_day = 0, .to_day = 30000, .key = "00000000000f"}), "");
+}
+END_TEST
+
+static ad_status note_audit(void *user, const ad_stored_audit *a, ad_err *e)
+{
+    (void)user, (void)e;
+    note("%lld %s %s %s %d %s\n", (long long)a->seq, a->tenant, a->action, or_dash(a->object), a->status, or_dash(a->detail));
+    return AD_OK;
+}
+
+static const char *audit(int64_t after, int limit)
+{
+    *seen = '\0';
+    ck_assert_int_eq(ad_store_read_audit(store, after, limit, note_audit, NULL, &err), AD_OK);
+    return seen;
+}
+
+START_TEST(the_audit_log_is_only_added_to)
+{
+    sqlite3 *db = NULL;
+    char path[3 * AD_STORE_PATH];
+    ad_store_change c[3];
+    for (int i = 0; i < 3; i++) c[i] = (ad_store_change){.kind = AD_ADD_AUDIT, .audit = {.time_ms = 1, .tenant = "default", .status = 200 + i, .action = (char *)"delete", .object = (char *)"x"}};
+    commit(c, 3);
+    ck_assert_str_eq(audit(1, 1), "2 default delete x 201 -\n");
+    ad_store_close(&store);
+    snprintf(path, sizeof path, "%s/registry.db", dir);
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(db, "DELETE FROM audit", NULL, NULL, NULL), SQLITE_CONSTRAINT);
+    ck_assert_int_eq(sqlite3_exec(db, "UPDATE audit SET action = 'nothing' WHERE seq = 2", NULL, NULL, NULL), SQLITE_CONSTRAINT);
+    sqlite3_close(db);
+    open_store();
+    commit(c, 1);
+    ck_assert_str_eq(audit(0, 10), "1 default delete x 200 -\n2 default delete x 201 -\n3 default delete x 202 -\n4 default delete x 200 -\n");
+}
+END_TEST
+
 /* Writes noise over part of the database, from `at` hundredths of its length on. */
 static void damage(int at, size_t length)
 {
@@ -724,6 +894,11 @@ int main(void)
     tcase_add_test(tc, when_the_log_cannot_grow_something_can_still_be_deleted);
     tcase_add_test(tc, groups_that_the_disk_undid_are_not_called_committed);
     tcase_add_test(tc, a_newer_schema_is_refused_and_left_alone);
+    tcase_add_test(tc, a_database_of_schema_2_gets_the_shared_tenant_and_keeps_its_adapters);
+    tcase_add_test(tc, tenants_and_keys_are_kept_changed_and_dropped_together);
+    tcase_add_test(tc, a_key_of_no_tenant_is_refused_with_its_whole_group);
+    tcase_add_test(tc, usage_adds_up_by_day_tenant_key_and_version);
+    tcase_add_test(tc, the_audit_log_is_only_added_to);
     tcase_add_test(tc, a_database_of_an_older_program_keeps_all_it_has);
     tcase_add_loop_test(tc, a_damaged_database_is_refused_and_no_blob_is_touched, 0, 30);
     tcase_add_test(tc, a_row_that_is_not_ours_is_refused);
