@@ -56,6 +56,7 @@ static const ad_http_route routes[] = {
     {"GET", "/v1/adapters/*", ad_handle_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_LIST},
     {"POST", "/v1/adapters/*/activate", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_ACTIVATE},
     {"POST", "/v1/adapters/*/rollback", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_ACTIVATE},
+    {"POST", "/v1/adapters/*/verify", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_LIST},
     {"POST", "/v1/adapters/*", ad_handle_adapter_action, "/v1/adapters/{name}/{action}", true, NULL, AD_VERB_UPLOAD},
     {"PATCH", "/v1/adapters/*", ad_handle_patch_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_ACTIVATE},
     {"DELETE", "/v1/adapters/*", ad_handle_delete_adapter, "/v1/adapters/{name}", false, NULL, AD_VERB_DELETE},
