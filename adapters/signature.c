@@ -220,6 +220,16 @@ static void write_id(const uint8_t id[ID], char out[17])
     for (int i = 0; i < ID; i++) snprintf(out + 2 * i, 3, "%02X", id[ID - 1 - i]);
 }
 
+bool ad_trust_has(const ad_trust *t, const char *key_id)
+{
+    char id[17];
+    for (int i = 0; i < t->n; i++) {
+        write_id(t->keys[i].id, id);
+        if (!strcmp(id, key_id)) return true;
+    }
+    return false;
+}
+
 static void write_signer(const minisig *m, ad_signer *out)
 {
     size_t n = m->comment.len < sizeof out->comment ? m->comment.len : sizeof out->comment - 1;

@@ -18,6 +18,7 @@ bool ad_signature_policy_parse(const char *name, ad_signature_policy *out); /* "
  * name the key. */
 AD_MUSTUSE ad_status ad_trust_new(ad_trust **out, const char *const *keys, int n, ad_err *err);
 void ad_trust_free(ad_trust **t); /* NULL is fine */
+bool ad_trust_has(const ad_trust *t, const char *key_id); /* as ad_signer has it */
 
 typedef struct {
     char key_id[17];       /* 16 hex digits, as minisign prints it */

@@ -13,6 +13,7 @@
 #include "server/api/auth.h"
 #include "server/api/ended.h"
 #include "server/api/upload.h"
+#include "server/keeper/intake.h"
 #include "server/life.h"
 #include "server/notify.h"
 #include "server/observe/access.h"
@@ -200,13 +201,19 @@ static ad_status take_config(daemon_state *d, ad_err *err)
 {
     ad_config next;
     ad_http_options limits = {0};
+    ad_intake *intake = NULL;
     int action;
     ad_status st = ad_config_parse(&next, d->argc, d->argv, environ, stdout, &action, err);
     if (st != AD_OK) return st;
-    st = ad_http_reload_tls(d->app.http, err);
+    st = ad_intake_new(&intake, &next, err);
+    if (st == AD_OK) st = ad_http_reload_tls(d->app.http, err);
     if (st == AD_OK) ad_config_adopt(&d->config, &next, on_key_changed, d);
     ad_config_deinit(&next);
-    if (st != AD_OK) return st;
+    if (st != AD_OK) {
+        ad_intake_release(&intake);
+        return st;
+    }
+    ad_keeper_set_intake(d->app.keeper, intake);
     set_limits(&limits, &d->config);
     ad_http_set_limits(d->app.http, &limits);
     ad_worker_set_queue(d->app.worker, d->config.queue_limit, d->config.queue_timeout_s);

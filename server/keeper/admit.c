@@ -22,6 +22,7 @@ typedef struct ad_admission {
     ad_op op;                 /* from the self-test on */
     ad_keeper *k;
     struct ad_admission *next; /* of the keeper's */
+    ad_intake *intake;        /* retained */
     ad_admission_spec spec;
     ad_outcome_fn done;
     void *user;
@@ -104,11 +105,11 @@ void ad_keeper_hide_path(ad_err *err, const char *path)
 
 static ad_status fetch(admission *a)
 {
-    const ad_config *c = a->k->app->config;
+    const ad_intake *in = a->intake;
     ad_status st = ad_store_new_incoming(a->k->app->store, a->dir, &a->err);
     if (st != AD_OK) return st;
-    if (a->spec.path) return ad_origin_copy(a->spec.path, (const char *const *)c->adapter_roots.items, c->adapter_roots.n, a->dir, c->max_adapter_bytes, &a->err);
-    ad_https_options opt = {.hosts = (const char *const *)c->source_hosts.items, .n_hosts = c->source_hosts.n, .ca_file = c->source_ca, .max_bytes = c->max_adapter_bytes, .timeout_s = 600};
+    if (a->spec.path) return ad_origin_copy(a->spec.path, (const char *const *)in->roots, in->n_roots, a->dir, in->max_bytes, &a->err);
+    ad_https_options opt = {.hosts = (const char *const *)in->hosts, .n_hosts = in->n_hosts, .ca_file = in->ca_file, .max_bytes = in->max_bytes, .timeout_s = 600};
     return ad_origin_fetch(a->spec.url, &opt, a->dir, &a->spec.is_archive, &a->k->closing, &a->err);
 }
 
@@ -139,7 +140,7 @@ static ad_status unpack(admission *a)
     char path[AD_STORE_PATH + 16];
     if (!a->spec.is_archive) return AD_OK;
     snprintf(path, sizeof path, "%s/archive", a->dir);
-    return ad_archive_unpack(path, a->dir, a->k->app->config->max_adapter_bytes, &a->err);
+    return ad_archive_unpack(path, a->dir, a->intake->max_bytes, &a->err);
 }
 
 /* The signature that lies beside an adapter's files, into *text unless there is none. */
@@ -195,23 +196,13 @@ static ad_status check_weights(admission *a)
     return st;
 }
 
-ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err)
-{
-    *trusted = true;
-    memset(signer, 0, sizeof *signer);
-    if (k->policy == AD_SIGNATURES_OFF) return AD_OK;
-    ad_status st = text ? ad_signature_check(k->trust, text, digest, signer, err) : ad_fail(err, AD_EUNTRUSTED, "the adapter has no signature of a trusted key");
-    *trusted = st == AD_OK || k->policy == AD_SIGNATURES_WARN;
-    return st;
-}
-
-ad_status ad_keeper_check_signature_file(const ad_keeper *k, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err)
+ad_status ad_keeper_check_signature_file(const ad_intake *in, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err)
 {
     char *text = NULL;
     bool trusted;
-    ad_status st = k->policy == AD_SIGNATURES_OFF ? AD_OK : read_signature(dir, &text, err);
+    ad_status st = in->policy == AD_SIGNATURES_OFF ? AD_OK : read_signature(dir, &text, err);
     if (st != AD_OK) return st;
-    st = ad_keeper_check_signature(k, text, digest, signer, &trusted, err);
+    st = ad_intake_check_signature(in, text, digest, signer, &trusted, err);
     free(text);
     if (st != AD_OK && trusted) ad_log(AD_LOG_WARN, "%s: %s", dir, err->msg);
     return trusted ? AD_OK : st;
@@ -295,7 +286,7 @@ static ad_status judge(admission *a)
     if (st != AD_OK) return st;
     a->bytes_disk = ad_origin_bytes(a->dir);
     a->digest = *ad_adapter_digest(a->adapter);
-    a->signature = ad_keeper_check_signature(a->k, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
+    a->signature = ad_intake_check_signature(a->intake, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
     if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
     if (a->signature != AD_OK) tell_for_clients(a, a->dir);
     a->report = make_report(a);
@@ -354,6 +345,7 @@ static void release(ad_op *op)
     ad_adapter_release(&a->adapter);
     ad_chat_template_free(&a->chat);
     ad_admission_spec_deinit(&a->spec);
+    ad_intake_release(&a->intake);
     json_decref(a->report);
     json_decref(a->reasons);
     free(a->report_text);
@@ -484,7 +476,6 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
         return st;
     }
     v->pending = v->checked = v->fits = true;
-    v->trusted = a->trusted;
     v->base = *ad_model_fingerprint(a->k->app->model);
     v->created = time(NULL);
     v->bytes_disk = a->bytes_disk;
@@ -492,6 +483,8 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
     v->rank = ad_adapter_rank(a->adapter);
     v->modules = ad_adapter_matched_modules(a->adapter);
     v->signer = a->signer;
+    v->trusted = a->trusted;
+    v->trusted = ad_intake_still_trusts(a->k->intake, v); /* a reload may have come since */
     v->source = strdup(a->spec.path ? "path" : a->spec.url ? "url" : "upload");
     v->selftest = a->spec.selftest, a->spec.selftest = NULL;
     a->version = ad_version_lease(v);
@@ -599,6 +592,7 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
         return;
     }
     a->k = k;
+    a->intake = ad_intake_retain(k->intake);
     a->spec = *spec;
     a->done = done;
     a->user = user;

@@ -70,7 +70,7 @@ static ad_status on_version(void *user, const ad_stored_version *s, ad_err *err)
     v->modules = s->modules;
     if (!v->checked && !*k->recheck_at) memcpy(k->recheck_at, s->name, sizeof k->recheck_at);
     if (s->chat_template && ad_registry_set_template_text(v, s->chat_template, &why) != AD_OK) refuse_template(v, &why);
-    if (ad_keeper_check_signature(k, s->signature, &s->digest, &v->signer, &v->trusted, err) != AD_OK && !v->trusted) ad_log(AD_LOG_WARN, "adapter %s version %d: %s", s->name, s->number, err->msg);
+    if (ad_intake_check_signature(k->intake, s->signature, &s->digest, &v->signer, &v->trusted, err) != AD_OK && !v->trusted) ad_log(AD_LOG_WARN, "adapter %s version %d: %s", s->name, s->number, err->msg);
     return ad_copy_text(&v->source, s->source) && ad_copy_text(&v->selftest, s->selftest) && (v->reason || ad_copy_text(&v->reason, s->reason)) ? AD_OK : ad_fail(err, AD_ENOMEM, "registry: out of memory");
 }
 
@@ -121,7 +121,7 @@ static void given_deinit(given *g)
 static ad_status read_given(const ad_keeper *k, given *g, const char *name, const char *dir, ad_err *err)
 {
     ad_status st = ad_adapter_load(&g->adapter, name, dir, k->app->model, err);
-    if (st == AD_OK) st = ad_keeper_check_signature_file(k, dir, ad_adapter_digest(g->adapter), &g->signer, err);
+    if (st == AD_OK) st = ad_keeper_check_signature_file(k->intake, dir, ad_adapter_digest(g->adapter), &g->signer, err);
     return st == AD_OK ? ad_template_read(dir, &g->chat, err) : st;
 }
 
@@ -272,9 +272,7 @@ static ad_status open_parts(ad_keeper *k, ad_err *err)
     ad_status st = ad_registry_new(&app->registry, budget_of(c), on_gone, k, err);
     if (st != AD_OK) return st;
     k->registry = app->registry;
-    if (!ad_signature_policy_parse(c->signatures, &k->policy)) return ad_fail(err, AD_EINVAL, "signatures: \"%s\" is unknown", c->signatures);
-    if (k->policy == AD_SIGNATURES_REQUIRE && !c->trusted_keys.n) return ad_fail(err, AD_EINVAL, "signatures: \"require\" needs a --trusted-key");
-    st = ad_trust_new(&k->trust, (const char *const *)c->trusted_keys.items, c->trusted_keys.n, err);
+    st = ad_intake_new(&k->intake, c, err);
     if (st == AD_OK) st = ad_events_new(&k->events, app->loop, ad_keeper_owner_of, app, err);
     if (st == AD_OK) st = ad_store_open(&app->store, c->state_dir, err);
     if (st == AD_OK) st = read_store(k, err);
@@ -326,7 +324,7 @@ static void on_store_closed(void *user)
     ad_keeper *k = user;
     k->app->store = NULL;
     ad_events_close(&k->events);
-    ad_trust_free(&k->trust);
+    ad_intake_release(&k->intake);
     uv_close((uv_handle_t *)&k->timer, free_keeper);
 }
 
@@ -369,6 +367,21 @@ void ad_keeper_close(ad_keeper **kp, void (*done)(void *user), void *user)
     k->closed_user = user;
     if (k->loaders) ad_jobs_close(&k->loaders, close_fetchers, k);
     else close_fetchers(k);
+}
+
+void ad_keeper_set_intake(ad_keeper *k, ad_intake *next)
+{
+    next->policy = k->intake->policy; /* another one needs a restart: it decides what is read of signatures */
+    ad_intake_release(&k->intake);
+    k->intake = next;
+    for (size_t i = 0; i < ad_registry_count(k->registry); i++) {
+        const ad_entry *e = ad_registry_at(k->registry, i);
+        for (size_t j = 0; j < e->n_versions; j++) {
+            ad_version *v = e->versions[j];
+            if (!v->trusted || (v->trusted = ad_intake_still_trusts(next, v))) continue;
+            ad_log(AD_LOG_WARN, "adapter %s version %d: the key of its signature is trusted no more", e->name, v->number);
+        }
+    }
 }
 
 ad_events *ad_keeper_events(const ad_keeper *k) { return k->events; }

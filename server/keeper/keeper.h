@@ -12,6 +12,7 @@
 #include "server/observe/histogram.h"
 
 struct ad_app;
+struct ad_intake;
 typedef struct ad_keeper ad_keeper;
 
 /* Opens the store, fills app->registry (also from the command line) and app->tenancy from it, starts the threads. AD_EEXIST when a name of the command line is stored. */
@@ -22,6 +23,8 @@ void ad_keeper_stop(ad_keeper *k);
  * called. */
 void ad_keeper_close(ad_keeper **k, void (*done)(void *user), void *user);
 ad_events *ad_keeper_events(const ad_keeper *k);
+/* Another configuration of where adapters come from; takes next. Versions whose signers are trusted no more stop serving; such as were not trusted stay so until the next start. */
+void ad_keeper_set_intake(ad_keeper *k, struct ad_intake *next);
 struct ad_store_thread *ad_keeper_store(const ad_keeper *k); /* for other rows than the registry's; until ad_keeper_close */
 
 /* ---- what requests need ---- */

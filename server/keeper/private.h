@@ -5,6 +5,7 @@
 
 #include "server/app.h"
 #include "server/jobs.h"
+#include "server/keeper/intake.h"
 #include "server/keeper/keeper.h"
 #include "server/store_thread.h"
 
@@ -18,8 +19,7 @@ struct ad_keeper {
     ad_store_thread *store;
     ad_jobs *loaders;         /* read, check and pack adapters */
     ad_jobs *fetchers;        /* wait for other machines */
-    ad_trust *trust;
-    ad_signature_policy policy;
+    ad_intake *intake;        /* for jobs that begin */
     ad_events *events;
     ad_watcher *watcher;      /* or NULL */
     uv_timer_t timer;         /* runs while somebody waits for a time: deadlines, drains */
@@ -101,11 +101,8 @@ void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d);
 /* Cuts a path (of a directory, or of one file: then its name stays) out of a message: clients are told of the adapter's files, not of where they lie here. Any thread. */
 void ad_keeper_hide_path(ad_err *err, const char *path);
 
-/* Signature text (or NULL) by the policy: AD_OK with *signer filled and *trusted set, AD_EUNTRUSTED only when the policy requires one. Any thread. */
-AD_MUSTUSE ad_status ad_keeper_check_signature(const ad_keeper *k, const char *text, const ad_digest *digest, ad_signer *signer, bool *trusted, ad_err *err);
-
-/* The same for a directory that stays where it is, and may hold adapter.minisig. AD_OK when the adapter may be served. */
-AD_MUSTUSE ad_status ad_keeper_check_signature_file(const ad_keeper *k, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err);
+/* ad_intake_check_signature for a directory that stays where it is, and may hold adapter.minisig. AD_OK when the adapter may be served. */
+AD_MUSTUSE ad_status ad_keeper_check_signature_file(const ad_intake *in, const char *dir, const ad_digest *digest, ad_signer *signer, ad_err *err);
 
 /* ---- watch.c ---- */
 

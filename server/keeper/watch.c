@@ -16,6 +16,7 @@ typedef struct finding {
     ad_job job;
     ad_op op;
     ad_watcher *w;
+    ad_intake *intake;        /* retained once its job begins */
     ad_watch_event what;
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
@@ -48,11 +49,11 @@ static void work(ad_job *job)
 {
     finding *f = (finding *)job;
     const ad_keeper *k = f->w->k;
-    size_t most = k->app->config->max_adapter_bytes;
+    size_t most = f->intake->max_bytes;
     f->bytes = ad_origin_bytes(f->path);
     f->status = (uint64_t)f->bytes > most ? ad_fail(&f->err, AD_ELIMIT, "its files have %lld bytes; --max-adapter-bytes allows %zu", (long long)f->bytes, most) : AD_OK;
     if (f->status == AD_OK) f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
-    if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(k, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
+    if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(f->intake, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
     if (f->status == AD_OK) f->status = ad_template_read(f->path, &f->chat, &f->err);
 }
 
@@ -70,6 +71,7 @@ static void release(ad_op *op)
     ad_watcher *w = f->w;
     ad_adapter_release(&f->adapter);
     ad_chat_template_free(&f->chat);
+    ad_intake_release(&f->intake);
     free(f);
     w->pending--;
     free_watcher_if_done(w);
@@ -176,6 +178,7 @@ static void scanned(ad_job *job)
     for (finding *f = w->found, *next; f; f = next) {
         next = f->next;
         f->job = (ad_job){.work = work, .done = read_done};
+        f->intake = ad_intake_retain(w->k->intake);
         w->pending++;
         if (f->what == AD_WATCH_GONE || w->closing) read_done(&f->job);
         else ad_jobs_submit(w->k->loaders, &f->job);

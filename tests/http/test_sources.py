@@ -3,6 +3,7 @@
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -89,6 +90,20 @@ class Directories(Places):
         for path in (self.at("loop"), self.at("loop", "x"), self.at("x" * 300)):
             status, e = d.call("POST", "/v1/adapters", {"name": "x", "path": path})
             self.assertEqual(status, 400, (path, e))
+
+    def test_roots_come_and_go_without_a_restart(self):
+        for name in "xyz":
+            write(self.at("roots", name), make_adapter(ord(name)))
+        with open(self.at("conf"), "w") as f:
+            f.write("\n")
+        d = self.start("--config", self.at("conf"), log_level="info")
+        self.assertEqual(d.call("POST", "/v1/adapters", {"name": "x", "path": self.at("roots", "x")})[0], 400)
+        for i, (text, name, status) in enumerate(((f"adapter-root = {self.at('roots')}\n", "y", 201), (f"adapter-root = {self.at('roots')}\nmax-adapter-bytes = 1k\n", "z", 413), ("\n", "z", 400))):
+            with open(self.at("conf"), "w") as f:
+                f.write(text)
+            d.process.send_signal(signal.SIGHUP)
+            self.until(lambda: d.stderr().count("reload: done") == i + 1)
+            self.assertEqual(d.call("POST", "/v1/adapters", {"name": name, "path": self.at("roots", name)})[0], status)
 
     def test_without_roots_no_path_is_allowed(self):
         write(self.at("x"), make_adapter(1))
@@ -227,6 +242,36 @@ class Signatures(Places):
         d = self.start("--state-dir", self.at("state"), "--trusted-key", self.keys[1][0], "--signatures", "require")  # the key is no longer trusted
         self.assertEqual(d.post({"model": "a", "prompt": "x"})[0], 422)
         self.assertEqual(d.names(), ["a"])
+
+    def test_keys_are_exchanged_without_a_restart(self):
+        conf, files = self.at("conf"), [make_adapter(i) for i in range(3)]
+
+        def trust(*keys):
+            with open(conf, "w") as f:
+                f.writelines(f"trusted-key = {self.keys[i][0]}\n" for i in keys)
+        trust(0)
+        d = self.start("--config", conf, "--signatures", "require", "--trusted-key", self.keys[0][0], log_level="info")
+        digests = [self.digest_of(d, f) for f in files]
+        d.stop()
+        d = self.start("--config", conf, "--signatures", "require", log_level="info")
+        self.assertEqual(d.upload("a", files[0], signature=self.sign(digests[0], self.keys[0][1]))[0], 201)
+        self.assertEqual(d.upload("b", files[1], signature=self.sign(digests[1], self.keys[1][1]))[0], 422)
+        trust(0, 1)
+        d.process.send_signal(signal.SIGHUP)
+        self.until(lambda: d.stderr().count("reload: done") == 1)
+        self.assertEqual(d.upload("b", files[1], signature=self.sign(digests[1], self.keys[1][1]))[0], 201)
+        d.answer("a")
+        trust(1)
+        d.process.send_signal(signal.SIGHUP)
+        self.until(lambda: d.stderr().count("reload: done") == 2)
+        self.assertEqual(d.post({"model": "a", "prompt": "x"})[0], 422)
+        self.assertEqual(d.upload("c", files[2], signature=self.sign(digests[2], self.keys[0][1]))[0], 422)
+        d.answer("b")
+        trust()
+        d.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "nothing has changed" in d.stderr())
+        d.answer("b")
+        self.assertIn("adapter a version 1: the key of its signature is trusted no more", d.stderr())
 
     def test_warn_admits_and_says_so(self):
         d = self.start("--trusted-key", self.keys[0][0], "--signatures", "warn")
