@@ -281,6 +281,11 @@ ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err)
     return s->tls ? ad_tls_reload(s->tls, err) : AD_OK;
 }
 
+uint64_t ad_http_tls_expiry(const ad_http_server *s)
+{
+    return s->tls ? ad_tls_expiry(s->tls) : 0;
+}
+
 int ad_http_port(const ad_http_server *s) { return s->n_listeners ? s->listeners[0].port : 0; }
 int ad_http_connections(const ad_http_server *s) { return s->n_conns; }
 ad_http_counts ad_http_get_counts(const ad_http_server *s) { return s->counts; }

@@ -147,12 +147,18 @@ static ad_status read_key(EVP_PKEY **out, const char *path, ad_err *err)
     return st;
 }
 
+static struct tm end_of(const X509 *cert)
+{
+    struct tm end = {0};
+    ASN1_TIME_to_tm(X509_get0_notAfter(cert), &end);
+    return end;
+}
+
 /* It is the operator's to decide whether dates matter. */
 static void log_dates(const X509 *cert, const char *path)
 {
-    struct tm end = {0};
+    struct tm end = end_of(cert);
     char day[20];
-    ASN1_TIME_to_tm(X509_get0_notAfter(cert), &end);
     strftime(day, sizeof day, "%Y-%m-%d", &end);
     if (X509_cmp_current_time(X509_get0_notAfter(cert)) < 0) ad_log(AD_LOG_WARN, "tls: %s: the certificate has expired on %s", path, day);
     else if (X509_cmp_current_time(X509_get0_notBefore(cert)) > 0) ad_log(AD_LOG_WARN, "tls: %s: the certificate is not valid yet", path);
@@ -239,6 +245,12 @@ ad_status ad_tls_reload(ad_tls *t, ad_err *err)
     SSL_CTX_free(t->ctx);
     t->ctx = next;
     return AD_OK;
+}
+
+uint64_t ad_tls_expiry(const ad_tls *t)
+{
+    struct tm end = end_of(SSL_CTX_get0_certificate(t->ctx));
+    return (uint64_t)timegm(&end);
 }
 
 void ad_tls_free(ad_tls **tp)

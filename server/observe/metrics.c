@@ -142,6 +142,8 @@ static void put_http(const ad_expose *e, const ad_metrics *m, const ad_app *app)
     ad_expose_counter(e, "adapterd_connections_refused_per_ip_total", "Connections refused because one client had too many.", h.refused_peer);
     ad_expose_counter(e, "adapterd_slow_readers_total", "Connections cut because their clients did not read.", h.slow_readers);
     ad_expose_counter(e, "adapterd_tls_failures_total", "Connections whose clients could not speak TLS with us, or not in time.", h.tls_failures);
+    ad_expose_family(e, "adapterd_tls_certificate_expiry_timestamp_seconds", "gauge", "Until when the certificate is valid, in seconds since 1970; 0: there is none.");
+    ad_expose_integer(e, "adapterd_tls_certificate_expiry_timestamp_seconds", "", ad_http_tls_expiry(app->http));
 }
 
 /* One family for each field, one series for each name. */

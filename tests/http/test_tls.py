@@ -250,13 +250,18 @@ class Handshakes(OneDaemon):
         self.alive()
 
     def test_keys_are_renewed_when_the_client_asks(self):
-        p = subprocess.Popen(["openssl", "s_client", "-tls1_3", "-connect", f"127.0.0.1:{self.d.port}", "-ign_eof"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        p = subprocess.Popen(["openssl", "s_client", "-tls1_3", "-connect", f"127.0.0.1:{self.d.port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         out = b""
         while b"Verify return code" not in out:
             out += p.stdout.readline()
-        p.stdin.write(LAST)
-        p.stdin.flush()
-        self.assertIn(b"200 OK", p.communicate(timeout=30)[0])
+        for said, answer in ((b"K\n", b"KEYUPDATE"), (GET, b"200 OK")):
+            p.stdin.write(said)
+            p.stdin.flush()
+            while answer not in out:
+                more = p.stdout.readline()
+                self.assertTrue(more, out)
+                out += more
+        p.communicate(timeout=30)
 
     def test_a_request_in_the_clear_is_told_so(self):
         for request in (GET, b"POST /v1/completions HTTP/1.1\r\n", b"DELETE / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"G"):
@@ -274,7 +279,6 @@ class Handshakes(OneDaemon):
         for data in (b"\0" * 100, b"\xff" * 100, b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01\x00\x02" + b"x" * 41, hello[:60] + b"\xff" * 200, hello[:5] + b"\x01\xff\xff\xff" + hello[9:], b"\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x28"):
             s = plain_connection((self.d.host, self.d.port), timeout=20)
             s.sendall(data)
-            s.shutdown(socket.SHUT_WR) if data == hello[:5] else None
             self.assertNotIn(b"HTTP", everything(s))
             s.close()
         self.alive()
@@ -658,6 +662,10 @@ class Reloads(unittest.TestCase):
                 more = stream.recv(4096)
                 self.assertTrue(more, out)
                 out += more
+
+    def test_the_end_of_the_certificate_is_a_metric(self):
+        dates = subprocess.run(["openssl", "x509", "-noout", "-enddate", "-in", at("now.pem")], capture_output=True, text=True, check=True).stdout
+        self.assertEqual(self.d.metric("adapterd_tls_certificate_expiry_timestamp_seconds"), ssl.cert_time_to_seconds(dates.strip().removeprefix("notAfter=")))
 
     def test_a_session_of_the_old_certificate_is_not_resumed(self):
         how = context()
