@@ -66,12 +66,13 @@ const char *ad_audit_action(const ad_http_route *r, const char *path)
 static void find_object(const ad_http_exchange *x, const ad_access *a, char *out, size_t size)
 {
     const ad_http_route *r = ad_http_matched_route(x);
-    size_t fixed = strlen(r->path) - 1;
+    const char *star = strchr(r->path, '*'), *path = ad_http_path(x);
+    size_t head = star ? (size_t)(star - r->path) : 0, tail = star ? strlen(star + 1) : 0;
     *out = '\0';
     if (a && *a->object) snprintf(out, size, "%s", a->object);
-    else if (r->path[fixed] == '*') snprintf(out, size, "%s", ad_http_path(x) + fixed);
+    else if (star) snprintf(out, size, "%.*s", (int)(strlen(path) - head - tail), path + head);
     char *last = a && *a->object ? NULL : strrchr(out, '/');
-    if (last && !strcmp(r->method, "POST")) *last = '\0';
+    if (last && !tail && !strcmp(r->method, "POST")) *last = '\0';
 }
 
 /* ---- rows ---- */

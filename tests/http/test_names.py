@@ -4,6 +4,8 @@ import concurrent.futures
 import functools
 import json
 import re
+import socket
+import time
 import unittest
 
 from registry_util import make_adapter, multipart, parts_of
@@ -276,6 +278,28 @@ class Names(unittest.TestCase):
         self.upload(self.acme, "both", 71)    # an alias that is shared
         self.upload(self.acme, "secret", 72, expected=409)
         self.put(self.acme, "sql", "help", expected=409)
+
+    def test_what_a_tenant_was_sending_when_it_went_belongs_to_nobody(self):
+        self.d.add_tenant("brief")
+        client = self.d.new_client("brief")
+        kind, body = multipart(parts_of(files_of(65), name="x"))
+        with socket.create_connection((self.d.host, self.d.port), timeout=60) as s:
+            s.sendall(f"POST /v1/adapters HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {client.key}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            s.sendall(body[:1000])
+            end = time.monotonic() + 60
+            while [a["name"] for a in self.op.call("GET", "/v1/adapters?state=uploading")[1]["data"]] != ["brief/x"]:
+                self.assertLess(time.monotonic(), end)
+            self.assertEqual(self.acme.call("GET", "/v1/adapters?state=uploading")[1]["data"], [])
+            for key in self.op.call("GET", "/v1/admin/keys?tenant=brief")[1]["data"]:
+                self.assertEqual(self.op.call("DELETE", f"/v1/admin/keys/{key['id']}")[0], 200)
+            self.assertEqual(self.op.call("DELETE", "/v1/admin/tenants/brief")[0], 200)
+            s.sendall(body[1000:])
+            reply = b""
+            while more := s.recv(65536):
+                reply += more
+        self.assertTrue(reply.startswith(b"HTTP/1.1 404 "), reply)
+        self.assertIn(b"tenant_not_found", reply)
+        self.assertNotIn("brief/x", self.op.names())
 
     # ---- aliases ----
 
