@@ -321,6 +321,61 @@ START_TEST(a_configuration_changes_nothing_by_being_read_again)
 }
 END_TEST
 
+START_TEST(a_flag_alone_is_true_and_elsewhere_has_a_value)
+{
+    ad_config c = good(ARGS("--insecure", "--model", "m"), NULL);
+    ck_assert(c.insecure);
+    ck_assert_str_eq(c.model, "m");
+    ad_config_deinit(&c);
+    c = good(ARGS("--model", "m", "--insecure=no"), (const char *const[]){"ADAPTERD_INSECURE=yes", NULL});
+    ck_assert(!c.insecure);
+    ad_config_deinit(&c);
+    c = good(ARGS("--model", "m"), (const char *const[]){"ADAPTERD_INSECURE=1", NULL});
+    ck_assert(c.insecure);
+    ad_config_deinit(&c);
+    refuse(ARGS("--model", "m", "--insecure=maybe"), NULL, "option --insecure: \"maybe\" is neither true nor false");
+}
+END_TEST
+
+START_TEST(an_admin_key_needs_a_state_directory_and_no_model)
+{
+    ad_config c = good(ARGS("--create-admin-key", "--state-dir", "d"), NULL);
+    ck_assert(c.create_admin_key);
+    ck_assert_ptr_null(c.admin_key_name);
+    ad_config_deinit(&c);
+    c = good(ARGS("--state-dir", "d", "--create-admin-key", "boss"), NULL);
+    ck_assert_str_eq(c.admin_key_name, "boss");
+    ad_config_deinit(&c);
+    c = good(ARGS("--create-admin-key=boss"), (const char *const[]){"ADAPTERD_STATE_DIR=d", NULL});
+    ck_assert_str_eq(c.admin_key_name, "boss");
+    ad_config_deinit(&c);
+    c = good(ARGS("--model", "m", "--state-dir", "d"), NULL);
+    ck_assert(!c.create_admin_key);
+    ad_config_deinit(&c);
+    refuse(ARGS("--create-admin-key", "--model", "m"), NULL, "needs --state-dir");
+    refuse(ARGS("--model", "m"), (const char *const[]){"ADAPTERD_CREATE_ADMIN_KEY=boss", NULL}, "no such key");
+}
+END_TEST
+
+START_TEST(only_loopback_and_unix_sockets_are_local)
+{
+    static const char *const local[] = {"127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "https://127.0.0.1:1", "unix:/x"}, *const open[] = {"0.0.0.0:1", "[::]:1", "10.0.0.1:1",
+        "[::ffff:10.0.0.1]:1", "[fe80::1]:1", "128.0.0.1:1", "localhost.example:1", "example:1"};
+    ad_http_address a[AD_HTTP_MAX_ADDRESSES];
+    ad_err err;
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
+        int n = 0;
+        ck_assert_int_eq(ad_http_address_read(a, &n, local[i], &err), AD_OK);
+        ck_assert_msg(ad_http_address_is_local(a), "%s", local[i]);
+    }
+    for (size_t i = 0; i < sizeof open / sizeof *open; i++) {
+        int n = 0;
+        ck_assert_int_eq(ad_http_address_read(a, &n, open[i], &err), AD_OK);
+        ck_assert_msg(!ad_http_address_is_local(a), "%s", open[i]);
+    }
+}
+END_TEST
+
 START_TEST(a_dumped_configuration_reads_as_itself)
 {
     char *dump = printed(ARGS("--dump-config", "--model", "m", "--adapter", "a=b", "--adapter", "c=d=e", "--listen", "unix:/s,mode=0600", "--max-body", "3k", "--lora-modules", "f=g"));
@@ -354,6 +409,9 @@ int main(void)
     tcase_add_test(t, checking_a_configuration_says_that_it_is_good_or_why_not);
     tcase_add_test(t, a_new_configuration_gives_what_can_change_at_run_time_and_names_the_rest);
     tcase_add_test(t, a_configuration_changes_nothing_by_being_read_again);
+    tcase_add_test(t, a_flag_alone_is_true_and_elsewhere_has_a_value);
+    tcase_add_test(t, an_admin_key_needs_a_state_directory_and_no_model);
+    tcase_add_test(t, only_loopback_and_unix_sockets_are_local);
     tcase_add_test(t, a_dumped_configuration_reads_as_itself);
     suite_add_tcase(suite, t);
     return tu_run(suite);
