@@ -545,11 +545,14 @@ static void rollback(ad_http_exchange *x, void *arg)
     if (l) ad_keeper_activate(app->keeper, name, NULL, if_match, on_outcome, l);
 }
 
+/* Which reads: whoever sees the adapter may ask. */
 static void verify(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
-    char name[AD_MAX_NAME + 1];
-    ad_later *l = action_name(x, app, "verify", name) ? ad_later_new(x, app, name) : NULL;
+    const ad_scope scope = ad_scope_of(x, app);
+    char said[AD_MAX_NAME + 1], buf[AD_SCOPE_NAME];
+    const char *name = path_name(x, "verify", said) ? ad_scope_name(&scope, said, buf) : "";
+    ad_later *l = ad_later_new(x, app, name);
     if (l) ad_keeper_verify(app->keeper, name, on_outcome, l);
 }
 

@@ -242,6 +242,7 @@ class Names(unittest.TestCase):
             self.assertEqual((status, reply["error"]["code"]), (403, "not_owner"), reply)
         self.assertEqual(self.acme.call("POST", "/v1/unload_lora_adapter", {"lora_name": "help"})[0], 403)
         self.assertEqual(self.op.show("help")[1], before)
+        self.assertEqual(self.acme.call("POST", "/v1/adapters/help/verify")[0], 200)  # which reads
         shared = self.d.new_client("default")  # not the operator, but of the tenant
         self.assertEqual(shared.names(), ["help", "sql"])
         self.assertEqual(shared.call("PATCH", "/v1/adapters/help", {"pinned": True})[0], 200)
