@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What /metrics says: its two formats, what is counted for whom, and what Prometheus' own programs make of it and of deploy/prometheus."""
+import http.client
 import json
 import os
 import re
@@ -212,6 +213,29 @@ class FewRows(MetricsTests):
                 self.d.complete(model=model, prompt=[1, 2], max_tokens=3, ignore_eos=True)
         got = dict(re.findall(r'^adapterd_adapter_generated_tokens_total{adapter="([^"]+)"} (\d+)$', self.scrape()[1], re.M))
         self.assertEqual(got, {"qv": "3", "all": "6", "other": "12"})
+
+
+class Limited(MetricsTests):
+    def test_what_a_limit_refuses_counts_for_its_tenant(self):
+        def call(method, path, body, **headers):
+            status, _, reply = self.d.request(method, path, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
+            return status, json.loads(reply)
+        root = {"Authorization": "Bearer " + call("POST", "/v1/admin/keys", {"verbs": ["admin", "infer"]})[1]["key"]}
+        self.assertEqual(call("POST", "/v1/admin/tenants", {"name": "acme", "limits": {"requests_per_minute": 2}}, **root)[0], 201)
+        theirs = {"Authorization": "Bearer " + call("POST", "/v1/admin/keys", {"tenant": "acme", "verbs": ["infer"]}, **root)[1]["key"]}
+        answers = []
+        body = json.dumps({"model": "base", "prompt": [1, 2, 3], "max_tokens": 4, "ignore_eos": True})
+        for _ in range(5):
+            c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=120)
+            c.request("POST", "/v1/completions", body, {"Content-Type": "application/json", **theirs})
+            answers.append(c.getresponse().status)
+            c.close()
+        taken, refused = answers.count(200), answers.count(429)
+        self.assertEqual(taken + refused, 5)
+        self.assertGreater(refused, 0)
+        for field, want in (("requests", 5), ("rejections", refused), ("prompt_tokens", 3 * taken), ("generated_tokens", 4 * taken), ("failures", 0)):
+            self.assertEqual(self.d.metric(f'adapterd_tenant_{field}_total{{tenant="acme"}}'), want, field)
+        self.assertEqual(self.d.metric('adapterd_errors_total{reason="rate_limit_exceeded"}'), refused)
 
 
 class Fleet(unittest.TestCase):
