@@ -54,14 +54,6 @@ bool ad_read_limits_field(const json_t *body, bool of_key, bool *set, ad_limits 
     return ad_fault_set(f, 400, "invalid_value", *field ? field : "limits", "%s", err.msg);
 }
 
-bool ad_query_is_true(ad_http_exchange *x, const char *name, bool *out)
-{
-    char value[8];
-    int there = ad_http_query_value(x, name, value, sizeof value);
-    *out = there > 0 && (!*value || !strcmp(value, "true") || !strcmp(value, "1"));
-    return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
-}
-
 bool ad_read_page(ad_http_exchange *x, ad_page *page)
 {
     char text[16], *end;

@@ -12,8 +12,6 @@ json_t *ad_read_fields(ad_http_exchange *x, const char *const *known);
 bool ad_read_text_field(const json_t *body, const char *name, size_t most, bool *set, const char **out, ad_fault *f);
 bool ad_read_limits_field(const json_t *body, bool of_key, bool *set, ad_limits *out, ad_fault *f);
 
-bool ad_query_is_true(ad_http_exchange *x, const char *name, bool *out); /* false: answered */
-
 /* One page of a list: those behind `after`, at most `limit`. */
 typedef struct {
     char after[AD_MAX_NAME + 1];

@@ -81,15 +81,6 @@ static void on_outcome(void *user, const ad_outcome *o)
 
 /* ---- what a request says ---- */
 
-static bool query_flag(ad_http_exchange *x, const char *name, bool *out)
-{
-    char value[8];
-    int there = ad_http_query_value(x, name, value, sizeof value);
-    *out = there > 0 && (!strcmp(value, "true") || !strcmp(value, "1") || !*value);
-    return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
-}
-
-/* name: whole, or NULL. */
 static bool read_if_match(ad_http_exchange *x, const ad_app *app, const char *name, int64_t *out)
 {
     return ad_read_if_match(x, name ? ad_registry_find(app->registry, name) : NULL, out);
@@ -306,7 +297,7 @@ static bool begin_spec(ad_http_exchange *x, const ad_app *app, const char *name,
 {
     *s = (ad_admission_spec){.new_version = name != NULL, .activate = true};
     snprintf(s->name, sizeof s->name, "%s", name ? name : "");
-    return query_flag(x, "dry_run", &s->dry_run) && read_if_match(x, app, name, &s->if_match);
+    return ad_query_flag(x, "dry_run", &s->dry_run) && read_if_match(x, app, name, &s->if_match);
 }
 
 /* NAME of /v1/adapters/NAME/ACTION into name[AD_MAX_NAME + 1]; NULL when the path is not that. */
@@ -502,7 +493,7 @@ static void post_files(ad_http_exchange *x, ad_app *app)
     int64_t if_match;
     char buf[AD_MAX_NAME + 1];
     const char *name;
-    if (!read_target(x, app, buf, &name) || !query_flag(x, "dry_run", &dry_run) || !read_if_match(x, app, name, &if_match)) return; /* before the client sends megabytes */
+    if (!read_target(x, app, buf, &name) || !ad_query_flag(x, "dry_run", &dry_run) || !read_if_match(x, app, name, &if_match)) return; /* before the client sends megabytes */
     if (type && !strncasecmp(type, "application/json", 16)) collect_body(x, app, on_named_body);
     else ad_upload_receive(x, app, name, dry_run ? NULL : on_named, on_upload, app);
 }

@@ -34,6 +34,8 @@ void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int statu
 
 /* Whether the body is JSON by its content type, or by its lack of one; else answers 415. */
 bool ad_require_json(ad_http_exchange *x);
+/* Whether the query sets the flag; false: it is neither true nor false, which is answered. */
+bool ad_query_flag(ad_http_exchange *x, const char *name, bool *out);
 /* Refuses in one line: 503 gets Retry-After. Returns false. */
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message);
 

@@ -130,6 +130,15 @@ bool ad_require_json(ad_http_exchange *x)
     return ad_reply_refusal(x, 415, NULL, NULL, "The body must be JSON: send the header Content-Type: application/json");
 }
 
+bool ad_query_flag(ad_http_exchange *x, const char *name, bool *out)
+{
+    char value[8];
+    int there = ad_http_query_value(x, name, value, sizeof value);
+    *out = there > 0 && (!strcmp(value, "true") || !strcmp(value, "1") || !*value);
+    return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
+}
+
+/* name: whole, or NULL. */
 static void on_client_gone(ad_http_exchange *x, void *user)
 {
     ad_later *l = user;

@@ -183,7 +183,7 @@ void ad_handle_patch_key(ad_http_exchange *x, void *arg)
     ad_key_patch p = {0};
     char *globs = NULL;
     const char *id = ad_http_path(x) + strlen(prefix);
-    json_t *body = ad_query_is_true(x, "force", &p.force) ? ad_read_fields(x, known) : NULL;
+    json_t *body = ad_query_flag(x, "force", &p.force) ? ad_read_fields(x, known) : NULL;
     if (!body) return;
     bool good = read_patch(body, &p, &globs, &f);
     ad_later *l = good ? ad_later_new(x, app, id) : NULL;
@@ -198,7 +198,7 @@ void ad_handle_delete_key(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     bool force;
     const char *id = ad_http_path(x) + strlen(prefix);
-    ad_later *l = ad_query_is_true(x, "force", &force) ? ad_later_new(x, app, id) : NULL;
+    ad_later *l = ad_query_flag(x, "force", &force) ? ad_later_new(x, app, id) : NULL;
     if (l) ad_tenancy_drop_key(app->tenancy, id, force, on_deleted, l);
 }
 
