@@ -240,6 +240,11 @@ static void reload(void *user)
 
 static void on_worker_closed(void *user);
 
+static void on_keeper_closed(void *user)
+{
+    ((daemon_state *)user)->app.keeper = NULL;
+}
+
 static void on_uploads_wait(uv_timer_t *t)
 {
     on_worker_closed(t->data);
@@ -255,7 +260,8 @@ static void on_worker_closed(void *user)
     ad_merger_close(&d->app.merger);
     ad_ledger_close(&d->app.ledger);
     ad_tenancy_stop(d->app.tenancy);
-    ad_keeper_close(&d->app.keeper, NULL, NULL);
+    ad_keeper *closing = d->app.keeper; /* the app's until it is gone: changes that end now go to its store */
+    ad_keeper_close(&closing, on_keeper_closed, d);
 }
 
 static void close_engine(daemon_state *d)
