@@ -19,17 +19,21 @@ typedef enum {
     EXIT_LIMIT        /* 413, 429, 503, 507 */
 } ctl_exit;
 
-enum { CTL_MAX_LABELS = 64 };
+enum { CTL_MAX_LABELS = 64, CTL_MAX_VERBS = 16, CTL_MAX_GLOBS = 64 };
 
 typedef struct {
     /* What the command line said; texts are borrowed from argv and the environment. */
     const char *url, *key, *ca_file;
     const char *base, *name, *description, *sha256, *signature, *selftest, *prefix, *state, *after, *last_id;
     char *if_match;           /* quoted; owned */
-    const char *labels[CTL_MAX_LABELS];
-    int n_labels;
+    const char *tenant, *priority, *from, *to;
+    const char *labels[CTL_MAX_LABELS], *verbs[CTL_MAX_VERBS], *globs[CTL_MAX_GLOBS];
+    int n_labels, n_verbs, n_globs;
+    double weight;            /* 0: not given */
+    long long expires_s;      /* from now on; 0: never */
+    int grace_s, interval_s;  /* grace_s: -1 unless given */
     int limit, count, timeout_s, drain_s; /* drain_s: -1 unless given */
-    bool json, no_activate, new_version, on_server, modules, clear, no_reconnect;
+    bool json, no_activate, new_version, on_server, modules, clear, no_reconnect, force, csv;
     char **args;              /* behind the command's name */
     int n_args;
     ad_client *client;        /* open while a command runs that needs it */
@@ -50,6 +54,16 @@ int ctl_delete(ctl *c);
 int ctl_events(ctl *c);
 int ctl_verify(ctl *c);
 int ctl_digest(ctl *c);
+/* operate.c: the operator's */
+int ctl_tenant(ctl *c);
+int ctl_key(ctl *c);
+int ctl_limits(ctl *c);
+int ctl_usage_report(ctl *c);
+int ctl_audit(ctl *c);
+int ctl_drain(ctl *c);
+/* top.c */
+int ctl_status(ctl *c);
+int ctl_top(ctl *c);
 /* local.c, the one file that knows the daemon's inside. */
 int ctl_convert(ctl *c);
 int ctl_digest_local(ctl *c);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* adapterctl: work on adapters from the command line. Options and commands are two tables, which --help prints. */
+/* adapterctl: work on adapters, and on the server itself, from the command line. Options and commands are two tables, which --help prints. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,7 +12,8 @@
 typedef enum {
     O_URL, O_KEY, O_CA_FILE, O_TIMEOUT, O_JSON, O_HELP, O_VERSION, O_DUMP_OPTIONS, /* every command has these */
     O_NAME, O_DESCRIPTION, O_LABEL, O_SHA256, O_NO_ACTIVATE, O_SIGNATURE, O_SELFTEST, O_NEW_VERSION, O_ON_SERVER, O_IF_MATCH, O_PREFIX, O_STATE, O_LIMIT, O_AFTER, O_MODULES,
-    O_CLEAR, O_DRAIN, O_LAST_ID, O_COUNT, O_NO_RECONNECT, O_BASE, N_OPTIONS
+    O_CLEAR, O_DRAIN, O_LAST_ID, O_COUNT, O_NO_RECONNECT, O_BASE,
+    O_WEIGHT, O_PRIORITY, O_TENANT, O_VERB, O_ADAPTER, O_EXPIRES, O_GRACE, O_FORCE, O_FROM, O_TO, O_CSV, O_INTERVAL, N_OPTIONS
 } option_id;
 enum { N_GLOBAL = O_DUMP_OPTIONS + 1 };
 
@@ -27,7 +28,7 @@ static const struct {
     [O_HELP] = {"help", NULL, "this text, or that of the command"},
     [O_VERSION] = {"version", NULL, "print the version"},
     [O_DUMP_OPTIONS] = {"dump-options", NULL, "print commands and options as JSON; the manual page and completion are made of it"},
-    [O_NAME] = {"name", "NAME", "of the adapter"},
+    [O_NAME] = {"name", "NAME", "of the adapter, or of a new key"},
     [O_DESCRIPTION] = {"description", "TEXT", "for people"},
     [O_LABEL] = {"label", "KEY=VALUE", "a label; may be repeated"},
     [O_SHA256] = {"sha256", "HEX", "what the weights file must have"},
@@ -40,7 +41,7 @@ static const struct {
     [O_PREFIX] = {"prefix", "TEXT", "names that begin with it"},
     [O_STATE] = {"state", "STATE", "uploading, verifying, staged, ready, draining, gone or incompatible"},
     [O_LIMIT] = {"limit", "N", "one page of at most N, 1 to 1000; else all"},
-    [O_AFTER] = {"after", "NAME", "names behind it"},
+    [O_AFTER] = {"after", "NAME", "names behind it; of the audit log: numbers"},
     [O_MODULES] = {"modules", NULL, "also rank, scaling and norm of each module"},
     [O_CLEAR] = {"clear", NULL, "drop all labels first"},
     [O_DRAIN] = {"drain", "SECONDS", "wait so long for requests that still use it"},
@@ -48,6 +49,18 @@ static const struct {
     [O_COUNT] = {"count", "N", "end after N events"},
     [O_NO_RECONNECT] = {"no-reconnect", NULL, "end when the stream breaks, with exit code 6"},
     [O_BASE] = {"base", "MODEL", "the base model: a GGUF file or Hugging Face directory"},
+    [O_WEIGHT] = {"weight", "N", "of a tenant's share when all want more than there is; 1"},
+    [O_PRIORITY] = {"priority", "NAME", "of a tenant's requests: interactive, or batch, which gives way"},
+    [O_TENANT] = {"tenant", "NAME", "of this tenant only"},
+    [O_VERB] = {"verb", "VERB", "what a key may do: infer, list, upload, activate, delete, merge, metrics or admin; may be repeated"},
+    [O_ADAPTER] = {"adapter", "GLOB", "adapters a key is for, such as support-*; may be repeated"},
+    [O_EXPIRES] = {"expires", "TIME", "when a new key ends: 90s, 30m, 12h or 30d from now"},
+    [O_GRACE] = {"grace", "SECONDS", "how long the old key still works"},
+    [O_FORCE] = {"force", NULL, "also when it is the last key of the operator"},
+    [O_FROM] = {"from", "DAY", "the first day, as 2026-11-26 (UTC)"},
+    [O_TO] = {"to", "DAY", "the last day"},
+    [O_CSV] = {"csv", NULL, "as comma-separated values"},
+    [O_INTERVAL] = {"interval", "SECONDS", "between two looks; 2"},
 };
 
 #define BIT(o) (1ull << (o))
@@ -82,6 +95,15 @@ static const command commands[] = {
     {"verify", "NAME", "let the server read the stored files again; exit code 1 when they changed", 0, 1, 1, false, ctl_verify},
     {"digest", "PATH", "the digest that signatures are made over: asks the server, or computes it here with --base", BIT(O_BASE), 1, 1, false, ctl_digest},
     {"convert", "--base MODEL IN OUT", "a PEFT directory as a GGUF LoRA file, or a GGUF LoRA file as a PEFT directory, by what IN is; needs no server", BIT(O_BASE), 2, 2, true, ctl_convert},
+    {"status", "", "how the server does", 0, 0, 0, false, ctl_status},
+    {"top", "", "the same and the busiest adapters, renewed until q is pressed; --count N looks and no terminal: lines below each other", BIT(O_INTERVAL) | BIT(O_COUNT), 0, 0, false, ctl_top},
+    {"drain", "[on | off]", "take the server out of rotation, and back: /readyz is 503, requests are still served", 0, 0, 1, false, ctl_drain},
+    {"tenant", "list | show NAME | create NAME | set NAME | delete NAME", "who has keys and adapters of its own", BIT(O_WEIGHT) | BIT(O_PRIORITY) | BIT(O_DESCRIPTION), 1, 2, false, ctl_tenant},
+    {"key", "list | show ID | create TENANT | rotate ID | revoke ID | delete ID", "API keys; create and rotate print the new one, which cannot be seen again",
+     BIT(O_TENANT) | BIT(O_NAME) | BIT(O_VERB) | BIT(O_ADAPTER) | BIT(O_EXPIRES) | BIT(O_GRACE) | BIT(O_FORCE), 1, 2, false, ctl_key},
+    {"limits", "list | set tenant NAME LIMIT=N... | set key ID LIMIT=N...", "how much a tenant or a key may use; LIMIT= takes a limit away", 0, 1, 100, false, ctl_limits},
+    {"usage", "", "requests, tokens and engine time by day, tenant, key and adapter version", BIT(O_FROM) | BIT(O_TO) | BIT(O_CSV), 0, 0, false, ctl_usage_report},
+    {"audit", "", "who changed what, the oldest first", BIT(O_AFTER) | BIT(O_LIMIT), 0, 0, false, ctl_audit},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
@@ -99,7 +121,7 @@ static const char *const exit_codes[] = {
     [EXIT_OK] = "done",
     [EXIT_FAILED] = "the server failed or refused, or a local file could not be read",
     [EXIT_USAGE] = "the command line is wrong",
-    [EXIT_NOT_FOUND] = "no such adapter, version or alias (404)",
+    [EXIT_NOT_FOUND] = "no such adapter, version, alias, tenant or key (404)",
     [EXIT_CONFLICT] = "it exists already, is in use, or changed meanwhile (409, 412)",
     [EXIT_REFUSED] = "the adapter was refused; the report says why (422)",
     [EXIT_UNREACHABLE] = "the server cannot be reached, or broke off (also 502, 504)",
@@ -188,6 +210,32 @@ static bool set_sha256(ctl *c, char *v)
     return true;
 }
 
+static bool parse_weight(const char *text, double *out)
+{
+    char *rest;
+    *out = strtod(text, &rest);
+    return rest != text && !*rest && *out > 0 && *out <= 1e6;
+}
+
+/* 90s, 30m, 12h, 30d. */
+static bool parse_duration(const char *text, long long *out)
+{
+    static const struct { char unit; long long s; } units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+    char *rest;
+    long n = strtol(text, &rest, 10);
+    *out = 0;
+    for (size_t i = 0; rest != text && i < sizeof units / sizeof *units; i++)
+        if (*rest == units[i].unit && !rest[1] && n > 0 && n < 1000000) *out = n * units[i].s;
+    return *out > 0;
+}
+
+static bool add_text(const char **list, int *n, int max, const char *text)
+{
+    if (*n == max) return false;
+    list[(*n)++] = text;
+    return true;
+}
+
 static bool set_option(ctl *c, int id, char *v)
 {
     switch (id) {
@@ -198,10 +246,7 @@ static bool set_option(ctl *c, int id, char *v)
     case O_JSON: c->json = true; return true;
     case O_NAME: c->name = v; return true;
     case O_DESCRIPTION: c->description = v; return true;
-    case O_LABEL:
-        if (c->n_labels == CTL_MAX_LABELS) return false;
-        c->labels[c->n_labels++] = v;
-        return true;
+    case O_LABEL: return add_text(c->labels, &c->n_labels, CTL_MAX_LABELS, v);
     case O_SHA256: return set_sha256(c, v);
     case O_NO_ACTIVATE: c->no_activate = true; return true;
     case O_SIGNATURE: c->signature = v; return true;
@@ -220,6 +265,18 @@ static bool set_option(ctl *c, int id, char *v)
     case O_COUNT: return parse_int(v, 1, 1000000000, &c->count);
     case O_NO_RECONNECT: c->no_reconnect = true; return true;
     case O_BASE: c->base = v; return true;
+    case O_WEIGHT: return parse_weight(v, &c->weight);
+    case O_PRIORITY: c->priority = v; return true;
+    case O_TENANT: c->tenant = v; return true;
+    case O_VERB: return add_text(c->verbs, &c->n_verbs, CTL_MAX_VERBS, v);
+    case O_ADAPTER: return add_text(c->globs, &c->n_globs, CTL_MAX_GLOBS, v);
+    case O_EXPIRES: return parse_duration(v, &c->expires_s);
+    case O_GRACE: return parse_int(v, 0, 31536000, &c->grace_s);
+    case O_FORCE: c->force = true; return true;
+    case O_FROM: c->from = v; return true;
+    case O_TO: c->to = v; return true;
+    case O_CSV: c->csv = true; return true;
+    case O_INTERVAL: return parse_int(v, 1, 3600, &c->interval_s);
     default: return true; /* help and version */
     }
 }
@@ -277,7 +334,7 @@ static int end_output(int code)
 int main(int argc, char **argv)
 {
     static char name[] = "adapterctl";
-    ctl c = {.drain_s = -1};
+    ctl c = {.drain_s = -1, .grace_s = -1};
     unsigned long long given = 0;
     if (argc) argv[0] = name; /* in getopt's messages */
     signal(SIGPIPE, SIG_IGN); /* writing fails instead, and we end in order */

@@ -52,18 +52,6 @@ static json_t *adapters_json(const ad_app *app)
                      "bytes", (json_int_t)r.resident_bytes, "budget_bytes", (json_int_t)r.budget);
 }
 
-/* Who the engine has work of. */
-static json_t *tenants_json(const ad_app *app)
-{
-    json_t *list = json_array();
-    const ad_tenant *t;
-    for (size_t i = 0; (t = ad_tenancy_tenant(app->tenancy, i)); i++) {
-        int n = ad_worker_pending_of(app->worker, t->id);
-        if (n) json_array_append_new(list, json_pack("{s:s, s:i}", "name", t->name, "sequences", n));
-    }
-    return list;
-}
-
 static json_t *listeners_json(const ad_app *app)
 {
     json_t *list = json_array();
@@ -96,8 +84,8 @@ void ad_handle_status(ad_http_exchange *x, void *arg)
     json_t *v = json_pack("{s:s, s:s, s:o, s:i, s:I, s:I, s:s, s:b, s:b}", "object", "server.status", "version", AD_VERSION, "model", ad_json_text(app->served_name), "pid", (int)getpid(),
                           "started", (json_int_t)app->started, "uptime_seconds", (json_int_t)(time(NULL) - app->started), "state", state_name(app), "ready", is_ready(app), "draining",
                           app->leaving || app->out_of_rotation);
-    json_t *rest = json_pack("{s:{s:i, s:i}, s:o, s:{s:f, s:f}, s:{s:I, s:I}, s:o, s:o, s:o, s:i, s:o, s:{s:b, s:I}}",
-                             "requests", "running", atomic_load(&s->running), "waiting", atomic_load(&s->waiting), "tenants", tenants_json(app),
+    json_t *rest = json_pack("{s:{s:i, s:i}, s:{s:f, s:f}, s:{s:I, s:I}, s:o, s:o, s:o, s:i, s:o, s:{s:b, s:I}}",
+                             "requests", "running", atomic_load(&s->running), "waiting", atomic_load(&s->waiting),
                              "tokens_per_second", "prompt", ad_vitals_prompt_rate(&app->vitals), "generated", ad_vitals_generated_rate(&app->vitals),
                              "kv_pages", "used", (json_int_t)atomic_load(&s->kv_pages_used), "total", (json_int_t)atomic_load(&s->kv_pages_total),
                              "adapters", adapters_json(app), "memory", memory_json(app), "engine", engine_json(app), "connections", ad_http_connections(app->http), "listeners", listeners_json(app),

@@ -280,15 +280,10 @@ static const tenant *find_tenant(const ad_worker *w, int id)
     return id >= 0 && (size_t)id < w->n_tenants ? w->tenants[id] : NULL;
 }
 
-int ad_worker_pending_of(const ad_worker *w, int tenant_id)
-{
-    const tenant *t = find_tenant(w, tenant_id);
-    return t ? t->n_pending : 0;
-}
-
 ad_status ad_worker_room_for(const ad_worker *w, int id, int n, ad_err *err)
 {
-    int own = ad_worker_pending_of(w, id);
+    const tenant *t = find_tenant(w, id);
+    int own = t ? t->n_pending : 0;
     ad_status st = ad_worker_room(w, n, err);
     if (st != AD_OK || n <= ad_fair_room(own, w->n_pending, w->opt.max_running + w->opt.queue_limit, w->shared || id)) return st;
     return ad_fail(err, AD_EBUSY, "the queue keeps what is left for other tenants (%d of yours are running or waiting); try again later", own);

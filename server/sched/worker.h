@@ -56,7 +56,6 @@ AD_MUSTUSE ad_status ad_worker_room_for(const ad_worker *w, int tenant, int n, a
 void ad_worker_cancel(ad_gen *g);
 void *ad_gen_user(const ad_gen *g);
 int ad_worker_pending(const ad_worker *w); /* submitted and not done */
-int ad_worker_pending_of(const ad_worker *w, int tenant_id); /* those of one tenant */
 void ad_worker_set_queue(ad_worker *w, int limit, int timeout_s); /* the options' queue_limit and queue_timeout_s, for what comes from now on */
 int ad_worker_context(const ad_worker *w);
 int ad_gen_cached_tokens(const ad_gen *g); /* prompt tokens found in the prefix cache; from the first token on */
