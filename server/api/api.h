@@ -101,6 +101,11 @@ void ad_handle_key_action(ad_http_exchange *x, void *app);     /* POST /v1/admin
 void ad_handle_audit(ad_http_exchange *x, void *app);
 void ad_handle_log(ad_http_exchange *x, void *app);
 void ad_handle_put_log(ad_http_exchange *x, void *app);
+void ad_handle_limits(ad_http_exchange *x, void *app);         /* GET /v1/admin/limits */
+void ad_handle_limits_of(ad_http_exchange *x, void *app);      /* GET /v1/admin/limits/tenants/NAME, .../keys/ID */
+void ad_handle_put_limits(ad_http_exchange *x, void *app);
+void ad_handle_usage(ad_http_exchange *x, void *app);          /* GET /v1/organization/usage/completions */
+void ad_handle_usage_rows(ad_http_exchange *x, void *app);     /* GET /v1/admin/usage */
 void ad_handle_openapi(ad_http_exchange *x, void *app);
 extern const char ad_openapi_json[]; /* the OpenAPI document of all routes, NUL-terminated */
 /* Whether a request can name it: an alias, or an adapter with a version that may answer. NULL is fine. */

@@ -57,6 +57,8 @@ struct ad_http_exchange {
     size_t bytes_out;
     void (*on_abort)(ad_http_exchange *x, void *user);
     void *abort_user;
+    void (*on_drained)(ad_http_exchange *x, void *user);
+    void *drained_user;
     void *sender;             /* what `admit` found out */
     void (*release_sender)(void *sender);
     max_align_t note[];       /* opt.note_bytes of the application's */
@@ -159,6 +161,13 @@ typedef struct {
     char data[];
 } write_req;
 
+static void tell_drained(ad_http_exchange *x)
+{
+    void (*fn)(ad_http_exchange *, void *) = x->on_drained;
+    x->on_drained = NULL;
+    if (fn) fn(x, x->drained_user);
+}
+
 static void on_written(uv_write_t *req, int status)
 {
     conn *c = req->handle->data;
@@ -169,6 +178,7 @@ static void on_written(uv_write_t *req, int status)
         return;
     }
     if (!unread(c)) uv_timer_stop(&c->write_timer);
+    if (!unread(c) && c->x) tell_drained(c->x);
     if (c->phase == PHASE_HEAD) process(c); /* a request may have waited for this */
 }
 
@@ -435,6 +445,14 @@ void ad_http_on_abort(ad_http_exchange *x, void (*fn)(ad_http_exchange *, void *
     x->abort_user = user;
 }
 
+bool ad_http_when_drained(ad_http_exchange *x, void (*fn)(ad_http_exchange *, void *), void *user)
+{
+    if (!unread(x->conn)) return false;
+    x->on_drained = fn;
+    x->drained_user = user;
+    return true;
+}
+
 /* ---- the request ---- */
 
 const char *ad_http_method(const ad_http_exchange *x) { return x->head.method; }
@@ -499,14 +517,16 @@ static bool decode_query(const char *from, size_t len, char *out, size_t size)
     return true;
 }
 
-int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size)
+int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size) { return ad_http_query_nth(x, name, 0, out, size); }
+
+int ad_http_query_nth(const ad_http_exchange *x, const char *name, int nth, char *out, size_t size)
 {
     *out = '\0';
     for (const char *pair = x->head.query, *next; *pair; pair = next) {
         char key[64];
         size_t len = strcspn(pair, "&"), n = strcspn(pair, "=&");
         next = pair + len + (pair[len] == '&');
-        if (!decode_query(pair, n, key, sizeof key) || strcmp(key, name)) continue;
+        if (!decode_query(pair, n, key, sizeof key) || strcmp(key, name) || nth--) continue;
         return n == len || decode_query(pair + n + 1, len - n - 1, out, size) ? 1 : -1;
     }
     return 0;

@@ -89,6 +89,7 @@ const char *ad_http_method(const ad_http_exchange *x);
 const char *ad_http_path(const ad_http_exchange *x);   /* percent-decoded, without the query */
 /* The first value of `name` in the query, decoded ('+' is a blank), into out[size]: 1. With out "": 0, there is none; -1, it is malformed or does not fit. */
 int ad_http_query_value(const ad_http_exchange *x, const char *name, char *out, size_t size);
+int ad_http_query_nth(const ad_http_exchange *x, const char *name, int nth, char *out, size_t size); /* the same of its nth value, from 0 on */
 const char *ad_http_header(const ad_http_exchange *x, const char *name); /* NULL when absent; any case */
 const char *ad_http_header_at(const ad_http_exchange *x, const char *name, int i); /* the i-th value of those that have this name; NULL: there are fewer */
 ad_str ad_http_body(const ad_http_exchange *x);
@@ -125,6 +126,8 @@ void ad_http_reply(ad_http_exchange *x, int status, const char *content_type, co
  * max_output_bytes, write_timeout_ms. */
 void ad_http_stream_begin(ad_http_exchange *x, int status, const char *content_type);
 void ad_http_stream_write(ad_http_exchange *x, const void *data, size_t len);
+/* For streams that could go on at once: false, the client has taken all that was written. True: it has not yet; fn is called once when it has, unless it leaves. */
+bool ad_http_when_drained(ad_http_exchange *x, void (*fn)(ad_http_exchange *x, void *user), void *user);
 void ad_http_stream_end(ad_http_exchange *x); /* x is invalid afterwards */
 /* Ends a stream that went wrong: closes the connection without the final chunk. x is invalid afterwards. */
 void ad_http_stream_abort(ad_http_exchange *x);

@@ -13,6 +13,7 @@
 #include "server/observe/expose.h"
 #include "server/observe/log.h"
 #include "server/observe/top.h"
+#include "server/tenancy/usage.h"
 
 enum { MAX_SERIES = 512, MAX_REASONS = 128 };
 
@@ -265,6 +266,16 @@ static void put_registry(const ad_expose *e, const ad_app *app)
     ad_expose_counter(e, "adapterd_adapter_removals_total", "Adapters that were removed.", k.removals);
 }
 
+static void put_ledger(const ad_expose *e, const ad_app *app)
+{
+    ad_ledger_stats s;
+    ad_ledger_get_stats(app->ledger, &s);
+    ad_expose_gauge(e, "adapterd_usage_rows_waiting", "Rows of the usage ledger that are not stored yet.", (double)s.waiting);
+    ad_expose_counter(e, "adapterd_usage_flushes_total", "Times that usage was stored.", s.flushes);
+    ad_expose_counter(e, "adapterd_usage_flush_failures_total", "Times that it could not be stored; it is kept, and tried again.", s.failures);
+    ad_expose_counter(e, "adapterd_usage_lost_total", "Additions to the ledger that there was no memory for.", s.lost);
+}
+
 static void put_merge(const ad_expose *e, const ad_merger *merger)
 {
     const ad_merge *now = ad_merger_current(merger);
@@ -430,6 +441,7 @@ void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, bool open_m
     ad_expose_gauge(&e, "adapterd_model_bytes", "Bytes of the base model's weights, mapped and converted.",
                     (double)(ad_model_resident_bytes(app->model) + ad_model_mapped_bytes(app->model)));
     put_registry(&e, app);
+    put_ledger(&e, app);
     put_merge(&e, app->merger);
     put_http(&e, m, app);
     put_requests(&e, m);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Puts the parts of the OpenAPI document together and writes it as C: bundle.py VERSION OUT.c ROUTES.c PART.json...
 
-Every operation gets the security that its route's verb in ROUTES.c asks for, with the responses 401 and 403 in the route's form, and the response `default`; every response the headers
+Every operation gets the security that its route's verb in ROUTES.c asks for, with the responses 401 and 403 (and 429, where limits count) in the route's form, and the response `default`; every response the headers
 x-request-id, traceparent and tracestate, those with JSON or events openai-processing-ms. A reference that leads nowhere, a component nobody
 refers to and a key that two parts have are errors.
 """
@@ -50,6 +50,24 @@ def secure(doc, routes):
             form = operation["responses"].get("default", {"$ref": "#/components/responses/Error"})
             operation["responses"].setdefault("401", {"$ref": form["$ref"].removesuffix("Error") + "Unauthorized"})
             operation["responses"].setdefault("403", form)
+            if verb == "infer":
+                limit(doc, operation, form["$ref"])
+
+
+def limit(doc, operation, form):
+    """Requests that limits count have the response 429, and say how much is left."""
+    count, reset = ({"$ref": f"#/components/headers/RateLimit{kind}"} for kind in ("Count", "Reset"))
+    left = {f"x-ratelimit-{what}-{of}": reset if what == "reset" else count for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")}
+    again = {"Retry-After": "RetryAfter", "retry-after-ms": "RetryAfterMs", "x-should-retry": "ShouldRetry"}
+    error = doc["components"]["responses"][form.rsplit("/", 1)[1]]
+    if "429" not in operation["responses"]:
+        operation["responses"]["429"] = {"$ref": form.removesuffix("Error") + "Limited"}
+        doc["components"]["responses"][form.rsplit("/", 1)[1].removesuffix("Error") + "Limited"] = {
+            "description": "A limit of the sender's tenant or key is reached: `rate_limit_exceeded`, or `insufficient_quota` for the day's.", "content": error["content"],
+            "headers": {**left, **{name: {"$ref": f"#/components/headers/{at}"} for name, at in again.items()}},
+        }
+    ok = operation["responses"]["200"]
+    ok["headers"] = {**left, **ok.get("headers", {})}
 
 
 def complete(doc):
