@@ -30,6 +30,18 @@ static void put_listeners(FILE *out, const json_t *list)
     if (json_array_size(list)) putc('\n', out);
 }
 
+/* Whose sequences the engine has. */
+static void put_tenants(FILE *out, const json_t *list)
+{
+    enum { MOST = 8 };
+    size_t n = json_array_size(list);
+    for (size_t i = 0; i < n && i < MOST; i++) {
+        const json_t *t = json_array_get(list, i);
+        fprintf(out, "%s%s %lld", i ? ", " : "Sequences of   ", ctl_text(t, "name"), ctl_int(t, "sequences"));
+    }
+    if (n) fputs(n > MOST ? ", ...\n" : "\n", out);
+}
+
 static double number(const json_t *v, const char *object, const char *key)
 {
     return json_number_value(json_object_get(json_object_get(v, object), key));
@@ -53,6 +65,7 @@ static void put_status(FILE *out, const json_t *v)
     fprintf(out, "Model          %s, %s kernels, %lld threads, context %lld%s\n", ctl_text(v, "model"), ctl_text(engine, "kernels"), ctl_int(engine, "threads"), ctl_int(engine, "context"),
             ctl_true(engine, "stuck") ? ", STUCK" : "");
     fprintf(out, "Requests       %.0f running, %.0f waiting, %lld connections\n", number(v, "requests", "running"), number(v, "requests", "waiting"), ctl_int(v, "connections"));
+    put_tenants(out, json_object_get(v, "tenants"));
     fprintf(out, "Tokens         %.1f generated and %.1f of prompts a second\n", number(v, "tokens_per_second", "generated"), number(v, "tokens_per_second", "prompt"));
     fprintf(out, "KV cache       %.0f of %.0f pages, %.0f %%\n", used, total, total > 0 ? 100 * used / total : 0);
     fprintf(out, "Adapters       %lld, in memory %lld with %s of %s; %lld loading\n", ctl_int(adapters, "total"), ctl_int(adapters, "resident"), ctl_size(json_object_get(adapters, "bytes"), held),
@@ -139,7 +152,7 @@ static ad_client_status get(ctl *c, const char *path, json_t **out, ad_client_er
 /* One look, as text: written at once, so that nothing flickers. */
 static ad_client_status look(ctl *c, json_t *before, char **text, ad_client_error *e)
 {
-    enum { HEADER_LINES = 12 };
+    enum { HEADER_LINES = 13 };
     json_t *status = NULL, *adapters = NULL;
     size_t len, lines = screen_lines();
     char path[60];
