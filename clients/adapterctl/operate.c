@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The operator's commands: tenants, keys, limits, usage, the audit log, drain. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -257,9 +258,10 @@ static bool add_limit(json_t *limits, const char *text)
     int thousand = strncmp(text, "bytes_", 6) ? 1000 : 1024;
     const char *equals = strchr(text, '=');
     char *end = NULL;
+    errno = 0;
     long long n = equals ? strtoll(equals + 1, &end, 10) : 0;
     const char *unit = equals && *end ? strchr(units, *end) : NULL;
-    bool good = equals && equals > text && n >= 0 && (!*end || (unit && !end[1] && n < 1ll << 20));
+    bool good = equals && equals > text && n >= 0 && !errno && (!*end || (unit && !end[1] && n < 1ll << 20));
     if (!good) {
         ctl_usage("\"%s\" is no limit: NAME=NUMBER (also 10k, 5M, 1G), or NAME= to take it away", text);
         return false;
@@ -309,7 +311,7 @@ int ctl_limits(ctl *c)
 /* ---- usage ---- */
 
 /* The columns of a row of the ledger, in the order of the file. */
-static const char *const usage_columns[] = {"day", "tenant", "key", "adapter", "digest", "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "engine_ms", NULL};
+static const char *const usage_columns[] = {"date", "tenant", "key", "model", "version", "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "engine_ms", NULL};
 
 /* As RFC 4180 has it; and what a spreadsheet would take for a formula is a text. */
 static void put_csv_text(const char *s)
@@ -349,14 +351,14 @@ static int put_csv(ad_client_reply *r)
     return EXIT_OK;
 }
 
-static const char *const usage_headings[] = {"DAY", "TENANT", "KEY", "ADAPTER", "VERSION", ">REQUESTS", ">PROMPT", ">CACHED", ">GENERATED", ">ENGINE MS", NULL};
+static const char *const usage_headings[] = {"DAY", "TENANT", "KEY", "MODEL", "VERSION", ">REQUESTS", ">PROMPT", ">CACHED", ">GENERATED", ">ENGINE MS", NULL};
 
 static void add_usage(ctl_table *t, const json_t *v)
 {
     char requests[32], prompt[32], cached[32], generated[32], engine[32], digest[13];
-    snprintf(digest, sizeof digest, "%s", ctl_text(v, "digest"));
+    snprintf(digest, sizeof digest, "%s", ctl_text(v, "version"));
     snprintf(engine, sizeof engine, "%.0f", json_number_value(json_object_get(v, "engine_ms")));
-    ctl_table_add(t, (const char *const[]){ctl_text(v, "day"), ctl_text(v, "tenant"), ctl_text(v, "key"), ctl_text(v, "adapter"), digest, ctl_count(v, "requests", requests),
+    ctl_table_add(t, (const char *const[]){ctl_text(v, "date"), ctl_text(v, "tenant"), ctl_text(v, "key"), ctl_text(v, "model"), digest, ctl_count(v, "requests", requests),
                                            ctl_count(v, "prompt_tokens", prompt), ctl_count(v, "cached_tokens", cached), ctl_count(v, "generated_tokens", generated), engine});
 }
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """adapterctl's commands for operators: the server's state, tenants, keys, limits, usage, the audit log."""
+import csv
+import io
 import json
 import os
 import pty
@@ -188,3 +190,38 @@ class Records(Operated):
         self.assertEqual(len(lines), 3)
         self.assertRegex(lines[1], rf" {last + 1}  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ  default  {self.key[6:18]}  tenant.create  {self.tenant} ")
         self.ctl("audit", "--after", "x", expect=USAGE)
+
+    def test_limits_are_set_added_to_and_taken_away(self):
+        self.create()
+        self.ctl("limits", "set", "tenant", self.tenant, "requests_per_minute=60", "prompt_tokens_per_minute=10k", "bytes_stored=1G")
+        self.ctl("limits", "set", "tenant", self.tenant, "context=512", "requests_per_minute=")
+        want = {"prompt_tokens_per_minute": 10000, "bytes_stored": 1 << 30, "context": 512}
+        self.assertEqual(self.json("tenant", "show", self.tenant)["limits"], want)
+        key = self.ctl("key", "create", self.tenant, "--verb", "infer", "--adapter", "*").stdout.strip()[6:18]
+        self.ctl("limits", "set", "key", key, "concurrent_requests=2")
+        lines = [line.split() for line in self.ctl("limits", "list").stdout.splitlines()]
+        self.assertEqual(next(x for x in lines if x[:2] == [self.tenant, "-"])[2:5], [f"{k}={v}" for k, v in sorted(want.items(), key=lambda kv: list(want).index(kv[0]))])
+        self.assertEqual(next(x for x in lines if x[:2] == [self.tenant, key])[2], "concurrent_requests=2")
+        for wrong in ("context", "context=x", "=5", "context=-1", "context=5kk", "context=99999999999999999999"):
+            self.ctl("limits", "set", "tenant", self.tenant, wrong, expect=USAGE)
+        self.ctl("limits", "set", "tenant", self.tenant, "bananas=5", expect=FAILED)
+        self.assertEqual(self.json("tenant", "show", self.tenant)["limits"], want)
+
+    def test_usage_is_a_table_json_and_csv_of_the_same_numbers(self):
+        self.create()
+        self.ctl("upload", "used", self.adapter())
+        body = json.dumps({"model": "used", "prompt": "hello", "max_tokens": 3, "ignore_eos": True})
+        status, _, answer = self.server.request("POST", "/v1/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"})
+        self.assertEqual(status, 200)
+        answer = json.loads(answer)
+        mine, deadline = [], time.monotonic() + 60
+        while not mine and time.monotonic() < deadline:
+            mine = [r for r in self.json("usage")["data"] if r["model"] == "used"]
+        self.assertEqual([(r["tenant"], r["key"], r["requests"], r["prompt_tokens"], r["generated_tokens"]) for r in mine],
+                         [("default", self.key[6:18], 1, answer["usage"]["prompt_tokens"], 3)])
+        rows = [r for r in csv.DictReader(io.StringIO(self.ctl("usage", "--csv").stdout, newline="")) if r["model"] == "used"]
+        self.assertEqual([(r["date"], r["version"], r["prompt_tokens"], r["generated_tokens"]) for r in rows],
+                         [(mine[0]["date"], mine[0]["version"], str(mine[0]["prompt_tokens"]), "3")])
+        self.assertIn("used", self.ctl("usage", "--from", mine[0]["date"], "--to", mine[0]["date"]).stdout)
+        self.assertNotIn("used", self.ctl("usage", "--from", "2020-01-01", "--to", "2020-01-02").stdout)
+        self.ctl("usage", "--from", "yesterday", expect=USAGE)
