@@ -175,6 +175,21 @@ static void put_top(const ad_expose *e, const char *label, const ad_top *t)
     }
 }
 
+/* Of the same tenants: what fairness goes by. */
+static void put_served(const ad_expose *e, const ad_top *t, const ad_app *app)
+{
+    static const char name[] = "adapterd_tenant_served_tokens_total";
+    ad_expose_family(e, name, "counter", "Prompt tokens, a tenth of the cached ones and twice the generated ones, of unfinished requests too.");
+    for (int i = 0; i < ad_top_rows(t); i++) {
+        const ad_tenant *tenant = ad_tenancy_find_tenant(app->tenancy, ad_top_name(t, i));
+        ad_buf labels = {0};
+        ad_expose_label(&labels, "tenant", ad_top_name(t, i));
+        if (labels.failed) e->out->failed = true;
+        else if (tenant) ad_expose_real(e, name, labels.data, ad_worker_served(app->worker, tenant->id));
+        ad_buf_deinit(&labels);
+    }
+}
+
 static void put_logs(const ad_expose *e)
 {
     char labels[40];
@@ -447,6 +462,7 @@ void ad_metrics_write(const ad_metrics *m, const struct ad_app *app, bool open_m
     put_requests(&e, m);
     put_top(&e, "adapter", m->adapters);
     put_top(&e, "tenant", m->tenants);
+    put_served(&e, m->tenants, app);
     put_grammars(&e, app);
     put_engine(&e, s);
     put_logs(&e);

@@ -119,6 +119,10 @@ class Shares(unittest.TestCase):
             t = d.bench(*options, "--duration", "4", "--prompt-tokens", "10", "--output-tokens", "20")
             for name, share in (("a", 0.5), ("b", 0.25), ("c", 0.25)):
                 self.assertAlmostEqual(t[name]["share"], share, delta=share / 10, msg=t)
+            served = {name: d.metric(f'adapterd_tenant_served_tokens_total{{tenant="{name}"}}') for name in "abc"}
+            for name in "abc":  # all of its requests, to the end; a word of a prompt is some tokens
+                self.assertLessEqual(served[name], t[name]["done"] * (60 + 2 * 20))
+                self.assertGreaterEqual(served[name], t[name]["done"] * 2 * 20)
         finally:
             d.stop()
 
