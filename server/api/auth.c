@@ -27,6 +27,9 @@ static const char *find_key(const ad_http_exchange *x)
     return plain ? plain : value;
 }
 
+/* Of two keys a proxy before us may have looked at the other one: neither counts. */
+static bool brings_two(const ad_http_exchange *x) { return ad_http_header_at(x, "authorization", 1) || ad_http_header_at(x, "x-api-key", 1); }
+
 static void release_sender(void *sender) { ad_caller_release(sender); }
 
 static void set_sender(ad_http_exchange *x, const ad_caller *caller) { ad_http_set_sender(x, (void *)ad_caller_retain(caller), release_sender); }
@@ -45,11 +48,12 @@ int ad_auth_admit(void *arg, ad_http_exchange *x, const char **why)
         set_sender(x, ad_tenancy_nobody(app->tenancy));
         return 0;
     }
+    bool two = brings_two(x);
     const char *key = find_key(x);
-    const ad_caller *caller = key ? ad_tenancy_identify(app->tenancy, key) : NULL;
+    const ad_caller *caller = key && !two ? ad_tenancy_identify(app->tenancy, key) : NULL;
     if (!caller) {
         ad_http_set_header(x, "WWW-Authenticate", "Bearer");
-        *why = key ? "The API key is not valid." : "This needs an API key: send it in the header Authorization: Bearer KEY.";
+        *why = two ? "This has one of the headers Authorization and x-api-key twice: send one." : key ? "The API key is not valid." : "This needs an API key: send it in the header Authorization: Bearer KEY.";
         return 401;
     }
     set_sender(x, caller);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Tenants and keys: who may do what on every route, keys that live and end, what survives a restart."""
+import http.client
 import json
 import os
 import re
@@ -165,6 +166,19 @@ class TheGate(TenantTests):
         for headers in ({"Authorization": self.admin[:-1]}, {"Authorization": f"Basic {self.admin}"}, {"Authorization": "Bearer"}, {"Authorization": ""}, {"x-api-key": ""}, {"x-api-key": f"Bearer {self.admin}"},
                         {"Authorization": f"Bearer {self.admin} "[:-1] + "x"}, {"Authorization": "Bearer " + "k" * 5000}):
             self.assertEqual(self.call("GET", "/v1/models", **headers)[0], 401, headers)
+
+    def test_a_header_that_brings_a_key_twice_is_refused_whatever_is_in_it(self):
+        for name, scheme in (("Authorization", "Bearer "), ("x-api-key", "")):
+            for values in ((self.admin, WRONG), (WRONG, self.admin), (self.admin, self.admin)):
+                c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=60)
+                c.putrequest("GET", "/v1/models")
+                for value in values:
+                    c.putheader(name, scheme + value)
+                c.endheaders()
+                r = c.getresponse()
+                reply = r.read()
+                c.close()
+                self.assertEqual((r.status, b"twice" in reply), (401, True), (name, reply))
 
     def test_one_cannot_tell_why_a_key_is_refused(self):
         revoked, expired = self.key("default", ["list"]), self.key("default", ["list"], expires=int(time.time()) + 2)
