@@ -263,7 +263,8 @@ static ad_status check_complete(const unpacking *u, ad_err *err)
     if (have[GGUF] && (have[CONFIG] || have[WEIGHTS])) return ad_fail(err, AD_EFORMAT, "archive: it holds a PEFT adapter and a GGUF file; send one of them");
     if (have[GGUF] || (have[CONFIG] && have[WEIGHTS])) return AD_OK;
     if (!have[WEIGHTS] && u->pickle) return ad_fail(err, AD_EUNSUPPORTED, "archive: its weights are a Python pickle, which could run anything; save them as adapter_model.safetensors");
-    return ad_fail(err, AD_EFORMAT, "archive: it holds no %s", have[WEIGHTS] ? file_of[CONFIG] : have[CONFIG] ? file_of[WEIGHTS] : "adapter: adapter_config.json and adapter_model.safetensors, or a *.gguf");
+    return ad_fail(err, AD_EFORMAT, "archive: it holds no %s",
+                   have[WEIGHTS] ? file_of[CONFIG] : have[CONFIG] ? file_of[WEIGHTS] : "adapter: adapter_config.json and adapter_model.safetensors, or a *.gguf");
 }
 
 static bool is_gzip(int fd)

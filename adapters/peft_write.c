@@ -121,7 +121,8 @@ static json_t *targets(const writer *w)
 static json_t *config_json(const writer *w)
 {
     double rank = most_frequent(w, rank_of), alpha = most_frequent(w, alpha_of);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:f, s:n, s:o, s:o, s:o}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:f, s:n, s:o, s:o, s:o}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "bias", "none",
+                          "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
                           "use_dora", 0, "use_rslora", 0, "lora_dropout", 0.0, "modules_to_save", "rank_pattern", patterns(w, rank, rank_of), "alpha_pattern",
                           patterns(w, alpha, alpha_of), "target_modules", targets(w));
     if (!o) return NULL;

@@ -456,7 +456,8 @@ static void dump_options(FILE *out)
     json_t *options = json_array(), *others = json_array();
     for (int i = 0; i < N_KEYS; i++) {
         const key *k = &keys[i];
-        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:b}", "name", k->name, "arg", k->arg, "kind", kind_name(k->kind), "help", k->help, "default", k->preset, "accepts", k->accepts, "live", is_live(k));
+        json_t *v = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:b}", "name", k->name, "arg", k->arg, "kind", kind_name(k->kind), "help", k->help, "default", k->preset,
+                              "accepts", k->accepts, "live", is_live(k));
         if (k->kind == INTEGER || k->kind == NO_LIMIT) json_object_update_new(v, json_pack("{s:I, s:I}", "min", (json_int_t)k->min, "max", (json_int_t)k->max));
         json_array_append_new(options, v);
     }

@@ -198,6 +198,7 @@ void ad_life_close(ad_life **lp)
     ad_life *l = *lp;
     if (!l) return;
     *lp = NULL;
-    uv_handle_t *handles[] = {(uv_handle_t *)&l->term, (uv_handle_t *)&l->interrupt, (uv_handle_t *)&l->hangup, (uv_handle_t *)&l->next, (uv_handle_t *)&l->look, (uv_handle_t *)&l->watchdog};
+    uv_handle_t *handles[] = {(uv_handle_t *)&l->term, (uv_handle_t *)&l->interrupt, (uv_handle_t *)&l->hangup, (uv_handle_t *)&l->next, (uv_handle_t *)&l->look,
+                              (uv_handle_t *)&l->watchdog};
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++) uv_close(handles[i], on_closed);
 }

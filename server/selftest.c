@@ -141,7 +141,8 @@ static void note_failure(run *r)
     if (r->expect.ptr)
         r->st = ad_fail(&r->err, AD_EMISMATCH, "self-test: prompt %zu: the answer \"%.120s\" does not begin with \"%.120s\"", r->at + 1, r->answer.data ? r->answer.data : "", r->expect.ptr);
     else
-        r->st = ad_fail(&r->err, AD_EMISMATCH, "self-test: prompt %zu: the adapter moves the base's answers by %.6g nats a token, more than %.6g", r->at + 1, r->divergence, most_divergence(r));
+        r->st = ad_fail(&r->err, AD_EMISMATCH, "self-test: prompt %zu: the adapter moves the base's answers by %.6g nats a token, more than %.6g", r->at + 1,
+                        r->divergence, most_divergence(r));
 }
 
 static bool add_result(run *r)

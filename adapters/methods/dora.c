@@ -39,7 +39,8 @@ ad_status ad_dora_check(ad_loader *l)
         const ad_peft_plan *plan = &l->pairs[i].plan;
         const ad_extra *x = &l->extras->modules[i];
         const char *what = plan->dora && !x->magnitude ? "lora_magnitude_vector" : plan->biased && !x->added ? "bias of lora_B" : NULL;
-        if (what) return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration's \"%s\" asks for it, but the file has no %s for \"%s\"", l->label, plan->dora ? "use_dora" : "lora_bias", what, ad_model_module(l->base, i)->name);
+        if (what) return ad_fail(l->err, AD_EMISMATCH, "%s: the configuration's \"%s\" asks for it, but the file has no %s for \"%s\"", l->label,
+                                 plan->dora ? "use_dora" : "lora_bias", what, ad_model_module(l->base, i)->name);
     }
     return AD_OK;
 }

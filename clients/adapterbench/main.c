@@ -210,7 +210,8 @@ static void start_one(bench *b, tenant *t)
     j->b = b;
     j->t = t;
     j->model = t && t->model ? -1 : pick_model(b);
-    j->c = (call){.addr = b->addr, .host = b->host, .path = "/v1/completions", .body = make_body(b, j->model < 0 ? t->model : b->o.models[j->model], output), .bearer = t ? t->key : b->o.bearer,
+    j->c = (call){.addr = b->addr, .host = b->host, .path = "/v1/completions", .body = make_body(b, j->model < 0 ? t->model : b->o.models[j->model], output),
+                  .bearer = t ? t->key : b->o.bearer,
                   .timeout_ms = b->o.timeout_s * 1000, .on_done = on_done, .user = j};
     if (uniform(b) < b->o.cut) j->c.cut_after = 1 + output / 2;
     if (b->o.duration_s) j->c.counted_until_ns = b->start_ns + (uint64_t)b->o.duration_s * 1000000000u;
@@ -265,7 +266,8 @@ static void report_tenants(bench *b, json_t *root, double seconds)
     for (int i = 0; i < b->o.n_tenants; i++) {
         tenant *t = &b->o.tenants[i];
         double share = sum > 0 ? t->counted / sum : 0, first = samples_percentile(&t->ttft, 0.5);
-        json_t *v = json_pack("{s:i, s:i, s:f, s:f, s:f}", "streams", t->streams, "done", t->done, "output_tokens_per_second", t->counted / seconds, "share", share, "ttft_steps", step > 0 ? first / step : 0);
+        json_t *v = json_pack("{s:i, s:i, s:f, s:f, s:f}", "streams", t->streams, "done", t->done, "output_tokens_per_second", t->counted / seconds, "share", share,
+                              "ttft_steps", step > 0 ? first / step : 0);
         printf("%s: %d streams, %d done, %.1f output tokens/s, %.1f %% of all; first token after %.1f steps of %.1f ms\n", t->name, t->streams, t->done, t->counted / seconds, 100 * share,
                step > 0 ? first / step : 0, step * 1000);
         put_latency(v, "ttft", &t->ttft);
@@ -279,7 +281,8 @@ static void report_tenants(bench *b, json_t *root, double seconds)
 static void report(bench *b)
 {
     double s = (double)(b->end_ns - b->start_ns) / 1e9, fairness = jain(b->model_tokens, b->o.n_models);
-    json_t *root = json_pack("{s:s, s:i, s:i, s:f, s:i, s:i, s:i, s:I, s:I, s:f, s:f}", "url", b->o.url, "streams", b->o.streams, "models", b->o.n_models, "seconds", s, "done", b->done, "cut", b->cut,
+    json_t *root = json_pack("{s:s, s:i, s:i, s:f, s:i, s:i, s:i, s:I, s:I, s:f, s:f}", "url", b->o.url, "streams", b->o.streams, "models", b->o.n_models, "seconds", s,
+                             "done", b->done, "cut", b->cut,
                              "errors", b->errors, "prompt_tokens", (json_int_t)b->prompt_tokens, "output_tokens", (json_int_t)b->output_tokens, "output_tokens_per_second",
                              (double)b->output_tokens / s, "fairness", fairness);
     fprintf(stderr, "\n");
@@ -343,7 +346,8 @@ static void dump_options(void)
 {
     json_t *list = json_array();
     for (int i = 0; i < N_TABLE; i++)
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "name", table[i].name, "arg", table[i].value ? table[i].value : "", "help", table[i].help, "default", table[i].preset));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "name", table[i].name, "arg", table[i].value ? table[i].value : "", "help", table[i].help,
+                                              "default", table[i].preset));
     json_t *root = json_pack("{s:s, s:s, s:o}", "program", "adapterbench", "version", AD_VERSION, "options", list);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');

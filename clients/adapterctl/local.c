@@ -42,7 +42,8 @@ int ctl_convert(ctl *c)
     ad_status st = load(c->base, in, &m, &a, &err);
     for (int i = 0; st == AD_OK && i < ad_adapter_warning_count(a); i++) ctl_complain("warning: %s", ad_adapter_warning(a, i));
     if (st == AD_OK) st = write_other(a, m, out, &err);
-    if (st == AD_OK && c->json) printf("{\"format\":\"%s\",\"rank\":%d,\"modules\":%d}\n", strcmp(ad_adapter_format(a), "peft") ? "peft" : "gguf", ad_adapter_rank(a), ad_adapter_matched_modules(a));
+    if (st == AD_OK && c->json) printf("{\"format\":\"%s\",\"rank\":%d,\"modules\":%d}\n", strcmp(ad_adapter_format(a), "peft") ? "peft" : "gguf", ad_adapter_rank(a),
+                                       ad_adapter_matched_modules(a));
     else if (st == AD_OK) printf("%s: rank %d, %d modules\n", out, ad_adapter_rank(a), ad_adapter_matched_modules(a));
     return end(m, a, st, &err);
 }

@@ -152,7 +152,8 @@ static int dump_options(void)
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", k->name, "args", k->args, "help", k->help, "options", option_list(k->options)));
     }
     for (int i = 0; i < N_EXIT_CODES; i++) json_array_append_new(codes, json_string(exit_codes[i]));
-    json_t *root = json_pack("{s:s, s:s, s:o, s:o, s:o}", "program", "adapterctl", "version", ad_client_version(), "options", option_list(BIT(N_GLOBAL) - 1), "commands", list, "exit_codes", codes);
+    json_t *root = json_pack("{s:s, s:s, s:o, s:o, s:o}", "program", "adapterctl", "version", ad_client_version(), "options", option_list(BIT(N_GLOBAL) - 1),
+                             "commands", list, "exit_codes", codes);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

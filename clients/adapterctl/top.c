@@ -26,7 +26,8 @@ static char *duration(long long s, char out[32])
 
 static void put_listeners(FILE *out, const json_t *list)
 {
-    for (size_t i = 0; i < json_array_size(list); i++) fprintf(out, "%s%s", i ? " " : "Listens on     ", json_string_value(json_array_get(list, i)) ? json_string_value(json_array_get(list, i)) : "?");
+    for (size_t i = 0; i < json_array_size(list); i++) fprintf(out, "%s%s", i ? " " : "Listens on     ",
+                                                               json_string_value(json_array_get(list, i)) ? json_string_value(json_array_get(list, i)) : "?");
     if (json_array_size(list)) putc('\n', out);
 }
 
@@ -60,7 +61,8 @@ static void put_status(FILE *out, const json_t *v)
     char up[32], held[32], budget[32], resident[32], model[32];
     const json_t *adapters = json_object_get(v, "adapters"), *memory = json_object_get(v, "memory"), *engine = json_object_get(v, "engine");
     double used = number(v, "kv_pages", "used"), total = number(v, "kv_pages", "total");
-    fprintf(out, "adapterd %s     %s, %s, up %s, process %lld\n", ctl_text(v, "version"), ctl_text(v, "state"), ctl_true(v, "ready") ? "ready" : "NOT ready", duration(ctl_int(v, "uptime_seconds"), up),
+    fprintf(out, "adapterd %s     %s, %s, up %s, process %lld\n", ctl_text(v, "version"), ctl_text(v, "state"), ctl_true(v, "ready") ? "ready" : "NOT ready",
+            duration(ctl_int(v, "uptime_seconds"), up),
             ctl_int(v, "pid"));
     fprintf(out, "Model          %s, %s kernels, %lld threads, context %lld%s\n", ctl_text(v, "model"), ctl_text(engine, "kernels"), ctl_int(engine, "threads"), ctl_int(engine, "context"),
             ctl_true(engine, "stuck") ? ", STUCK" : "");
@@ -68,9 +70,11 @@ static void put_status(FILE *out, const json_t *v)
     put_tenants(out, json_object_get(v, "tenants"));
     fprintf(out, "Tokens         %.1f generated and %.1f of prompts a second\n", number(v, "tokens_per_second", "generated"), number(v, "tokens_per_second", "prompt"));
     fprintf(out, "KV cache       %.0f of %.0f pages, %.0f %%\n", used, total, total > 0 ? 100 * used / total : 0);
-    fprintf(out, "Adapters       %lld, in memory %lld with %s of %s; %lld loading\n", ctl_int(adapters, "total"), ctl_int(adapters, "resident"), ctl_size(json_object_get(adapters, "bytes"), held),
+    fprintf(out, "Adapters       %lld, in memory %lld with %s of %s; %lld loading\n", ctl_int(adapters, "total"), ctl_int(adapters, "resident"),
+            ctl_size(json_object_get(adapters, "bytes"), held),
             ctl_size(json_object_get(adapters, "budget_bytes"), budget), ctl_int(adapters, "loading"));
-    fprintf(out, "Memory         %s resident, %s of it the model's weights\n", ctl_size(json_object_get(memory, "resident_bytes"), resident), ctl_size(json_object_get(memory, "model_bytes"), model));
+    fprintf(out, "Memory         %s resident, %s of it the model's weights\n", ctl_size(json_object_get(memory, "resident_bytes"), resident),
+            ctl_size(json_object_get(memory, "model_bytes"), model));
     put_listeners(out, json_object_get(v, "listeners"));
     put_reload(out, json_object_get(v, "last_reload"));
 }

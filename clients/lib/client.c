@@ -337,7 +337,8 @@ static ad_client_status stopped(ad_client *c, ad_client_exchange *x, ad_client_e
     switch (x->stop) {
     case AD_CLIENT_STOP_CANCELED: return ad_client_fail(err, AD_CLIENT_CANCELED, "canceled", "canceled");
     case AD_CLIENT_STOP_IDLE: return ad_client_fail(err, AD_CLIENT_UNREACHABLE, "timeout", "%s: nothing moved for %d s", c->base, x->timeout_ms / 1000);
-    case AD_CLIENT_STOP_LARGE: return ad_client_fail(err, AD_CLIENT_BAD_REPLY, "bad_reply", "%s: the reply is larger than %zu bytes, or its head than %d", c->base, x->body.max, MAX_HEADER_BYTES);
+    case AD_CLIENT_STOP_LARGE: return ad_client_fail(err, AD_CLIENT_BAD_REPLY, "bad_reply", "%s: the reply is larger than %zu bytes, or its head than %d", c->base,
+                                                     x->body.max, MAX_HEADER_BYTES);
     case AD_CLIENT_STOP_FILE: return ad_client_fail(err, AD_CLIENT_LOCAL, "local", "%s", x->reason);
     default: return ad_client_fail(err, AD_CLIENT_CANCELED, "canceled", "the callback ended it");
     }

@@ -55,7 +55,8 @@ static void pack_right(workspace *w, const ad_lowrank *low, const ad_matrix *a, 
     for (int c = 0; c < cols; c += AD_PANEL) {
         int n = cols - c < AD_PANEL ? cols - c : AD_PANEL;
         for (int r = 0; r < low->rank; r++)
-            for (int i = 0; i < n; i++) ad_matrix_read(embedding ? &low->b : a, embedding ? c + i : low->at + r, embedding ? r : c + i, embedding ? r + 1 : c + i + 1, &w->column[(size_t)i * rank + (size_t)r]);
+            for (int i = 0; i < n; i++) ad_matrix_read(embedding ? &low->b : a, embedding ? c + i : low->at + r, embedding ? r : c + i, embedding ? r + 1 : c + i + 1,
+                                                       &w->column[(size_t)i * rank + (size_t)r]);
         (void)!ad_pack_panel(AD_PACK_F32, w->right + (size_t)(c / AD_PANEL) * panel, w->column, n, low->rank); /* adapters are finite */
     }
 }

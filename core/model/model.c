@@ -290,7 +290,8 @@ static ad_status finish_packing(ad_model *m, const packing *job, int count, ad_e
 {
     for (int t = 0; t < count; t++)
         if (job->packers[t].bad)
-            return ad_fail(err, AD_EFORMAT, "%s: tensor %s holds a value that is not finite or too large for %s", m->path, job->packers[t].bad->src->name, ad_pack_name(job->packers[t].bad->type));
+            return ad_fail(err, AD_EFORMAT, "%s: tensor %s holds a value that is not finite or too large for %s", m->path, job->packers[t].bad->src->name,
+                           ad_pack_name(job->packers[t].bad->type));
     for (size_t i = 0; i < m->n_wants; i++) {
         ad_want *w = &m->wants[i];
         if (w->vector) {

@@ -28,7 +28,8 @@ static json_t *version_json(const ad_version *v)
 {
     char digest[65];
     ad_digest_hex(&v->digest, digest);
-    json_t *o = json_pack("{s:i, s:s?, s:s, s:o, s:I, s:I, s:b, s:i, s:o, s:I}", "version", v->number, "digest", v->quarantined ? NULL : digest, "state", ad_version_state_name(ad_version_get_state(v)), "created", time_json(v->created),
+    json_t *o = json_pack("{s:i, s:s?, s:s, s:o, s:I, s:I, s:b, s:i, s:o, s:I}", "version", v->number, "digest", v->quarantined ? NULL : digest,
+                          "state", ad_version_state_name(ad_version_get_state(v)), "created", time_json(v->created),
                           "bytes_disk", (json_int_t)v->bytes_disk, "bytes_packed", (json_int_t)v->bytes_packed, "resident", v->adapter != NULL, "leases", v->leases, "last_used", time_json(v->last_used),
                           "requests", (json_int_t)v->requests);
     json_object_set_new(o, "origin", origin_json(v));
@@ -92,7 +93,8 @@ const char *ad_adapter_pending(const ad_app *app, const char *name)
 
 json_t *ad_pending_json(const ad_app *app, const ad_caller *c, const char *name, const char *state)
 {
-    return json_pack("{s:s, s:s, s:s, s:n, s:n, s:s, s:s, s:[]}", "object", "adapter", "name", ad_scope_shown(c, name), "owner", ad_owner_name(app, name), "digest", "version", "state", state, "pending", state, "versions");
+    return json_pack("{s:s, s:s, s:s, s:n, s:n, s:s, s:s, s:[]}", "object", "adapter", "name", ad_scope_shown(c, name), "owner", ad_owner_name(app, name), "digest",
+                     "version", "state", state, "pending", state, "versions");
 }
 
 json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e, bool whole)
@@ -103,7 +105,8 @@ json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e
     if (active) ad_digest_hex(&active->digest, digest);
     ad_etag(e, etag);
     bool merged = merge && active && !memcmp(ad_adapter_digest(ad_merge_adapter(merge)), &active->digest, sizeof active->digest);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:o, s:I, s:s}", "object", "adapter", "name", ad_scope_shown(c, e->name), "owner", ad_owner_name(app, e->name), "digest", active && !active->quarantined ? digest : NULL, "version",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:o, s:I, s:s}", "object", "adapter", "name", ad_scope_shown(c, e->name),
+                          "owner", ad_owner_name(app, e->name), "digest", active && !active->quarantined ? digest : NULL, "version",
                           active ? json_integer(active->number) : json_null(), "state", ad_adapter_state(e), "resident", v && v->adapter, "rank", v ? v->rank : 0, "modules_matched", v ? v->modules : 0,
                           "bytes_disk", (json_int_t)(v ? v->bytes_disk : 0), "bytes_packed", (json_int_t)(v ? v->bytes_packed : 0), "merged", merged, "pinned", e->pinned, "created", time_json(e->created), "revision", (json_int_t)e->revision, "etag", etag);
     json_t *labels = e->labels ? json_loads(e->labels, 0, NULL) : NULL;

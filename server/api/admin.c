@@ -49,7 +49,8 @@ static void start_merge(ad_http_exchange *x, ad_app *app, const char *said)
     ad_later_resume(l, err.code);
     free(l);
     ad_fault_from(&f, &err, "adapter");
-    if (err.code == AD_EBUSY) ad_fault_set(&f, 409, "merge_in_progress", "adapter", "%s", scope.caller->is_operator ? err.msg : "another adapter is being merged; try again when that is done");
+    if (err.code == AD_EBUSY) ad_fault_set(&f, 409, "merge_in_progress", "adapter", "%s",
+                                           scope.caller->is_operator ? err.msg : "another adapter is being merged; try again when that is done");
     ad_reply_fault(x, &f);
 }
 

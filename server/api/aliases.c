@@ -17,7 +17,8 @@ static json_t *alias_json(const ad_app *app, const ad_caller *c, const ad_entry 
     for (int i = 0; i < e->n_targets; i++) json_array_append_new(list, json_pack("{s:s, s:i}", "model", ad_scope_shown(c, e->targets[i].model), "weight", e->targets[i].weight));
     char etag[AD_ETAG];
     ad_etag(e, etag);
-    return json_pack("{s:s, s:s, s:s, s:o, s:I, s:s}", "object", "alias", "name", ad_scope_shown(c, e->name), "owner", ad_owner_name(app, e->name), "targets", list, "revision", (json_int_t)e->revision,
+    return json_pack("{s:s, s:s, s:s, s:o, s:I, s:s}", "object", "alias", "name", ad_scope_shown(c, e->name), "owner", ad_owner_name(app, e->name), "targets", list,
+                     "revision", (json_int_t)e->revision,
                      "etag", etag);
 }
 
@@ -96,7 +97,8 @@ static char *target_name(const ad_scope *s, const char *alias, const char *said,
     const char *full = ad_scope_name(s, said, buf);
     const ad_tenant *of_alias = ad_scope_owner(&s->rules, alias), *owner = ad_scope_owner(&s->rules, full);
     if (owner && owner != of_alias) {
-        ad_fault_set(f, 422, "invalid_target", "targets", "`%.150s` belongs to tenant `%s`, the alias does not: it may spread over its own tenant's adapters and shared ones", full, owner->name);
+        ad_fault_set(f, 422, "invalid_target", "targets",
+                     "`%.150s` belongs to tenant `%s`, the alias does not: it may spread over its own tenant's adapters and shared ones", full, owner->name);
         return NULL;
     }
     char *copy = strdup(full);

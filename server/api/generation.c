@@ -617,7 +617,8 @@ static void log_prompts(const ad_generation *g)
         if (p->text.ptr) ad_buf_append(&text, p->text.ptr, p->text.len);
         else ad_tokenizer_decode(g->cx.tokenizer, p->ids.ids, p->ids.count, false, &text);
         if (text.len > MOST_BYTES) text.data[MOST_BYTES] = '\0';
-        ad_log_event(AD_LOG_DEBUG, "prompt", json_pack("{s:s, s:i, s:i, s:o}", "request_id", ad_http_request_id(g->x), "index", i, "tokens", (int)p->ids.count, "prompt", ad_json_text(text.data ? text.data : "")));
+        ad_log_event(AD_LOG_DEBUG, "prompt", json_pack("{s:s, s:i, s:i, s:o}", "request_id", ad_http_request_id(g->x), "index", i, "tokens", (int)p->ids.count,
+                                                       "prompt", ad_json_text(text.data ? text.data : "")));
         ad_buf_deinit(&text);
     }
 }
@@ -678,7 +679,8 @@ void ad_generation_start(ad_http_exchange *x, ad_app *app, const ad_dialect *d)
     memcpy(copy, body.ptr, body.len);
     *g = (ad_generation){.app = app, .dialect = d, .x = x, .created = time(NULL), .body = copy, .body_len = body.len};
     const ad_model_config *config = ad_model_get_config(app->model);
-    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden, .grammars = app->grammars};
+    g->cx = (ad_request_context){.tokenizer = ad_model_tokenizer(app->model), .vocab = config->vocab, .context = ad_worker_context(app->worker), .hidden = config->hidden,
+                                 .grammars = app->grammars};
     snprintf(g->id, sizeof g->id, "%s%s", d->id_prefix, ad_http_request_id(x));
     g->next = app->generations;
     if (g->next) g->next->prev = g;

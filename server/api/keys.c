@@ -115,7 +115,8 @@ static bool read_globs(const json_t *body, ad_key_patch *p, char **text, ad_faul
         const json_t *glob = json_array_get(list, i);
         good = json_is_string(glob) && json_string_length(glob) && json_string_length(glob) <= AD_MAX_NAME;
     }
-    if (!good) return ad_fault_set(f, 400, "invalid_value", "adapters", "`adapters` must be an array of 1 to %d names or patterns (with * and ?) of at most %d bytes each", AD_KEY_GLOBS, AD_MAX_NAME);
+    if (!good) return ad_fault_set(f, 400, "invalid_value", "adapters",
+                                   "`adapters` must be an array of 1 to %d names or patterns (with * and ?) of at most %d bytes each", AD_KEY_GLOBS, AD_MAX_NAME);
     p->set_globs = list != NULL;
     *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
     p->globs = *text;

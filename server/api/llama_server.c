@@ -28,7 +28,8 @@ void ad_handle_lora_adapters(ad_http_exchange *x, void *arg)
     for (size_t i = 0; i < ad_registry_adapters(app->registry); i++) {
         const ad_entry *e = ad_registry_at_id(app->registry, i);
         if (ad_is_model(e) && ad_scope_sees(&scope, e->name))
-            json_array_append_new(list, json_pack("{s:i, s:s, s:f, s:s, s:s}", "id", e->id, "path", ad_scope_shown(scope.caller, e->name), "scale", default_scale(scope.caller->tenant, e->id),
+            json_array_append_new(list, json_pack("{s:i, s:s, s:f, s:s, s:s}", "id", e->id, "path", ad_scope_shown(scope.caller, e->name),
+                                                  "scale", default_scale(scope.caller->tenant, e->id),
                                                   "task_name", "", "prompt_prefix", ""));
     }
     ad_reply_json(x, 200, list);
@@ -90,7 +91,8 @@ void ad_handle_props(ad_http_exchange *x, void *arg)
     const ad_tokenizer *tk = ad_model_tokenizer(app->model);
     const ad_chat_template *chat = app->named_template ? app->named_template : ad_model_chat_template(app->model);
     int32_t bos = ad_tokenizer_bos(tk);
-    ad_reply_json(x, 200, json_pack("{s:{s:o, s:i}, s:i, s:s, s:s, s:{s:b, s:b}, s:o, s:o, s:s, s:s, s:b}", "default_generation_settings", "params", ad_llama_settings(&ad_llama_defaults), "n_ctx",
+    ad_reply_json(x, 200, json_pack("{s:{s:o, s:i}, s:i, s:s, s:s, s:{s:b, s:b}, s:o, s:o, s:s, s:s, s:b}", "default_generation_settings",
+                                    "params", ad_llama_settings(&ad_llama_defaults), "n_ctx",
                                     ad_worker_context(app->worker), "total_slots", app->config->max_running, "model_alias", app->served_name, "model_path", app->served_name, "modalities",
                                     "vision", 0, "audio", 0, "bos_token", bos >= 0 ? ad_piece_json(tk, bos) : json_string(""), "eos_token", eos_json(tk), "chat_template",
                                     chat ? ad_chat_template_source(chat) : "", "build_info", "adapterd " AD_VERSION,

@@ -277,7 +277,8 @@ static json_t *details_json(const ad_choice *ch)
         json_array_append_new(tokens, token_json(g, &ch->tokens[i], ad_piece_json(g->cx.tokenizer, ch->tokens[i].id)));
         if (o->top) json_array_append_new(top, top_json(g, &ch->tokens[i]));
     }
-    json_t *v = json_pack("{s:s, s:i, s:i, s:i, s:o, s:o, s:o}", "finish_reason", finish_reason(ch->end), "prompt_tokens", (int)g->rq.prompts[0].ids.count, "generated_tokens", ch->n_generated,
+    json_t *v = json_pack("{s:s, s:i, s:i, s:i, s:o, s:o, s:o}", "finish_reason", finish_reason(ch->end), "prompt_tokens", (int)g->rq.prompts[0].ids.count,
+                          "generated_tokens", ch->n_generated,
                           "skipped_tokens", 0, "seed", seed_json(g), "prefill", prefill_json(ch), "tokens", tokens);
     if (o->top) json_object_set_new(v, "top_tokens", top);
     else json_decref(top);
@@ -431,7 +432,8 @@ static void send_choice(ad_choice *ch)
     put_stop(ch, &text);
     bool whole = ch->end && last.ends && !text.len; /* the end-of-text token shows itself */
     json_t *shown = whole ? ad_piece_json(g->cx.tokenizer, last.id) : ad_buf_json(&text);
-    json_t *v = json_pack("{s:i, s:o, s:o, s:o}", "index", ch->n_generated, "token", token_json(g, &last, shown), "generated_text", ch->end ? generated_json(ch, all) : json_null(), "details",
+    json_t *v = json_pack("{s:i, s:o, s:o, s:o}", "index", ch->n_generated, "token", token_json(g, &last, shown),
+                          "generated_text", ch->end ? generated_json(ch, all) : json_null(), "details",
                           ch->end ? last_details(ch) : json_null());
     if (o->top) json_object_set_new(v, "top_tokens", top_json(g, &last));
     if (v) ad_lease_write_receipt(&g->lease, v);

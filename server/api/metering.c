@@ -27,11 +27,13 @@ static bool refuse(ad_http_exchange *x, const ad_excess *e, ad_fault *f)
     const char *whose = e->of_key ? "key" : "tenant", *what = ad_limit_text(e->limit);
     bool quota = e->limit == AD_LIMIT_PROMPT_DAY || e->limit == AD_LIMIT_GENERATED_DAY;
     if (e->never)
-        return ad_fault_set(f, 400, "request_too_large", NULL, "The request takes up to %" PRId64 " tokens, which the %s's limit of %" PRId64 " %s never allows.", e->wanted, whose, e->value, what);
+        return ad_fault_set(f, 400, "request_too_large", NULL, "The request takes up to %" PRId64 " tokens, which the %s's limit of %" PRId64 " %s never allows.",
+                            e->wanted, whose, e->value, what);
     set_retry_headers(x, e, quota);
     ad_duration_text(e->wait_ms, wait);
     if (quota)
-        return ad_fault_set(f, 429, "insufficient_quota", NULL, "The %s's limit of %" PRId64 " %s leaves no room for up to %" PRId64 " more today; a new day begins in %s, at midnight UTC.", whose, e->value,
+        return ad_fault_set(f, 429, "insufficient_quota", NULL,
+                            "The %s's limit of %" PRId64 " %s leaves no room for up to %" PRId64 " more today; a new day begins in %s, at midnight UTC.", whose, e->value,
                             what, e->wanted, wait);
     return ad_fault_set(f, 429, "rate_limit_exceeded", NULL, "The %s's limit of %" PRId64 " %s is reached; try again in %s.", whose, e->value, what, wait);
 }

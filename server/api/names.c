@@ -26,7 +26,8 @@ bool ad_may_change(const ad_scope *s, const char *full, ad_fault *f)
 {
     const ad_entry *e = ad_registry_find(s->registry, full);
     if (!e || ad_scope_owns(s, full)) return true;
-    return ad_fault_set(f, 403, "not_owner", NULL, "The %s `%.150s` belongs to tenant `" AD_SHARED_TENANT "`, which shares it: only that tenant changes it.", e->n_targets ? "alias" : "adapter", full);
+    return ad_fault_set(f, 403, "not_owner", NULL, "The %s `%.150s` belongs to tenant `" AD_SHARED_TENANT "`, which shares it: only that tenant changes it.",
+                        e->n_targets ? "alias" : "adapter", full);
 }
 
 int ad_owner_id(const ad_scope *s, const char *full)

@@ -26,7 +26,8 @@ static json_t *content_of(const json_t *content)
 
 static json_t *call_json(const json_t *item)
 {
-    return json_pack("{s:O*, s:s, s:{s:O*, s:O*}}", "id", ad_json_member(item, "call_id"), "type", "function", "function", "name", ad_json_member(item, "name"), "arguments", ad_json_member(item, "arguments"));
+    return json_pack("{s:O*, s:s, s:{s:O*, s:O*}}", "id", ad_json_member(item, "call_id"), "type", "function", "function", "name", ad_json_member(item, "name"),
+                     "arguments", ad_json_member(item, "arguments"));
 }
 
 /* Calls that follow one another are one message's. */
@@ -71,7 +72,8 @@ static bool read_input(const ad_reader *rd, ad_chat *c)
 
 static json_t *nested_tool(const json_t *tool)
 {
-    json_t *function = json_pack("{s:O*, s:O*, s:O*, s:O*}", "name", ad_json_member(tool, "name"), "description", ad_json_member(tool, "description"), "parameters", ad_json_member(tool, "parameters"), "strict",
+    json_t *function = json_pack("{s:O*, s:O*, s:O*, s:O*}", "name", ad_json_member(tool, "name"), "description", ad_json_member(tool, "description"),
+                                 "parameters", ad_json_member(tool, "parameters"), "strict",
                                  ad_json_member(tool, "strict"));
     return json_pack("{s:O*, s:o}", "type", ad_json_member(tool, "type"), "function", function);
 }
@@ -82,7 +84,8 @@ static json_t *chat_form(const ad_reader *rd)
     const json_t *tools = ad_read_field(rd, "tools"), *choice = ad_read_field(rd, "tool_choice");
     json_t *list = json_is_array(tools) ? json_array() : NULL;
     for (size_t i = 0; i < json_array_size(tools); i++) json_array_append_new(list, nested_tool(json_array_get(tools, i)));
-    json_t *nested = ad_json_member(choice, "name") ? json_pack("{s:O*, s:{s:O}}", "type", ad_json_member(choice, "type"), "function", "name", ad_json_member(choice, "name")) : json_incref((json_t *)choice);
+    json_t *nested = ad_json_member(choice, "name") ? json_pack("{s:O*, s:{s:O}}", "type", ad_json_member(choice, "type"), "function",
+                                                                "name", ad_json_member(choice, "name")) : json_incref((json_t *)choice);
     return json_pack("{s:o*, s:o*, s:O*}", "tools", list ? list : json_incref((json_t *)tools), "tool_choice", nested, "parallel_tool_calls", ad_read_field(rd, "parallel_tool_calls"));
 }
 

@@ -48,7 +48,8 @@ static json_t *adapters_json(const ad_app *app)
     ad_keeper_stats k;
     ad_registry_get_stats(app->registry, &r);
     ad_keeper_get_stats(app->keeper, &k);
-    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:I, s:I}", "total", (json_int_t)ad_registry_adapters(app->registry), "resident", r.residents, "loading", k.loading, "waiting", k.waiting, "quarantined", k.quarantined,
+    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:I, s:I}", "total", (json_int_t)ad_registry_adapters(app->registry), "resident", r.residents, "loading", k.loading,
+                     "waiting", k.waiting, "quarantined", k.quarantined,
                      "bytes", (json_int_t)r.resident_bytes, "budget_bytes", (json_int_t)r.budget);
 }
 

@@ -413,7 +413,8 @@ static void set_said_name(receiver *r, const char *said)
 static ad_status keep_text(receiver *r, field f, char *text)
 {
     ad_upload *u = r->u;
-    char **slots[N_FIELDS] = {[NAME] = &u->name, [DESCRIPTION] = &u->description, [LABELS] = &u->labels, [SIGNATURE] = &u->signature, [SELFTEST] = &u->selftest, [CHAT_TEMPLATE] = &u->chat_template};
+    char **slots[N_FIELDS] = {[NAME] = &u->name, [DESCRIPTION] = &u->description, [LABELS] = &u->labels, [SIGNATURE] = &u->signature, [SELFTEST] = &u->selftest,
+                              [CHAT_TEMPLATE] = &u->chat_template};
     char **slot = slots[f];
     const char *why = NULL;
     if (f == LABELS && !good_labels(text)) why = "it is not a JSON object of strings (at most 64; keys of 128 bytes, values of 1024)";

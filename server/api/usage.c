@@ -189,7 +189,8 @@ static json_t *page_json(const inquiry *q)
     for (int day = q->from; day < q->end; day++) {
         json_t *results = json_array();
         for (; at < q->results.n && q->results.rows[at].day == day; at++) json_array_append_new(results, result_json(q, &q->results.rows[at]));
-        json_array_append_new(buckets, json_pack("{s:s, s:I, s:I, s:o}", "object", "bucket", "start_time", (json_int_t)day * DAY_S, "end_time", (json_int_t)(day + 1) * DAY_S, "results", results));
+        json_array_append_new(buckets, json_pack("{s:s, s:I, s:I, s:o}", "object", "bucket", "start_time", (json_int_t)day * DAY_S,
+                                                 "end_time", (json_int_t)(day + 1) * DAY_S, "results", results));
     }
     bool more = q->end < q->to;
     return json_pack("{s:s, s:o, s:b, s:o}", "object", "page", "data", buckets, "has_more", more, "next_page", more ? json_sprintf("page_%d", q->end) : json_null());
@@ -296,7 +297,8 @@ static const char columns[] = "date,tenant,key,model,version,requests,prompt_tok
 static ad_status write_row(void *user, const ad_stored_usage *u, ad_err *err)
 {
     static const ad_digest none;
-    static const char *const json[] = {"\",\"tenant\":", ",\"key\":", ",\"model\":", ",\"version\":", ",\"requests\":", ",\"prompt_tokens\":", ",\"cached_tokens\":", ",\"generated_tokens\":", ",\"engine_ms\":"};
+    static const char *const json[] = {"\",\"tenant\":", ",\"key\":", ",\"model\":", ",\"version\":", ",\"requests\":", ",\"prompt_tokens\":", ",\"cached_tokens\":",
+                                       ",\"generated_tokens\":", ",\"engine_ms\":"};
     export *e = user;
     ad_buf *b = &e->text;
     char date[16], version[65] = "";

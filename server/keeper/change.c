@@ -345,7 +345,8 @@ static void run_activate(ad_op *op)
     ad_version *v = c->selector ? ad_entry_select(e, c->selector) : ad_entry_version(e, e->previous);
     if (!v && c->selector) ad_op_fail(op, AD_ENOTFOUND, "version_not_found", "The adapter `%s` has no version `%.80s`.", e->name, c->selector);
     else if (!v) ad_op_fail(op, AD_EEXIST, "no_previous_version", "The adapter `%s` has no version to go back to.", e->name);
-    else if (v->checked && !v->fits) ad_op_fail(op, AD_EMISMATCH, "adapter_incompatible", "Version %d of `%s` does not fit the base model: %.300s", v->number, e->name, v->reason ? v->reason : "it was made for another");
+    else if (v->checked && !v->fits) ad_op_fail(op, AD_EMISMATCH, "adapter_incompatible", "Version %d of `%s` does not fit the base model: %.300s", v->number, e->name,
+                                                v->reason ? v->reason : "it was made for another");
     else if (!v->trusted) ad_op_fail(op, AD_EUNTRUSTED, "signature_required", "Version %d of `%s` has no signature of a trusted key, which this server requires.", v->number, e->name);
     if (!v || (v->checked && !v->fits) || !v->trusted) return;
     c->version = ad_version_lease(v);

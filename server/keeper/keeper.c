@@ -195,7 +195,8 @@ static ad_status add_given(ad_keeper *k, const char *name, const char *dir, ad_e
     given g = {0};
     ad_err why;
     if (e && e->origin == AD_ORIGIN_STORE)
-        return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name, ad_store_dir(k->app->store));
+        return ad_fail(err, AD_EEXIST, "adapter \"%s\" of the command line has the name of one that is stored in %s: rename one, or delete the stored one", name,
+                       ad_store_dir(k->app->store));
     ad_status st = read_given(k, &g, name, dir, &why);
     if (st == AD_OK) st = serve_given(k, &g, name, dir, err);
     else if (may_quarantine(k, st, dir)) st = quarantine(k, name, dir, &why, err);
