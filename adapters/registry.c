@@ -309,6 +309,20 @@ bool ad_registry_could_fit(const ad_registry *reg, size_t bytes)
     return !reg->budget || (pinned <= reg->budget && bytes <= reg->budget - pinned);
 }
 
+bool ad_registry_shrink(ad_registry *reg, bool (*among)(void *user, const ad_version *v), void *user, size_t most)
+{
+    size_t bytes = 0;
+    for (const ad_version *v = reg->stalest; v; v = v->fresher) bytes += among(user, v) ? v->bytes_packed : 0;
+    for (ad_version *v = reg->stalest, *next; v && bytes > most; v = next) {
+        next = v->fresher;
+        if (!may_go(v) || !among(user, v)) continue;
+        bytes -= v->bytes_packed;
+        ad_registry_drop_adapter(v);
+        reg->stats.evictions++;
+    }
+    return bytes <= most;
+}
+
 void ad_registry_reserve(ad_registry *reg, size_t bytes) { reg->stats.reserved_bytes += bytes; }
 void ad_registry_unreserve(ad_registry *reg, size_t bytes) { reg->stats.reserved_bytes -= bytes; }
 

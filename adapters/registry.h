@@ -147,6 +147,8 @@ void ad_registry_touch(ad_version *v, int64_t now); /* used: last in line to go 
 bool ad_registry_make_room(ad_registry *reg, size_t bytes);
 /* The same without dropping anything: whether it would succeed if every lease ended. */
 bool ad_registry_could_fit(const ad_registry *reg, size_t bytes);
+/* The same among those that `among` picks, until they take at most `most` bytes together. */
+bool ad_registry_shrink(ad_registry *reg, bool (*among)(void *user, const ad_version *v), void *user, size_t most);
 /* Bytes promised to loads under way. */
 void ad_registry_reserve(ad_registry *reg, size_t bytes);
 void ad_registry_unreserve(ad_registry *reg, size_t bytes);

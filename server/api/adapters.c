@@ -286,6 +286,7 @@ static void admit(ad_http_exchange *x, ad_app *app, ad_admission_spec *spec)
     }
     const ad_scope scope = ad_scope_of(x, app);
     spec->owner = ad_owner_id(&scope, spec->name);
+    if (scope.caller->key) spec->limits = scope.caller->key->allowance.limits;
     l->created = 201;
     l->dry_run = spec->dry_run;
     if (l->dry_run) ad_access_tell(x, "dry run");

@@ -149,7 +149,9 @@ bool ad_lease_load(ad_lease *l, void (*ready)(ad_lease *l, const ad_fault *f), v
         l->waits[i].user = l;
         if (ad_keeper_need(l->app->keeper, l->versions[i], &l->waits[i], false, &waiting, &err) != AD_OK) {
             ad_lease_stop_waiting(l);
-            return wait_fault(f, &err);
+            wait_fault(f, &err);
+            if (err.code == AD_ELIMIT) f->http = 403, f->code = "quota_exceeded"; /* of its tenant: nothing will change that */
+            return false;
         }
         l->n_waiting += waiting;
     }

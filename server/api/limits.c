@@ -4,13 +4,14 @@
 #include <string.h>
 
 #include "server/api/accounts.h"
+#include "server/tenancy/scope.h"
 #include "server/tenancy/usage.h"
 
 static const char prefix[] = "/v1/admin/limits/", tenants[] = "tenants/", keys[] = "keys/";
 
 /* ---- what is there ---- */
 
-static json_t *use_json(const ad_allowance *a)
+static json_t *use_json(const ad_allowance *a, const ad_scope_holding *h)
 {
     ad_clock now = ad_clock_now();
     json_t *v = json_object();
@@ -20,17 +21,28 @@ static json_t *use_json(const ad_allowance *a)
     }
     for (int i = AD_LIMIT_PROMPT_DAY; i <= AD_LIMIT_GENERATED_DAY; i++) json_object_set_new(v, ad_limit_name((ad_limit)i), json_integer(ad_allowance_today(a, (ad_limit)i, now)));
     json_object_set_new(v, ad_limit_name(AD_LIMIT_CONCURRENT), json_integer(a->meter.running));
+    if (!h) return v;
+    json_object_set_new(v, ad_limit_name(AD_LIMIT_ADAPTERS), json_integer(h->adapters));
+    json_object_set_new(v, ad_limit_name(AD_LIMIT_STORED), json_integer(h->bytes_stored));
+    json_object_set_new(v, ad_limit_name(AD_LIMIT_RESIDENT), json_integer(h->bytes_resident));
     return v;
 }
 
-static json_t *limits_json(const char *kind, const char *name, const char *tenant, const char *key, const ad_allowance *a)
+/* holding: of a tenant; NULL for keys, to which nothing belongs. */
+static json_t *limits_json(const char *kind, const char *name, const char *tenant, const char *key, const ad_allowance *a, const ad_scope_holding *holding)
 {
     return json_pack("{s:s, s:o, s:s, s:s?, s:o, s:o}", "object", "limits", "id", json_sprintf("%s%s", kind, name), "tenant", tenant, "key", key, "limits", ad_limits_json(&a->limits),
-                     "use", use_json(a));
+                     "use", use_json(a, holding));
 }
 
-static json_t *tenant_limits(const ad_tenant *t) { return limits_json(tenants, t->name, t->name, NULL, &t->allowance); }
-static json_t *key_limits(const ad_key *k) { return limits_json(keys, k->id, k->caller.tenant->name, k->id, &k->allowance); }
+static json_t *tenant_limits(const ad_app *app, const ad_tenant *t)
+{
+    const ad_scope_rules rules = ad_scope_rules_of(app->tenancy);
+    const ad_scope_holding h = ad_scope_holding_of(app->registry, &rules, t);
+    return limits_json(tenants, t->name, t->name, NULL, &t->allowance, &h);
+}
+
+static json_t *key_limits(const ad_key *k) { return limits_json(keys, k->id, k->caller.tenant->name, k->id, &k->allowance, NULL); }
 
 static bool has_prefix(const char *s, const char *with) { return !strncmp(s, with, strlen(with)); }
 
@@ -48,7 +60,8 @@ static size_t behind(const ad_tenancy *t, const char *after, size_t n_tenants)
 
 void ad_handle_limits(ad_http_exchange *x, void *arg)
 {
-    const ad_tenancy *t = ((ad_app *)arg)->tenancy;
+    const ad_app *app = arg;
+    const ad_tenancy *t = app->tenancy;
     char tenant[AD_TENANT_NAME + 1];
     ad_page page;
     size_t n_tenants = 0;
@@ -72,7 +85,7 @@ void ad_handle_limits(ad_http_exchange *x, void *arg)
         if (!one && !k) break;
         if (of && of != (one ? one : k->caller.tenant)) continue;
         if (json_array_size(data) == page.limit) break;
-        json_array_append_new(data, one ? tenant_limits(one) : key_limits(k));
+        json_array_append_new(data, one ? tenant_limits(app, one) : key_limits(k));
     }
     bool more = ad_tenancy_tenant(t, i) || ad_tenancy_key(t, i - n_tenants);
     ad_reply_page(x, data, more);
@@ -80,11 +93,12 @@ void ad_handle_limits(ad_http_exchange *x, void *arg)
 
 void ad_handle_limits_of(ad_http_exchange *x, void *arg)
 {
-    const ad_tenancy *t = ((ad_app *)arg)->tenancy;
+    const ad_app *app = arg;
+    const ad_tenancy *t = app->tenancy;
     const char *id = ad_http_path(x) + strlen(prefix);
     const ad_tenant *tenant = has_prefix(id, tenants) ? ad_tenancy_find_tenant(t, id + strlen(tenants)) : NULL;
     const ad_key *k = has_prefix(id, keys) ? ad_tenancy_find_key(t, id + strlen(keys)) : NULL;
-    if (tenant || k) ad_reply_json(x, 200, tenant ? tenant_limits(tenant) : key_limits(k));
+    if (tenant || k) ad_reply_json(x, 200, tenant ? tenant_limits(app, tenant) : key_limits(k));
     else ad_reply_refusal(x, 404, "not_found", NULL, "There is no such tenant or key.");
 }
 
@@ -94,8 +108,9 @@ static void on_changed(void *user, const ad_account_outcome *o)
 {
     ad_later *l = user;
     ad_http_exchange *x = ad_later_resume(l, o->status);
+    if (o->status == AD_OK && o->tenant) ad_keeper_limits_changed(l->app->keeper, o->tenant);
     if (x && o->status != AD_OK) ad_reply_account_refusal(x, o);
-    else if (x) ad_reply_json(x, 200, o->tenant ? tenant_limits(o->tenant) : key_limits(o->key));
+    else if (x) ad_reply_json(x, 200, o->tenant ? tenant_limits(l->app, o->tenant) : key_limits(o->key));
     free(l);
 }
 

@@ -46,6 +46,7 @@ void ad_handle_tenant(ad_http_exchange *x, void *arg)
 static void on_outcome(void *user, const ad_account_outcome *o)
 {
     ad_later *l = user;
+    if (o->status == AD_OK && o->tenant) ad_keeper_limits_changed(l->app->keeper, o->tenant);
     if (ad_later_resume(l, o->status)) {
         if (o->status != AD_OK) ad_reply_account_refusal(l->x, o);
         else if (o->tenant) ad_reply_json(l->x, l->created, ad_tenant_json(o->tenant));

@@ -128,6 +128,7 @@ static void load(ad_http_exchange *x, ad_app *app, const char *name, const char 
     const ad_scope scope = ad_scope_of(x, app);
     memcpy(spec.name, name, strlen(name) + 1);
     spec.owner = ad_owner_id(&scope, name);
+    if (scope.caller->key) spec.limits = scope.caller->key->allowance.limits;
     *(is_url(path) ? &spec.url : &spec.path) = strdup(path);
     ad_keeper_admit(app->keeper, &spec, on_loaded, l);
 }

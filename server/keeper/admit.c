@@ -397,7 +397,8 @@ static void publish(admission *a)
     ad_entry *e = v->entry;
     v->pending = false;
     e->revision = a->revision;
-    if (ad_registry_make_room(k->registry, ad_adapter_packed_bytes(a->adapter))) { /* else it comes when it is needed */
+    size_t bytes = ad_adapter_packed_bytes(a->adapter);
+    if (ad_keeper_make_own_room(k, e->name, bytes) && ad_registry_make_room(k->registry, bytes)) { /* else it comes when it is needed */
         ad_registry_set_adapter(v, a->adapter);
         a->adapter = NULL;
     }
@@ -515,7 +516,10 @@ static void run(ad_op *op)
         ad_op_finish(op);
     } else if (e && !a->spec.new_version) fail(a, AD_EEXIST, "adapter_exists", "an adapter of this name exists already: POST /v1/adapters/NAME/versions replaces it");
     else if (!e && ad_registry_adapters(k->registry) >= (size_t)k->app->config->max_adapters) fail(a, AD_EBUSY, "registry_full", "the registry is full (--max-adapters)");
-    else if (prepare(a, e, &err) != AD_OK) fail(a, err.code, NULL, err.msg);
+    else if (ad_keeper_check_holdings(k, &a->spec, &(ad_keeping){!e, a->bytes_disk, (int64_t)ad_adapter_packed_bytes(a->adapter)}, &err) != AD_OK) {
+        op->outcome.http = 403;
+        fail(a, err.code, "quota_exceeded", err.msg);
+    } else if (prepare(a, e, &err) != AD_OK) fail(a, err.code, NULL, err.msg);
     else write_rows(a);
 }
 

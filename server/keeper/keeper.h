@@ -10,6 +10,7 @@
 #include "adapters/registry.h"
 #include "server/keeper/events.h"
 #include "server/observe/histogram.h"
+#include "server/tenancy/tenancy.h"
 
 struct ad_app;
 struct ad_intake;
@@ -47,6 +48,9 @@ void ad_keeper_unwait(ad_keeper *k, ad_wait *w); /* fine when it is not queued *
 /* Ends a lease taken with ad_version_lease; leaves *v NULL. */
 void ad_keeper_release(ad_keeper *k, ad_version **v);
 
+/* The tenant may have more or less in memory than before: what is beyond its limit goes as far as nobody uses it, what waited for room is loaded. */
+void ad_keeper_limits_changed(ad_keeper *k, const ad_tenant *t);
+
 /* ---- changes ---- */
 
 /* What came of a change. Borrowed for the call. */
@@ -72,6 +76,7 @@ typedef struct {
     bool new_version;         /* of a name that exists; else the name must be new */
     bool activate, dry_run;
     int64_t if_match;         /* revision, or AD_ANY_REVISION */
+    ad_limits limits;         /* of the key that sends it, beside those of the tenant; zero: none */
     int owner;                /* id of the tenant whose name it is: when that is gone meanwhile, so is the right to the name */
     char *dir;                /* incoming directory with the files; NULL: fetch them from `path` or `url` first */
     bool is_archive;          /* dir/archive */

@@ -27,7 +27,8 @@ struct ad_keeper {
     bool closing;
 
     ad_wait *first_wait, *last_wait; /* by deadline: all wait equally long */
-    ad_load *starving, *last_starving; /* loads that the budget has no room for yet */
+    ad_load *starving, *last_starving; /* loads that the budget, or their tenant's limit, has no room for yet */
+    ad_load *under_way;       /* loads that run, in no order */
     char recheck_at[AD_MAX_NAME + 1]; /* name of the adapter being checked against another base; "" : done */
     int recheck_number;       /* of its last version that had a turn */
     bool rechecking;
@@ -48,6 +49,21 @@ void ad_keeper_feed(ad_keeper *k);    /* starts loads that found no room before 
 void ad_keeper_recheck(ad_keeper *k); /* goes on checking versions against the base, one at a time */
 void ad_keeper_abandon(ad_keeper *k); /* the keeper closes: whoever waits hears it */
 bool ad_keeper_waits(const ad_keeper *k);
+
+size_t ad_keeper_loading_bytes(const ad_keeper *k, int owner); /* of the loads of a tenant's adapters that are under way */
+
+/* ---- holdings.c: what tenants may keep ---- */
+
+typedef struct {
+    bool new_name;
+    int64_t bytes_disk, bytes_packed;
+} ad_keeping;
+/* Whether the tenant that owns spec->name, and the key that sends it, may keep this beside what there is; AD_ELIMIT says what is against it. */
+AD_MUSTUSE ad_status ad_keeper_check_holdings(const ad_keeper *k, const ad_admission_spec *spec, const ad_keeping *more, ad_err *err);
+/* Whether the owner of the whole name may ever have so many bytes in memory. False with *err filled, AD_ELIMIT. */
+bool ad_keeper_may_load(const ad_keeper *k, const char *name, size_t bytes, ad_err *err);
+/* Makes room for so many more among what the owner of the whole name has in memory: its own least used go, nobody else's. False: what it uses now leaves too little. */
+bool ad_keeper_make_own_room(const ad_keeper *k, const char *name, size_t bytes);
 
 /* ---- change.c: changes of one name run one after another ---- */
 

@@ -11,7 +11,8 @@ struct ad_load {
     ad_job job;
     ad_keeper *k;
     ad_version *version;   /* leased */
-    ad_load *next;         /* starving */
+    ad_load *next;         /* starving, or under way */
+    int owner;             /* id of the tenant it is loaded for */
     size_t reserved;
     bool held;             /* the blob is kept from collection */
     bool recheck;          /* nobody needs it: only whether it fits */
@@ -173,6 +174,7 @@ static void note_check(ad_load *l)
 static void keep_adapter(ad_load *l)
 {
     ad_version *v = l->version;
+    if (v->entry) ad_keeper_make_own_room(l->k, v->entry->name, ad_adapter_packed_bytes(l->adapter));
     ad_registry_make_room(l->k->registry, ad_adapter_packed_bytes(l->adapter));
     if (!v->adapter) {
         ad_registry_set_adapter(v, l->adapter);
@@ -203,6 +205,9 @@ static void loaded(ad_job *job)
 {
     ad_load *l = (ad_load *)job;
     ad_keeper *k = l->k;
+    ad_load **link = &k->under_way;
+    while (*link != l) link = &(*link)->next;
+    *link = l->next;
     ad_registry_unreserve(k->registry, l->reserved);
     k->stats.loading--;
     k->stats.loads++;
@@ -216,6 +221,8 @@ static bool begin(ad_load *l)
     ad_keeper *k = l->k;
     if (!ad_registry_make_room(k->registry, l->reserved)) return false;
     ad_registry_reserve(k->registry, l->reserved);
+    l->next = k->under_way;
+    k->under_way = l;
     l->start_ns = uv_hrtime();
     l->job.work = work;
     l->job.done = loaded;
@@ -224,13 +231,35 @@ static bool begin(ad_load *l)
     return true;
 }
 
+size_t ad_keeper_loading_bytes(const ad_keeper *k, int owner)
+{
+    size_t bytes = 0;
+    for (const ad_load *l = k->under_way; l; l = l->next)
+        if (l->owner == owner) bytes += l->reserved;
+    return bytes;
+}
+
+static bool has_own_room(const ad_load *l)
+{
+    return l->recheck || !l->version->entry || ad_keeper_make_own_room(l->k, l->version->entry->name, l->reserved);
+}
+
+/* In order, but for those whose tenants use all that they may: these are passed over, one tenant's others with them. */
 void ad_keeper_feed(ad_keeper *k)
 {
-    while (k->starving && !k->closing) {
-        ad_load *l = k->starving;
+    ad_load *before = NULL, *next;
+    int full = -1; /* id of the tenant that was passed over last */
+    for (ad_load *l = k->starving; l && !k->closing; l = next) {
+        next = l->next;
+        if (l->owner == full || !has_own_room(l)) {
+            full = l->owner;
+            before = l;
+            continue;
+        }
         if (!begin(l)) return;
-        k->starving = l->next;
-        if (!k->starving) k->last_starving = NULL;
+        if (before) before->next = next;
+        else k->starving = next;
+        if (!next) k->last_starving = before;
     }
 }
 
@@ -239,9 +268,11 @@ static ad_status start_load(ad_keeper *k, ad_version *v, bool recheck, ad_err *e
     size_t bytes = v->bytes_packed ? v->bytes_packed : (size_t)v->bytes_disk;
     if (!ad_registry_could_fit(k->registry, bytes))
         return ad_fail(err, AD_ENOMEM, "The adapter `%s` takes %zu bytes of memory, which --adapter-memory does not allow.", v->entry ? v->entry->name : "?", bytes);
+    if (!recheck && v->entry && !ad_keeper_may_load(k, v->entry->name, bytes, err)) return AD_ELIMIT;
     ad_load *l = ad_calloc(1, sizeof *l);
     if (!l) return ad_fail(err, AD_ENOMEM, "out of memory for loading an adapter");
     l->k = k;
+    l->owner = v->entry ? ad_keeper_owner_of(k->app, v->entry->name) : -2;
     l->version = v;
     ad_status st = hold_files(l, err);
     if (st != AD_OK) {
@@ -255,10 +286,10 @@ static ad_status start_load(ad_keeper *k, ad_version *v, bool recheck, ad_err *e
     if (v->dir) snprintf(l->path, sizeof l->path, "%s", v->dir);
     else ad_store_blob_path(k->app->store, &v->digest, l->path);
     v->load = l;
-    if (!k->starving && begin(l)) return AD_OK;
     if (k->last_starving) k->last_starving->next = l;
     else k->starving = l;
     k->last_starving = l;
+    ad_keeper_feed(k);
     return AD_OK;
 }
 

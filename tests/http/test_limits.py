@@ -3,10 +3,13 @@
 import json
 import os
 import tempfile
+import threading
 import time
 import unittest
 
 from daemon import TINY, Daemon
+from registry_util import make_adapter
+from tenant_util import Tenants
 
 MODEL = os.path.join(TINY, "models", "llama-gqa")
 JSON = {"Content-Type": "application/json"}
@@ -307,3 +310,114 @@ class OfficialClient(LimitsTest):
         with self.assertRaises(openai.RateLimitError) as e:
             self.client().completions.create(model="llama-gqa", prompt=[5, 6], max_tokens=2)
         self.assertEqual((e.exception.code, self.refusals() - before), ("insufficient_quota", 1))
+
+
+class Holdings(unittest.TestCase):
+    """What tenants may keep: adapters, bytes on disk, bytes in memory."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.state = tempfile.TemporaryDirectory()
+        cls.d = Tenants("--state-dir", cls.state.name)
+        cls.files = [make_adapter(seed) for seed in range(6)]
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop()
+        cls.state.cleanup()
+
+    def setUp(self):
+        self.put()
+        for client in (self.d.operator, *self.d.of.values()):
+            for name in [a["name"] for a in client.call("GET", "/v1/adapters")[1]["data"] if not a.get("shared")]:
+                client.call("DELETE", "/v1/adapters/" + name)
+
+    def put(self, of="tenants/acme", **limits):
+        status, reply = self.d.operator.call("PUT", "/v1/admin/limits/" + of, limits)
+        self.assertEqual(status, 200, reply)
+
+    def use(self, of="tenants/acme"):
+        return self.d.operator.call("GET", "/v1/admin/limits/" + of)[1]["use"]
+
+    def check_refused(self, answer, what):
+        status, reply = answer
+        self.assertEqual((status, reply["error"]["code"]), (403, "quota_exceeded"), reply)
+        self.assertIn(what, reply["error"]["message"])
+
+    def test_only_so_many_adapters(self):
+        acme, narrow = self.d.of["acme"], self.d.new_client("acme")
+        self.put(adapters=2)
+        self.put("keys/" + narrow.id, adapters=1)
+        self.assertEqual(narrow.upload("a", self.files[0])[0], 201)
+        self.check_refused(narrow.upload("b", self.files[1]), "The key's limit of 1 adapters")
+        self.assertEqual(acme.upload("b", self.files[1])[0], 201)
+        self.check_refused(acme.upload("c", self.files[2]), "The tenant's limit of 2 adapters")
+        self.assertEqual(acme.upload("b", self.files[1])[0], 200)  # it is there already
+        self.assertEqual(acme.new_version("a", self.files[3])[0], 201)
+        self.assertEqual(self.d.of["beta"].upload("c", self.files[2])[0], 201)
+        self.assertEqual(self.d.operator.upload("shared", self.files[2])[0], 201)
+        self.assertEqual(acme.call("DELETE", "/v1/adapters/b")[0], 200)
+        self.assertEqual(self.use()["adapters"], 1)
+        self.assertEqual(acme.upload("c", self.files[2])[0], 201)
+        self.check_refused(self.d.operator.upload("acme/d", self.files[4]), "The tenant's limit of 2 adapters")
+
+    def test_only_so_many_bytes_on_disk(self):
+        acme = self.d.of["acme"]
+        self.assertEqual(acme.upload("a", self.files[0])[0], 201)
+        one = self.use()["bytes_stored"]
+        self.assertEqual(one, sum(len(f) for f in self.files[0]))
+        self.put(bytes_stored=2 * one)
+        self.assertEqual(acme.new_version("a", self.files[1])[0], 201)
+        self.check_refused(acme.new_version("a", self.files[2]), "bytes of stored adapters")
+        self.check_refused(acme.upload("b", self.files[2]), "bytes of stored adapters")
+        self.assertEqual(self.use()["bytes_stored"], 2 * one)
+
+    def test_in_memory_a_tenants_own_make_room_for_each_other_and_nobody_elses_do(self):
+        acme, beta = self.d.of["acme"], self.d.of["beta"]
+        self.assertEqual(beta.upload("x", self.files[5])[0], 201)
+        self.assertEqual(self.d.operator.upload("shared", self.files[5])[0], 201)
+        self.assertEqual(acme.upload("a", self.files[0])[0], 201)
+        one = self.use()["bytes_resident"]
+        self.assertGreater(one, 0)
+        others = self.use("tenants/beta")["bytes_resident"], self.use("tenants/default")["bytes_resident"]
+        self.put(bytes_resident=2 * one)
+        for name, files in zip("bcd", self.files[1:]):
+            self.assertEqual(acme.upload(name, files)[0], 201)
+            self.assertEqual(self.use()["bytes_resident"], min(2, "abcd".index(name) + 1) * one)
+        alone = {name: acme.answer(name) for name in "abcd"}
+        self.assertEqual(len({digest for _, digest in alone.values()}), 4)
+        for name in "abcdabcdaabbccdd":
+            self.assertEqual(acme.answer(name), alone[name])
+            self.assertLessEqual(self.use()["bytes_resident"], 2 * one)
+        self.assertEqual((self.use("tenants/beta")["bytes_resident"], self.use("tenants/default")["bytes_resident"]), others)
+        self.put(bytes_resident=one)  # one at a time: those that come together take turns
+        failures = []
+
+        def ask(name):
+            try:
+                assert acme.answer(name) == alone[name]
+            except Exception as e:  # pylint: disable=broad-except
+                failures.append(e)
+        threads = [threading.Thread(target=ask, args=(name,)) for name in "abcd" * 3]
+        for t in threads:
+            t.start()
+        beta.answer("x")
+        for t in threads:
+            t.join()
+        self.assertEqual(failures, [])
+        self.assertEqual(self.use()["bytes_resident"], one)
+
+    def test_what_alone_exceeds_the_limit_is_refused(self):
+        acme = self.d.of["acme"]
+        self.assertEqual(acme.upload("a", self.files[0])[0], 201)
+        self.assertEqual(acme.upload("b", self.files[1])[0], 201)
+        one = self.use()["bytes_resident"] // 2
+        acme.answer("a")
+        self.put(bytes_resident=one)
+        self.assertEqual(self.use()["bytes_resident"], one)  # at once
+        self.put(bytes_resident=one - 1)
+        self.assertEqual(self.use()["bytes_resident"], 0)
+        self.check_refused(acme.upload("c", self.files[2]), "bytes of adapters in memory")
+        self.check_refused(acme.post({"model": "b", "prompt": [5], "max_tokens": 1}), "more than its tenant's limit")
+        self.put()
+        acme.answer("b")

@@ -219,7 +219,42 @@ START_TEST(what_was_used_today_counts_for_the_limits_after_a_restart)
 }
 END_TEST
 
-int main(void)
+/* What a request costs, and a row: for tests/SPEED.md. */
+START_TEST(bench)
+{
+    enum { REQUESTS = 2000000, ROWS = 2000 };
+    ad_allowance tenant = {0}, key = {0};
+    ad_limits all;
+    ad_charge c;
+    ad_excess why;
+    for (int i = 0; i < AD_N_LIMITS; i++) all.of[i] = AD_MAX_LIMIT;
+    ad_allowance_set(&tenant, &all, ad_clock_now());
+    ad_allowance_set(&key, &all, ad_clock_now());
+    uint64_t begin = uv_hrtime();
+    for (int i = 0; i < REQUESTS; i++) {
+        bool good = ad_charge_begin(&c, &tenant, &key, ad_clock_now(), &why) && ad_charge_reserve(&c, (ad_token_counts){100, 100}, ad_clock_now(), &why);
+        if (!good) ck_abort_msg("refused");
+        ad_charge_settle(&c, (ad_token_counts){100, 50}, ad_clock_now());
+    }
+    uint64_t charged = uv_hrtime();
+    uint64_t started = uv_hrtime();
+    ad_stored_usage u = row(20000, "acme", "0123456789ab", "acme/an-adapter", 1, 10);
+    for (int i = 0; i < REQUESTS; i++) ad_ledger_add(ledger, &u);
+    uint64_t added = uv_hrtime();
+    for (int i = 0; i < ROWS; i++) {
+        u.version = tu_digest(i);
+        ad_ledger_add(ledger, &u);
+    }
+    uint64_t flushing = uv_hrtime();
+    flush_until(0, 1);
+    uint64_t flushed = uv_hrtime();
+    printf("limits: %.0f ns a request; ledger: %.0f ns a request, %.1f us a row stored\n", (double)(charged - begin) / REQUESTS, (double)(added - started) / REQUESTS,
+           (double)(flushed - flushing) / 1e3 / (ROWS + 1));
+    stop();
+}
+END_TEST
+
+int main(int argc, char **argv)
 {
     Suite *suite = suite_create("usage");
     TCase *rows = tcase_create("rows"), *t = tcase_create("ledger");
@@ -232,5 +267,6 @@ int main(void)
     tcase_add_test(t, a_store_that_fails_loses_nothing_and_doubles_nothing);
     tcase_add_test(t, what_was_used_today_counts_for_the_limits_after_a_restart);
     suite_add_tcase(suite, t);
+    if (argc > 1 && !strcmp(argv[1], "--bench")) tcase_add_test(t, bench);
     return tu_run(suite);
 }
