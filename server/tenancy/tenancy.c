@@ -65,20 +65,37 @@ static size_t find_pointer(void *const *list, size_t n, const void *p)
     return i;
 }
 
-void ad_tenancy_remove_key(ad_tenancy *t, ad_key *k)
+/* Out of everything but the list. */
+static void forget_key(ad_tenancy *t, ad_key *k)
 {
-    size_t at = find_pointer((void *const *)t->keys, t->n_keys, k);
-    memmove(&t->keys[at], &t->keys[at + 1], (--t->n_keys - at) * sizeof *t->keys);
     ad_table_remove(&t->keys_by_id, k->id);
     k->caller.tenant->n_keys--;
     if (k->unsaved) t->n_unsaved--;
     ad_key_release(k);
 }
 
+void ad_tenancy_remove_key(ad_tenancy *t, ad_key *k)
+{
+    size_t at = find_pointer((void *const *)t->keys, t->n_keys, k);
+    memmove(&t->keys[at], &t->keys[at + 1], (--t->n_keys - at) * sizeof *t->keys);
+    forget_key(t, k);
+}
+
+/* In one pass: it may have all of them. */
+static void remove_keys_of(ad_tenancy *t, const ad_tenant *tenant)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < t->n_keys; i++) {
+        ad_key *k = t->keys[i];
+        if (k->caller.tenant == tenant) forget_key(t, k);
+        else t->keys[n++] = k;
+    }
+    t->n_keys = n;
+}
+
 void ad_tenancy_remove_tenant(ad_tenancy *t, ad_tenant *tenant)
 {
-    for (size_t i = t->n_keys; i-- > 0;)
-        if (t->keys[i]->caller.tenant == tenant) ad_tenancy_remove_key(t, t->keys[i]);
+    if (tenant->n_keys) remove_keys_of(t, tenant);
     size_t at = find_pointer((void *const *)t->tenants, t->n_tenants, tenant);
     memmove(&t->tenants[at], &t->tenants[at + 1], (--t->n_tenants - at) * sizeof *t->tenants);
     ad_table_remove(&t->tenants_by_name, tenant->name);
@@ -165,6 +182,7 @@ void ad_tenancy_free(ad_tenancy **tp)
     ad_tenancy *t = *tp;
     if (!t) return;
     *tp = NULL;
+    while (t->n_keys) forget_key(t, t->keys[--t->n_keys]);
     while (t->n_tenants) ad_tenancy_remove_tenant(t, t->tenants[t->n_tenants - 1]);
     ad_table_deinit(&t->tenants_by_name);
     ad_table_deinit(&t->keys_by_id);

@@ -5,6 +5,7 @@
 #include "core/base/mem.h"
 #include "server/tenancy/change.h"
 #include "server/tenancy/glob.h"
+#include "server/tenancy/private.h"
 #include "server/tenancy/secret.h"
 #include "server/tenancy/table.h"
 #include "tests/unit/store_util.h"
@@ -309,6 +310,38 @@ START_TEST(ten_thousand_keys_are_told_apart)
 }
 END_TEST
 
+START_TEST(a_tenant_that_goes_takes_its_keys_along_and_no_other)
+{
+    enum { N = 60 };
+    static char texts[N][AD_KEY_TEXT + 1];
+    uint8_t secret[AD_KEY_SECRET];
+    ad_store_change tenants[] = {put_tenant("t0"), put_tenant("t1"), put_tenant("t2")};
+    ad_store *s = open_store();
+    ck_assert_int_eq(ad_key_secret_open(secret, dir, false, &err), AD_OK);
+    commit(s, tenants, 3);
+    for (int i = 0; i < N; i++) {
+        ck_assert_int_eq(ad_key_make(texts[i], &err), AD_OK);
+        ad_store_change row = put_key(secret, texts[i], i % 3 == 0 ? "t0" : i % 3 == 1 ? "t1" : "t2", "infer", "[\"*\"]");
+        row.key.created += i;
+        commit(s, &row, 1);
+    }
+    ad_tenancy *t = read_tenancy(s);
+    for (int i = 0; i < N; i++) ck_assert_ptr_nonnull(ad_tenancy_identify(t, texts[i]));
+    const ad_caller *held = ad_caller_retain(ad_tenancy_identify(t, texts[1]));
+    ad_tenancy_remove_tenant(t, ad_tenancy_find_tenant(t, "t1"));
+    ck_assert_ptr_null(ad_tenancy_find_tenant(t, "t1"));
+    for (int i = 0; i < N; i++) ck_assert_int_eq(ad_tenancy_identify(t, texts[i]) != NULL, i % 3 != 1);
+    ck_assert_uint_eq(t->n_unsaved, N - N / 3);
+    size_t n = 0;
+    for (const ad_key *k, *before = NULL; (k = ad_tenancy_key(t, n)); n++, before = k) ck_assert(!before || before->created < k->created);
+    ck_assert_uint_eq(n, N - N / 3);
+    ck_assert_str_eq(held->tenant->name, "t1"); /* who was let in before keeps its tenant */
+    ad_caller_release(held);
+    ad_tenancy_free(&t);
+    ad_store_close(&s);
+}
+END_TEST
+
 START_TEST(a_tenant_s_name_is_a_label)
 {
     static const char *const good[] = {"a", "acme", "a-1", "a--b-"}, *const bad[] = {"", "1a", "-a", "A", "a_b", "a/b", "a.b", "a b", "\xC3\xA4"};
@@ -341,6 +374,7 @@ int main(void)
     tcase_add_test(tc, a_key_may_what_its_verbs_and_globs_both_allow);
     tcase_add_test(tc, keys_without_the_secret_they_were_made_with_are_refused_at_start);
     tcase_add_test(tc, ten_thousand_keys_are_told_apart);
+    tcase_add_test(tc, a_tenant_that_goes_takes_its_keys_along_and_no_other);
     tcase_add_test(tc, a_tenant_s_name_is_a_label);
     suite_add_tcase(s, tc);
     return tu_run(s);
