@@ -11,8 +11,10 @@
 #include "core/base/list.h"
 #include "core/base/mem.h"
 
-/* Enough for any burst of uploads; a disk that is this far behind is a reason to say so. */
-enum { MAX_WAITING = 1024 };
+enum {
+    MAX_WAITING = 1024, /* groups: enough for any burst of uploads; a disk that is this far behind is a reason to say so */
+    MAX_READS = 64,     /* which the groups behind them wait for, even when nobody waits for the reads any more */
+};
 
 /* A group of changes, a blob to collect, a report or something else to read. */
 typedef struct task task;
@@ -44,6 +46,7 @@ struct ad_store_thread {
     _Atomic uint64_t commits;
     /* Loop thread. */
     int n_pending;         /* groups that were not answered */
+    int n_reads;           /* ad_store_thread_read's, likewise */
     void (*closed)(void *user);
     void *closed_user;
 };
@@ -153,6 +156,7 @@ static void answer(ad_store_thread *s, task *t)
     if (t->kind == REPORT) {
         t->report_done(t->user, t->text);
     } else if (t->kind == READ) {
+        s->n_reads--;
         t->read_done(t->user);
     } else {
         s->n_pending--;
@@ -255,9 +259,11 @@ void ad_store_thread_report(ad_store_thread *s, const char *name, int number, ad
 
 ad_status ad_store_thread_read(ad_store_thread *s, void (*read)(void *user, ad_store *s), void (*done)(void *user), void *user, ad_err *err)
 {
+    if (s->n_reads >= MAX_READS) return ad_fail(err, AD_EBUSY, "%d others read what is stored; try again later", s->n_reads);
     task *t = ad_calloc(1, sizeof *t);
     if (!t) return ad_fail(err, AD_ENOMEM, "store: out of memory");
     *t = (task){.kind = READ, .read = read, .read_done = done, .user = user};
+    s->n_reads++;
     hand_over(s, t);
     return AD_OK;
 }

@@ -20,7 +20,7 @@ AD_MUSTUSE ad_status ad_store_thread_submit(ad_store_thread *t, ad_store_change 
 /* Reads a version's report, behind everything submitted so far; text is borrowed for the call, NULL when there is none. Without memory done is called at once. */
 typedef void (*ad_report_done)(void *user, const char *text);
 void ad_store_thread_report(ad_store_thread *t, const char *name, int number, ad_report_done done, void *user);
-/* Runs read(user, store) on the store's thread, behind everything submitted so far, then done(user) on the loop. AD_ENOMEM: neither is called. */
+/* Runs read(user, store) on the store's thread, behind everything submitted so far, then done(user) on the loop. AD_EBUSY (too many reads wait), AD_ENOMEM: neither is called. */
 AD_MUSTUSE ad_status ad_store_thread_read(ad_store_thread *t, void (*read)(void *user, ad_store *s), void (*done)(void *user), void *user, ad_err *err);
 /* Deletes a blob that no row names any longer, behind everything submitted so far. */
 void ad_store_thread_collect(ad_store_thread *t, const ad_digest *digest);

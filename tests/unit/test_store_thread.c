@@ -143,6 +143,26 @@ START_TEST(over_a_thousand_that_wait_are_refused_and_nothing_leaks)
 }
 END_TEST
 
+static void read_nothing(void *user, ad_store *s) { (void)user, (void)s; }
+static void count(void *user) { ++*(int *)user; }
+
+START_TEST(reads_that_wait_are_bounded_and_there_is_room_again_once_they_are_answered)
+{
+    enum { MOST = 64 };
+    ad_err err;
+    int taken = 0, done = 0;
+    start();
+    while (taken <= MOST && ad_store_thread_read(thread, read_nothing, count, &done, &err) == AD_OK) taken++; /* the loop does not run: all of them wait */
+    ck_assert_int_eq(taken, MOST);
+    ck_assert_int_eq(err.code, AD_EBUSY);
+    while (done < MOST) uv_run(&loop, UV_RUN_ONCE);
+    ck_assert_int_eq(ad_store_thread_read(thread, read_nothing, count, &done, &err), AD_OK);
+    finish();
+    ck_assert_int_eq(done, MOST + 1);
+    clean_up();
+}
+END_TEST
+
 START_TEST(a_blob_is_collected_behind_the_drop_of_its_row)
 {
     fate put = {0}, gone = {0};
@@ -182,6 +202,7 @@ int main(void)
     tcase_add_test(tc, close_finishes_what_was_submitted);
     tcase_add_test(tc, a_group_that_fails_does_so_alone_and_as_a_whole);
     tcase_add_test(tc, over_a_thousand_that_wait_are_refused_and_nothing_leaks);
+    tcase_add_test(tc, reads_that_wait_are_bounded_and_there_is_room_again_once_they_are_answered);
     tcase_add_test(tc, a_blob_is_collected_behind_the_drop_of_its_row);
     suite_add_tcase(suite, tc);
     return tu_run(suite);
