@@ -79,15 +79,15 @@ void ad_handle_limits(ad_http_exchange *x, void *arg)
         return;
     }
     json_t *data = json_array();
+    bool more = false;
     for (;; i++) {
         const ad_tenant *one = ad_tenancy_tenant(t, i);
         const ad_key *k = one ? NULL : ad_tenancy_key(t, i - n_tenants);
         if (!one && !k) break;
         if (of && of != (one ? one : k->caller.tenant)) continue;
-        if (json_array_size(data) == page.limit) break;
+        if ((more = json_array_size(data) == page.limit)) break;
         json_array_append_new(data, one ? tenant_limits(app, one) : key_limits(k));
     }
-    bool more = ad_tenancy_tenant(t, i) || ad_tenancy_key(t, i - n_tenants);
     ad_reply_page(x, data, more);
 }
 

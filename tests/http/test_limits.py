@@ -273,6 +273,8 @@ class Keys(LimitsTest):
             if not page["has_more"]:
                 break
         self.assertEqual([e["id"] for e in paged], [e["id"] for e in everything])
+        self.assertIs(self.call("GET", "/v1/admin/limits?tenant=default&limit=2", None, self.admin)[2]["has_more"], False)  # what follows is another tenant's
+        self.assertIs(self.call("GET", "/v1/admin/limits?tenant=acme&limit=2", None, self.admin)[2]["has_more"], True)
         mine = self.call("GET", "/v1/admin/limits?tenant=acme", None, self.admin)[2]["data"]
         self.assertEqual([e["id"] for e in mine], [e["id"] for e in everything if e["tenant"] == "acme"])
 
