@@ -22,7 +22,6 @@ typedef struct {
 
 struct ad_gen {
     ad_sched_job job;            /* first; the engine thread's, but for what it says there */
-    ad_worker *worker;
     ad_gen_spec spec;      /* prompt is not kept */
     tenant *tenant;
     ad_gen *next;          /* in the inbox */
@@ -45,7 +44,6 @@ typedef struct {
 } event_list;
 
 struct ad_worker {
-    uv_loop_t *loop;
     uv_async_t wakeup;
     const ad_model *model;
     ad_engine *engine;
@@ -239,7 +237,6 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     if (!w) return ad_fail(err, AD_ENOMEM, "engine: out of memory");
     int trained = ad_model_get_config(model)->max_positions;
     bool context_given = opt->context > 0;
-    w->loop = loop;
     w->model = model;
     w->opt = *opt;
     if (!context_given || w->opt.context > trained) w->opt.context = trained;
@@ -318,7 +315,6 @@ static ad_status new_gen(ad_gen **out, ad_worker *w, const ad_gen_spec *spec, ad
         free(g);
         return st;
     }
-    g->worker = w;
     g->spec = *spec;
     g->spec.prompt = NULL;
     g->job.fair = (ad_fair_entry){.tenant = &g->tenant->sched.fair, .weight = spec->tenant_weight > 0 ? spec->tenant_weight : 1, .priority = spec->priority, .deadline = spec->deadline};
