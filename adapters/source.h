@@ -39,8 +39,8 @@ enum { AD_FETCH_STALL_S = 15, AD_FETCH_REDIRECTS = 5 };
  * adapter.minisig and chat_template.jinja, or else tokenizer_config.json); one ending in .gguf a GGUF LoRA, left as `to`/adapter.gguf; anything else an archive, left as `to`/archive (*is_archive is set).
  * https only; redirects only to allowed hosts, at most AD_FETCH_REDIRECTS; addresses that are not public (ad_origin_is_public) are refused after name
  * resolution, for redirects too. Nothing of the environment counts: no proxies, .netrc, cookies. The process ignores SIGPIPE.
- * AD_EINVAL for what is not allowed, AD_ENOTFOUND for 404, AD_EREMOTE when the server fails, AD_ETIMEOUT, AD_EBUSY when canceled, AD_ELIMIT, AD_EFULL, AD_EIO. *cancel (NULL is fine) is looked at while it runs;
- * another thread sets it with __atomic_store_n.
+ * AD_EINVAL for what is not allowed, AD_ENOTFOUND for 404, AD_EREMOTE when the server fails, AD_ETIMEOUT, AD_EBUSY when canceled, AD_ELIMIT, AD_EFULL, AD_EIO.
+ * *cancel (NULL is fine) is looked at while it runs; another thread sets it with __atomic_store_n.
  * Messages name host and path, not the URL's query. */
 AD_MUSTUSE ad_status ad_origin_fetch(const char *url, const ad_https_options *opt, const char *to, bool *is_archive, const volatile bool *cancel, ad_err *err);
 

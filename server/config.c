@@ -95,8 +95,9 @@ enum { N_KEYS = sizeof keys / sizeof *keys, MAX_ADAPTERS = 65536 };
 
 /* What SIGHUP changes in a running process. Of everything else it says that it needs a restart. */
 static const char *const live_keys[] = {
-    "queue-limit", "queue-timeout", "cold-adapter", "cold-timeout", "max-adapters", "adapter-root", "source-host", "source-ca", "trusted-key", "max-adapter-bytes", "max-body", "max-connections", "max-connections-per-ip", "header-timeout", "body-timeout",
-    "idle-timeout", "write-timeout", "slow-reader", "output-buffer", "shutdown-delay", "drain-timeout", "stuck-after", "log-level", "log-format", "log-prompts",
+    "queue-limit", "queue-timeout", "cold-adapter", "cold-timeout", "max-adapters", "adapter-root", "source-host", "source-ca", "trusted-key", "max-adapter-bytes",
+    "max-body", "max-connections", "max-connections-per-ip", "header-timeout", "body-timeout", "idle-timeout", "write-timeout", "slow-reader", "output-buffer",
+    "shutdown-delay", "drain-timeout", "stuck-after", "log-level", "log-format", "log-prompts",
 };
 
 static bool is_live(const key *k)

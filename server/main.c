@@ -130,7 +130,9 @@ static ad_status check_door(const ad_app *app, ad_err *err)
     while (i < n && ad_http_address_is_local(&addresses[i])) i++;
     if (st != AD_OK || i == n) return st;
     if (!c->insecure)
-        return ad_fail(err, AD_EINVAL, "there is no key, and at %s other machines could do everything: make one first (adapterd --state-dir DIR --create-admin-key), or listen on 127.0.0.1 or a Unix socket, or say --insecure", addresses[i].host);
+        return ad_fail(err, AD_EINVAL,
+                       "there is no key, and at %s other machines could do everything: make one first (adapterd --state-dir DIR --create-admin-key), "
+                       "or listen on 127.0.0.1 or a Unix socket, or say --insecure", addresses[i].host);
     if (app->tenancy) ad_log(AD_LOG_WARN, "insecure: there is no key, and whoever reaches %s is the operator", addresses[i].host);
     return AD_OK;
 }

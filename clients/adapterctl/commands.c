@@ -268,6 +268,15 @@ static void put_versions(const json_t *list)
     ctl_table_print(&t, stdout);
 }
 
+/* What a module has beside its low-rank pair. */
+static const char *extra_of(const json_t *m)
+{
+    if (ctl_true(m, "dora")) return "DoRA";
+    if (ctl_true(m, "saved")) return "replaced";
+    if (ctl_true(m, "bias") || ctl_true(m, "lora_bias")) return "bias";
+    return json_object_get(m, "trained_tokens") ? "tokens" : "";
+}
+
 static void put_modules(const json_t *modules)
 {
     static const char *const headings[] = {"MODULE", ">RANK", ">SCALING", ">NORM", "", NULL};
@@ -278,7 +287,7 @@ static void put_modules(const json_t *modules)
         char rank[32], scaling[32], norm[32];
         snprintf(scaling, sizeof scaling, "%.6g", json_number_value(json_object_get(m, "scaling")));
         snprintf(norm, sizeof norm, json_is_number(json_object_get(m, "norm")) ? "%.6g" : "-", json_number_value(json_object_get(m, "norm")));
-        ctl_table_add(t, (const char *const[]){name, ctl_count(m, "rank", rank), scaling, norm, ctl_true(m, "dora") ? "DoRA" : ctl_true(m, "saved") ? "replaced" : ctl_true(m, "bias") || ctl_true(m, "lora_bias") ? "bias" : json_object_get(m, "trained_tokens") ? "tokens" : ""});
+        ctl_table_add(t, (const char *const[]){name, ctl_count(m, "rank", rank), scaling, norm, extra_of(m)});
     }
     putchar('\n');
     ctl_table_print(&t, stdout);

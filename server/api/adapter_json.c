@@ -106,9 +106,11 @@ json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e
     ad_etag(e, etag);
     bool merged = merge && active && !memcmp(ad_adapter_digest(ad_merge_adapter(merge)), &active->digest, sizeof active->digest);
     json_t *o = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:s, s:b, s:i, s:i, s:I, s:I, s:b, s:b, s:o, s:I, s:s}", "object", "adapter", "name", ad_scope_shown(c, e->name),
-                          "owner", ad_owner_name(app, e->name), "digest", active && !active->quarantined ? digest : NULL, "version",
-                          active ? json_integer(active->number) : json_null(), "state", ad_adapter_state(e), "resident", v && v->adapter, "rank", v ? v->rank : 0, "modules_matched", v ? v->modules : 0,
-                          "bytes_disk", (json_int_t)(v ? v->bytes_disk : 0), "bytes_packed", (json_int_t)(v ? v->bytes_packed : 0), "merged", merged, "pinned", e->pinned, "created", time_json(e->created), "revision", (json_int_t)e->revision, "etag", etag);
+                          "owner", ad_owner_name(app, e->name), "digest", active && !active->quarantined ? digest : NULL,
+                          "version", active ? json_integer(active->number) : json_null(), "state", ad_adapter_state(e), "resident", v && v->adapter,
+                          "rank", v ? v->rank : 0, "modules_matched", v ? v->modules : 0, "bytes_disk", (json_int_t)(v ? v->bytes_disk : 0),
+                          "bytes_packed", (json_int_t)(v ? v->bytes_packed : 0), "merged", merged, "pinned", e->pinned, "created", time_json(e->created),
+                          "revision", (json_int_t)e->revision, "etag", etag);
     json_t *labels = e->labels ? json_loads(e->labels, 0, NULL) : NULL;
     json_object_set_new(o, "origin", v ? origin_json(v) : json_null());
     json_object_set_new(o, "description", e->description ? ad_json_text(e->description) : json_null());

@@ -568,9 +568,11 @@ static bool read_patch(ad_http_exchange *x, const json_t *body, ad_patch *p)
     const char *field = unknown_field(body, known, sizeof known / sizeof *known);
     *p = (ad_patch){.set_labels = labels, .set_pinned = pinned, .set_description = description, .pinned = json_is_true(pinned)};
     if (field) return ad_reply_refusal(x, 400, "unknown_field", field, "only labels, pinned and description can be changed");
-    if (labels && !json_is_null(labels) && !ad_is_labels(labels)) return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)");
+    if (labels && !json_is_null(labels) && !ad_is_labels(labels))
+        return ad_reply_refusal(x, 400, "invalid_value", "labels", "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)");
     if (pinned && !json_is_boolean(pinned)) return ad_reply_refusal(x, 400, "invalid_value", "pinned", "`pinned` must be true or false");
-    if (description && !json_is_null(description) && (!json_is_string(description) || json_string_length(description) > MAX_DESCRIPTION)) return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string of at most 64 KiB");
+    if (description && !json_is_null(description) && (!json_is_string(description) || json_string_length(description) > MAX_DESCRIPTION))
+        return ad_reply_refusal(x, 400, "invalid_value", "description", "`description` must be a string of at most 64 KiB");
     p->labels = json_is_object(labels) ? json_dumps(labels, JSON_COMPACT) : NULL;
     p->description = copy_string(description);
     return true;

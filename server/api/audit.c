@@ -125,7 +125,8 @@ static bool describe(const ad_http_exchange *x, ad_stored_audit *row)
     char object[AD_ACCESS_TEXT];
     if (!action) return false;
     find_object(x, a, object, sizeof object);
-    *row = (ad_stored_audit){.time_ms = now_ms(), .peer = copy(ad_http_peer(x)), .request_id = copy(ad_http_request_id(x)), .action = copy(action), .object = copy(object), .detail = copy(a ? a->detail : NULL)};
+    *row = (ad_stored_audit){.time_ms = now_ms(), .peer = copy(ad_http_peer(x)), .request_id = copy(ad_http_request_id(x)),
+                             .action = copy(action), .object = copy(object), .detail = copy(a ? a->detail : NULL)};
     if (caller) strcpy(row->tenant, caller->tenant->name);
     if (caller && caller->key) strcpy(row->key, caller->key->id);
     return true;

@@ -27,7 +27,9 @@ void ad_exchange_ended(void *arg, const ad_http_exchange *x, int status, uint64_
     const ad_http_route *r = ad_http_matched_route(x);
     const ad_caller *caller = ad_caller_of(x); /* NULL: it had no route, or no key that counts */
     ad_access_end end = {
-        .tenant = caller ? caller->tenant->name : NULL, .key = caller && caller->key ? caller->key->id : NULL, .route = r ? r->label : "other", .quiet = r && (r->verb == AD_VERB_OPEN || r->verb == AD_VERB_METRICS), .status = status, .duration_ns = duration_ns, .bytes = bytes_out,
+        .tenant = caller ? caller->tenant->name : NULL, .key = caller && caller->key ? caller->key->id : NULL,
+        .route = r ? r->label : "other", .quiet = r && (r->verb == AD_VERB_OPEN || r->verb == AD_VERB_METRICS),
+        .status = status, .duration_ns = duration_ns, .bytes = bytes_out,
     };
     count(app, ad_access_of(x), &end, r && r->verb == AD_VERB_INFER);
     ad_access_log(x, &end);

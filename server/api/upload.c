@@ -339,7 +339,9 @@ static ad_status on_part(void *user, const char *name, const char *filename, con
     (void)content_type;
     while (f < N_FIELDS && strcmp(fields[f].name, name)) f++;
     if (f == N_FIELDS) {
-        ad_fault_set(&r->fault, 400, "unknown_field", name, "there is no field \"%.100s\"; config, weights, archive, gguf, tokenizer_config, name, description, labels, sha256, activate, signature, selftest and chat_template are known", name);
+        ad_fault_set(&r->fault, 400, "unknown_field", name,
+                     "there is no field \"%.100s\"; config, weights, archive, gguf, tokenizer_config, name, description, labels, sha256, activate, signature, selftest "
+                     "and chat_template are known", name);
         return AD_EINVAL;
     }
     if (r->seen[f]) return refuse_part(r, 400, f, "it is there twice");

@@ -36,8 +36,9 @@ typedef struct {
  *
  * Inside the groups taken every decoding sequence gets its row. What is left is shared by the tenants whose prompts want it, by weight; what one does not
  * want goes to the others; but in a step in which somebody else decodes, a tenant has at most a quarter of step_tokens or half as many rows again as it decodes,
- * so that its prompts do not make others' tokens late: the rows it does without make its own steps shorter, too. A tenant's prompts share evenly, at least a row each as far as it goes, the rest to the oldest. So no sequence that decodes waits
- * while its group is taken, and a tenant's prompts wait for nobody but their own. */
+ * so that its prompts do not make others' tokens late: the rows it does without make its own steps shorter, too. A tenant's prompts share evenly, at least a
+ * row each as far as it goes, the rest to the oldest. So no sequence that decodes waits while its group is taken, and a tenant's prompts wait for nobody but
+ * their own. */
 int ad_batcher_plan(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, int n_tenants, const ad_batch_limits *limits);
 
 #endif

@@ -233,7 +233,9 @@ static bool other_admin(const ad_tenancy *t, const ad_key *except, int64_t now)
 static bool check_admin_stays(change *c, const ad_key *k)
 {
     if (c->force || !k->caller.is_operator || !ad_key_is_live(k, c->now) || other_admin(c->t, k, c->now)) return true;
-    return refuse(c, AD_EEXIST, "last_admin_key", "This is the last live key with verb `admin`: without it only adapterd --create-admin-key, while no daemon runs, makes another. ?force=true does it all the same.");
+    return refuse(c, AD_EEXIST, "last_admin_key",
+                  "This is the last live key with verb `admin`: without it only adapterd --create-admin-key, while no daemon runs, makes another. "
+                  "?force=true does it all the same.");
 }
 
 static bool check_verbs(change *c, const ad_tenant *tenant, unsigned verbs)
@@ -527,8 +529,8 @@ static ad_status tell_of_key(const ad_stored_key *k, ad_stored_audit *a, ad_err 
 {
     char detail[8 + AD_KEY_ID];
     snprintf(detail, sizeof detail, "key %s", k->id);
-    *a = (ad_stored_audit){.time_ms = (int64_t)k->created * 1000, .tenant = AD_SHARED_TENANT, .status = 201, .peer = strdup("command line"), .action = strdup("key.create"), .object = strdup(AD_SHARED_TENANT),
-                           .detail = strdup(detail)};
+    *a = (ad_stored_audit){.time_ms = k->created * 1000, .tenant = AD_SHARED_TENANT, .status = 201, .peer = strdup("command line"),
+                           .action = strdup("key.create"), .object = strdup(AD_SHARED_TENANT), .detail = strdup(detail)};
     return a->peer && a->action && a->object && a->detail ? AD_OK : ad_fail(err, AD_ENOMEM, "out of memory");
 }
 
