@@ -67,6 +67,8 @@ def limit(doc, operation, form):
             "headers": {**left, **{name: {"$ref": f"#/components/headers/{at}"} for name, at in again.items()}},
         }
     ok = operation["responses"]["200"]
+    if "$ref" in ok:
+        ok = doc["components"]["responses"][ok["$ref"].rsplit("/", 1)[1]]
     ok["headers"] = {**left, **ok.get("headers", {})}
 
 
