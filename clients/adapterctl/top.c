@@ -73,7 +73,7 @@ static void put_status(FILE *out, const json_t *v)
     fprintf(out, "Adapters       %lld, in memory %lld with %s of %s; %lld loading\n", ctl_int(adapters, "total"), ctl_int(adapters, "resident"),
             ctl_size(json_object_get(adapters, "bytes"), held),
             ctl_size(json_object_get(adapters, "budget_bytes"), budget), ctl_int(adapters, "loading"));
-    fprintf(out, "Memory         %s resident, %s of it the model's weights\n", ctl_size(json_object_get(memory, "resident_bytes"), resident),
+    fprintf(out, "Memory         %s resident; the model's weights: %s, mapped and packed\n", ctl_size(json_object_get(memory, "resident_bytes"), resident),
             ctl_size(json_object_get(memory, "model_bytes"), model));
     put_listeners(out, json_object_get(v, "listeners"));
     put_reload(out, json_object_get(v, "last_reload"));

@@ -88,7 +88,7 @@ static int64_t now_ms(void)
 
 static json_t *row_json(const ad_stored_audit *r)
 {
-    return json_pack("{s:f, s:s, s:s, s:o*, s:o*, s:s, s:o*, s:i, s:o*}", "time", (double)r->time_ms / 1e3, "tenant", r->tenant, "key", r->key,
+    return json_pack("{s:I, s:s, s:s, s:o*, s:o*, s:s, s:o*, s:i, s:o*}", "time", (json_int_t)(r->time_ms / 1000), "tenant", r->tenant, "key", r->key,
                      "peer", r->peer ? ad_json_text(r->peer) : NULL,
                      "request_id", r->request_id ? ad_json_text(r->request_id) : NULL, "action", r->action, "object", r->object ? ad_json_text(r->object) : NULL, "status", r->status,
                      "detail", r->detail ? ad_json_text(r->detail) : NULL);
