@@ -162,7 +162,7 @@ static int dump_options(void)
 
 static int help(void)
 {
-    puts("usage: adapterctl COMMAND [OPTION...] [ARGUMENT...]\n\nWorks on the adapters of an adapterd server.\n");
+    puts("usage: adapterctl COMMAND [OPTION...] [ARGUMENT...]\n\nWorks on the adapters of an adapterd server, and on the server itself.\n");
     for (int i = 0; i < N_COMMANDS; i++) printf("  %-9s %s\n", commands[i].name, commands[i].help);
     puts("\nadapterctl COMMAND --help tells about a command's arguments and options.\n\noptions of every command:");
     put_options(BIT(N_GLOBAL) - 1);

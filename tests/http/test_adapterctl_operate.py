@@ -182,10 +182,13 @@ class TheServer(Operated):
 class Records(Operated):
     def test_the_audit_log_tells_who_changed_what_and_goes_on_where_one_stopped(self):
         last = self.json("audit", "--limit", "1000")["data"][-1]["seq"]
+        begin = int(time.time())
         self.create()
+        end = time.time()
         self.ctl("tenant", "create", self.tenant, expect=CONFLICT)
         rows = self.json("audit", "--after", str(last))["data"]
         self.assertEqual([(r["action"], r["object"], r["status"], r["key"]) for r in rows], [("tenant.create", self.tenant, 201, self.key[6:18]), ("tenant.create", self.tenant, 409, self.key[6:18])])
+        self.assertTrue(begin <= rows[0]["time"] <= end, (begin, rows[0]["time"], end))  # to the second, not ten
         lines = self.ctl("audit", "--after", str(last)).stdout.splitlines()
         self.assertEqual(len(lines), 3)
         self.assertRegex(lines[1], rf" {last + 1}  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ  default  {self.key[6:18]}  tenant.create  {self.tenant} ")
