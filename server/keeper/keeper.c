@@ -306,7 +306,10 @@ ad_status ad_keeper_new(ad_keeper **out, struct ad_app *app, ad_err *err)
     ad_status st = open_parts(k, err);
     if (st != AD_OK) return st;
     tell_start(k);
-    for (size_t i = 0; i < ad_registry_count(k->registry); i++) ad_keeper_load_pinned(k, ad_registry_at(k->registry, i));
+    for (size_t i = 0; i < ad_registry_count(k->registry); i++) {
+        ad_keeper_prune(k, ad_registry_at(k->registry, i)); /* what was not written any more, or was in use */
+        ad_keeper_load_pinned(k, ad_registry_at(k->registry, i));
+    }
     ad_keeper_recheck(k);
     return AD_OK;
 }
