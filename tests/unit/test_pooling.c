@@ -160,28 +160,28 @@ static ad_seq *new_drawing(int n, bool adapted)
     return s;
 }
 
+/* _i: three kinds, without and with the adapter; each a test of its own, since under ThreadSanitizer they take long. */
 START_TEST(chunks_threads_company_and_cache_do_not_change_a_bit)
 {
     static const struct { int threads, chunk; bool company, cached; } ways[] = {
         {1, 100, false, false}, {1, 1, false, false}, {2, 7, true, false}, {3, 16, true, true}, {2, 100, false, true}, {1, 33, true, true}};
-    for (int kind = 0; kind < 3; kind++)
-        for (int adapted = 0; adapted < 2; adapted++) {
-            float want[HIDDEN];
-            for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-                const ad_adapter *a = adapted ? adapter : NULL;
-                ad_engine *e = new_engine(base, ways[w].threads, 512, AD_KV_F16, 100);
-                ad_seq *before = new_drawing(100, adapted);
-                if (ways[w].cached) run(e, &before, 1, 100); /* knows the prompt's pages now */
-                ad_seq *seqs[] = {new_pooled(prompt, 100, kinds[kind], a), new_drawing(50, !adapted), new_pooled(prompt + 9, 41, AD_POOL_MEAN, adapter), new_drawing(3, adapted)};
-                ck_assert_int_eq(run(e, seqs, ways[w].company ? 4 : 1, ways[w].chunk), AD_FINISH_LENGTH);
-                if (!w) memcpy(want, ad_seq_vector(seqs[0]), sizeof want);
-                ck_assert_msg(!memcmp(want, ad_seq_vector(seqs[0]), sizeof want), "pooling %d, adapted %d, way %zu", kind, adapted, w);
-                ck_assert_int_eq(ad_seq_cached_tokens(seqs[0]), ways[w].cached && kinds[kind] == AD_POOL_LAST ? 96 : 0);
-                for (int i = 0; i < 4; i++) ad_seq_free(&seqs[i]);
-                ad_seq_free(&before);
-                ad_engine_free(&e);
-            }
-        }
+    int kind = _i / 2;
+    bool adapted = _i % 2;
+    const ad_adapter *a = adapted ? adapter : NULL;
+    float want[HIDDEN];
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        ad_engine *e = new_engine(base, ways[w].threads, 512, AD_KV_F16, 100);
+        ad_seq *before = new_drawing(100, adapted);
+        if (ways[w].cached) run(e, &before, 1, 100); /* knows the prompt's pages now */
+        ad_seq *seqs[] = {new_pooled(prompt, 100, kinds[kind], a), new_drawing(50, !adapted), new_pooled(prompt + 9, 41, AD_POOL_MEAN, adapter), new_drawing(3, adapted)};
+        ck_assert_int_eq(run(e, seqs, ways[w].company ? 4 : 1, ways[w].chunk), AD_FINISH_LENGTH);
+        if (!w) memcpy(want, ad_seq_vector(seqs[0]), sizeof want);
+        ck_assert_msg(!memcmp(want, ad_seq_vector(seqs[0]), sizeof want), "pooling %d, adapted %d, way %zu", kind, adapted, w);
+        ck_assert_int_eq(ad_seq_cached_tokens(seqs[0]), ways[w].cached && kinds[kind] == AD_POOL_LAST ? 96 : 0);
+        for (int i = 0; i < 4; i++) ad_seq_free(&seqs[i]);
+        ad_seq_free(&before);
+        ad_engine_free(&e);
+    }
 }
 END_TEST
 
@@ -222,7 +222,7 @@ int main(void)
     tcase_add_test(golden, every_vector_is_the_golden_one);
     suite_add_tcase(suite, golden);
     tcase_add_checked_fixture(bits, setup, teardown);
-    tcase_add_test(bits, chunks_threads_company_and_cache_do_not_change_a_bit);
+    tcase_add_loop_test(bits, chunks_threads_company_and_cache_do_not_change_a_bit, 0, 6);
     tcase_add_test(bits, a_sequence_that_is_thrown_out_begins_its_sum_again);
     tcase_add_test(bits, a_vector_s_pages_serve_who_comes_later);
     suite_add_tcase(suite, bits);
