@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Adapters arrive, change and leave while the daemon serves."""
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import tempfile
 import threading
 import time
@@ -377,6 +379,19 @@ class Restarts(Stored):
                 self.assertEqual(x[key], y[key], key)
         self.assertEqual([self.d.answer(n) for n in ("a", "a@1", "b")], answers)
         self.assertEqual(self.d.new_version("a", make_adapter(5))[1]["version"], 3)
+
+    def test_a_start_lets_versions_beyond_the_kept_ones_go(self):
+        self.d.upload("a", make_adapter(1))
+        self.d.call("PUT", "/v1/aliases/first", {"targets": [{"model": "a@1"}]})  # keeps it
+        for i in range(2, 9):
+            self.d.new_version("a", make_adapter(i))
+        self.assertEqual([v["version"] for v in self.d.show("a")[1]["versions"]], [1, 4, 5, 6, 7, 8])
+        self.d.stop()
+        with contextlib.closing(sqlite3.connect(os.path.join(self.state, "registry.db"))) as db, db:
+            db.execute("DELETE FROM alias")
+        self.d = self.start()
+        self.assertEqual([v["version"] for v in self.d.show("a")[1]["versions"]], [4, 5, 6, 7, 8])
+        self.assertEqual(self.d.call("POST", "/v1/adapters/a/verify")[1]["ok"], True)
 
     def test_revisions_are_never_used_twice(self):
         self.d.upload("a", make_adapter(1))
