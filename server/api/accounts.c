@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "server/api/accounts.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { PAGE_MOST = 1000 };
@@ -56,13 +55,12 @@ bool ad_read_limits_field(const json_t *body, bool of_key, bool *set, ad_limits 
 
 bool ad_read_page(ad_http_exchange *x, ad_page *page)
 {
-    char text[16], *end;
-    page->limit = PAGE_MOST;
+    int64_t limit = PAGE_MOST;
+    ad_fault f = {0};
     if (ad_http_query_value(x, "after", page->after, sizeof page->after) < 0) return ad_reply_refusal(x, 400, "invalid_value", "after", "`after` is malformed or too long");
-    if (!ad_http_query_value(x, "limit", text, sizeof text)) return true;
-    long n = strtol(text, &end, 10);
-    page->limit = (size_t)n;
-    return (*text && !*end && n >= 1 && n <= PAGE_MOST) || ad_reply_refusal(x, 400, "invalid_value", "limit", "`limit` must be from 1 to 1000");
+    if (!ad_query_integer(x, "limit", 1, PAGE_MOST, &limit, &f)) return ad_reply_fault(x, &f), false;
+    page->limit = (size_t)limit;
+    return true;
 }
 
 /* ---- what is answered ---- */

@@ -115,19 +115,18 @@ static bool is_listed_state(const char *name)
 
 static bool read_list_query(ad_http_exchange *x, list_query *q)
 {
-    char limit[16];
-    *q = (list_query){.limit = LIST_DEFAULT};
+    int64_t limit = LIST_DEFAULT;
+    ad_fault f = {0};
+    *q = (list_query){0};
     bool good = ad_http_query_value(x, "after", q->after, sizeof q->after) >= 0 && ad_http_query_value(x, "prefix", q->prefix, sizeof q->prefix) >= 0 &&
                 ad_http_query_value(x, "state", q->state, sizeof q->state) >= 0 && ad_http_query_value(x, "label", q->label, sizeof q->label) >= 0;
     if (!good) return ad_reply_refusal(x, 400, "invalid_value", NULL, "`after`, `prefix`, `state` or `label` is malformed or too long");
     if (!is_listed_state(q->state)) return ad_reply_refusal(x, 400, "invalid_value", "state", "`state` must be uploading, verifying, staged, ready, draining, incompatible or failed");
     char *colon = strchr(q->label, ':');
     if (colon) *colon = '\0', q->label_value = colon + 1;
-    if (!ad_http_query_value(x, "limit", limit, sizeof limit)) return true;
-    char *end;
-    long n = strtol(limit, &end, 10);
-    q->limit = (int)n;
-    return (*limit && !*end && n >= 1 && n <= LIST_MOST) || ad_reply_refusal(x, 400, "invalid_value", "limit", "`limit` must be from 1 to 1000");
+    if (!ad_query_integer(x, "limit", 1, LIST_MOST, &limit, &f)) return ad_reply_fault(x, &f), false;
+    q->limit = (int)limit;
+    return true;
 }
 
 static bool has_label(const ad_entry *e, const list_query *q)

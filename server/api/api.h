@@ -36,6 +36,8 @@ void ad_error_body(void *app, const ad_http_route *route, ad_buf *out, int statu
 bool ad_require_json(ad_http_exchange *x);
 /* Whether the query sets the flag; false: it is neither true nor false, which is answered. */
 bool ad_query_flag(ad_http_exchange *x, const char *name, bool *out);
+/* A whole number of the query, min >= 0. Absent: *out stays. False: *f says what is wrong. */
+bool ad_query_integer(const ad_http_exchange *x, const char *name, int64_t min, int64_t max, int64_t *out, ad_fault *f);
 /* Refuses in one line: 503 gets Retry-After. Returns false. */
 bool ad_reply_refusal(ad_http_exchange *x, int http, const char *code, const char *param, const char *message);
 

@@ -219,26 +219,16 @@ static void on_read(void *user)
     free(p);
 }
 
-/* A whole number of the query from `least` to `most`; *out is left when there is none. */
-static bool read_number(ad_http_exchange *x, const char *name, int64_t least, int64_t most, int64_t *out)
-{
-    char text[24], message[120];
-    char *end;
-    int got = ad_http_query_value(x, name, text, sizeof text);
-    if (!got) return true;
-    long long v = strtoll(text, &end, 10);
-    if (got > 0 && *text >= '0' && *text <= '9' && !*end && v >= least && v <= most) return *out = v, true;
-    snprintf(message, sizeof message, "`%s` must be a whole number from %lld to %lld", name, (long long)least, (long long)most);
-    return ad_reply_refusal(x, 400, "invalid_value", name, message);
-}
-
 void ad_handle_audit(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
     ad_err err;
     ad_fault f = {0};
     int64_t after = 0, limit = PAGE;
-    if (!read_number(x, "after", 0, INT64_MAX - 1, &after) || !read_number(x, "limit", 1, MOST, &limit)) return;
+    if (!ad_query_integer(x, "after", 0, INT64_MAX - 1, &after, &f) || !ad_query_integer(x, "limit", 1, MOST, &limit, &f)) {
+        ad_reply_fault(x, &f);
+        return;
+    }
     ad_later *l = ad_later_new(x, app, "");
     if (!l) return;
     page *p = ad_calloc(1, sizeof *p);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Faults become replies; the one table from our errors to HTTP. */
+#include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +138,19 @@ bool ad_query_flag(ad_http_exchange *x, const char *name, bool *out)
     int there = ad_http_query_value(x, name, value, sizeof value);
     *out = there > 0 && (!strcmp(value, "true") || !strcmp(value, "1") || !*value);
     return !there || *out || !strcmp(value, "false") || !strcmp(value, "0") || ad_reply_refusal(x, 400, "invalid_value", name, "a flag of the query is neither true nor false");
+}
+
+bool ad_query_integer(const ad_http_exchange *x, const char *name, int64_t min, int64_t max, int64_t *out, ad_fault *f)
+{
+    char text[24], *end;
+    int there = ad_http_query_value(x, name, text, sizeof text);
+    if (!there) return true;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    if (there < 0 || *text < '0' || *text > '9' || *end || errno || n < min || n > max)
+        return ad_fault_set(f, 400, "invalid_value", name, "`%s` must be a whole number from %" PRId64 " to %" PRId64, name, min, max);
+    *out = n;
+    return true;
 }
 
 /* name: whole, or NULL. */

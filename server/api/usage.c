@@ -91,26 +91,14 @@ static bool read_groups(const ad_http_exchange *x, inquiry *q, ad_fault *f)
     return true;
 }
 
-/* A whole number from the query. Absent: *out stays. */
-static bool read_number(const ad_http_exchange *x, const char *name, int64_t min, int64_t max, int64_t *out, ad_fault *f)
-{
-    char text[24], *end;
-    int there = ad_http_query_value(x, name, text, sizeof text);
-    if (!there) return true;
-    long long n = strtoll(text, &end, 10);
-    if (there < 0 || !*text || *end || n < min || n > max) return ad_fault_set(f, 400, "invalid_value", name, "`%s` must be a whole number from %" PRId64 " to %" PRId64, name, min, max);
-    *out = n;
-    return true;
-}
-
 /* Times become days: the first one's begins the first bucket, the second one's is the last. */
 static bool read_times(const ad_http_exchange *x, inquiry *q, ad_fault *f)
 {
     enum { LAST_DAY = 1000000 };
     int64_t start = -1, end = (int64_t)time(NULL) + 1, limit = DEFAULT_BUCKETS;
     char page[32], *rest;
-    if (!read_number(x, "start_time", 0, (int64_t)LAST_DAY * DAY_S, &start, f) || !read_number(x, "end_time", 0, (int64_t)LAST_DAY * DAY_S, &end, f) ||
-        !read_number(x, "limit", 1, MOST_BUCKETS, &limit, f))
+    if (!ad_query_integer(x, "start_time", 0, (int64_t)LAST_DAY * DAY_S, &start, f) || !ad_query_integer(x, "end_time", 0, (int64_t)LAST_DAY * DAY_S, &end, f) ||
+        !ad_query_integer(x, "limit", 1, MOST_BUCKETS, &limit, f))
         return false;
     if (start < 0) return wrong(f, "start_time", "is missing: it is the Unix time from which on you want to see");
     q->from = (int)(start / DAY_S);

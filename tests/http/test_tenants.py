@@ -331,7 +331,10 @@ class Keys(TenantTests):
                 break
             after = got[-1]
         self.assertEqual(got, made)
-        self.assertEqual(self.call("GET", "/v1/admin/keys?limit=0", key=self.admin)[0], 400)
+        for path in ("admin/keys", "admin/tenants", "admin/limits", "admin/audit", "adapters"):
+            for wrong in ("0", "1001", "%2B5", "%205", "5x", "", "-1", "1e2", "18446744073709551617"):
+                status, e = self.call("GET", f"/v1/{path}?limit={wrong}", key=self.admin)[:2]
+                self.assertEqual((status, e["error"]["param"], e["error"]["message"]), (400, "limit", "`limit` must be a whole number from 1 to 1000"), (path, wrong))
 
     def test_a_hundred_changes_at_once_all_count(self):
         def make(i):
