@@ -37,7 +37,7 @@ class Daemon:
         args = [ADAPTERD, "--model", model, "--port", "0", "--log-level", log_level, *options]
         for name in adapters:
             args += ["--adapter", f"{name}={os.path.join(TINY, 'adapters', name)}"]
-        self.log = tempfile.TemporaryFile(mode="w+")
+        self.log = tempfile.TemporaryFile(mode="a+")  # what the daemon adds goes to the end, wherever we read
         self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
         line = self.process.stdout.readline()
         match = re.fullmatch(r"adapterd: listening on https?://([^\n]+):(\d+)\n", line)

@@ -108,7 +108,10 @@ class TlsDaemon(daemon.Daemon):
 
     def wrap(self, how=None, ragged=True, **more):
         s = plain_connection((self.host, self.port), timeout=20)
-        return (how or context()).wrap_socket(s, server_hostname="127.0.0.1", suppress_ragged_eofs=ragged, **more)
+        how = how or context()
+        if not ragged:  # Python with OpenSSL 3 would take any end for one with a notice
+            how.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        return how.wrap_socket(s, server_hostname="127.0.0.1", suppress_ragged_eofs=ragged, **more)
 
 
 class TlsUploadDaemon(upload_daemon.UploadDaemon):
@@ -490,8 +493,10 @@ class Ends(unittest.TestCase):
 
     def test_a_stream_that_went_wrong_ends_without(self):
         for version in (b"1.0", b"1.1"):
-            with self.ask(b"/torn", version) as s, self.assertRaises(ssl.SSLEOFError):
-                everything(s)
+            with self.ask(b"/torn", version) as s:
+                with self.assertRaises(ssl.SSLError) as e:
+                    everything(s)
+                self.assertIn("EOF", str(e.exception).upper())  # SSLEOFError, or in older Pythons its parent with OpenSSL's words
 
     def test_a_notice_of_the_clients_is_answered(self):
         with self.d.wrap() as s:
