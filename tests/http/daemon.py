@@ -20,6 +20,16 @@ ADAPTERD = os.environ.get("ADAPTERD", os.path.join(ROOT, "build", "server", "ada
 MODEL = os.environ.get("AD_TEST_MODEL", "")  # SmolLM2-135M-Instruct, or empty
 
 
+def wait_until(true, what, seconds=120):
+    """Waits until true() is that, which it then returns. The patience is for a loaded machine: it bounds nothing of ours."""
+    end = time.monotonic() + seconds
+    while not (answer := true()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{what() if callable(what) else what}: not after {seconds} s")
+        time.sleep(0.02)
+    return answer
+
+
 def needs_model(test):
     return unittest.skipUnless(MODEL, "the default model is not at hand (AD_TEST_MODEL)")(test)
 
@@ -131,14 +141,9 @@ class Daemon:
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
         return float(match[1]) if match else None
 
-    def wait_for(self, name, value, seconds=10):
+    def wait_for(self, name, value):
         """Waits until a metric has a value."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.metric(name) == value:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{name} is {self.metric(name)}, not {value}, after {seconds} s")
+        wait_until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, to be {value}")
 
 
 def fails_to_start(*args, env=None):

@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import test_adapterctl
+from daemon import wait_until
 from test_adapterctl import CONFLICT, CTL, FAILED, NOT_FOUND, OK, USAGE, Script, ctl, environment, reply
 
 
@@ -153,7 +154,7 @@ class TheServer(Operated):
         p = subprocess.Popen([CTL, "top", "--interval", "60", "--url", f"http://127.0.0.1:{self.server.port}"], stdin=side, stdout=side, stderr=subprocess.PIPE,
                              env=environment(ADAPTERCTL_KEY=self.key, TERM="xterm"))
         os.close(side)
-        seen, deadline = b"", time.monotonic() + 60
+        seen, deadline = b"", time.monotonic() + 120
         while b"\033[J" not in seen and time.monotonic() < deadline:
             if select.select([main], [], [], 1)[0]:
                 seen += os.read(main, 65536)
@@ -217,9 +218,7 @@ class Records(Operated):
         status, _, answer = self.server.request("POST", "/v1/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"})
         self.assertEqual(status, 200)
         answer = json.loads(answer)
-        mine, deadline = [], time.monotonic() + 60
-        while not mine and time.monotonic() < deadline:
-            mine = [r for r in self.json("usage")["data"] if r["model"] == "used"]
+        mine = wait_until(lambda: [r for r in self.json("usage")["data"] if r["model"] == "used"], "a row")
         self.assertEqual([(r["tenant"], r["key"], r["requests"], r["prompt_tokens"], r["generated_tokens"]) for r in mine],
                          [("default", self.key[6:18], 1, answer["usage"]["prompt_tokens"], 3)])
         rows = [r for r in csv.DictReader(io.StringIO(self.ctl("usage", "--csv").stdout, newline="")) if r["model"] == "used"]

@@ -2,10 +2,9 @@
 """GET /v1/adapters, and the receipts that tell which version of an adapter answered."""
 import json
 import os
-import time
 import unittest
 
-from daemon import TINY, Daemon
+from daemon import TINY, Daemon, wait_until
 
 
 class Adapters(unittest.TestCase):
@@ -77,10 +76,8 @@ class Adapters(unittest.TestCase):
 
     def test_the_log_names_the_version_too(self):
         self.d.complete(model="patterns", prompt="Hello", max_tokens=1)
-        end, versions = time.monotonic() + 10, []
-        while self.version_of("patterns") not in versions and time.monotonic() < end:  # the line comes after the reply
-            versions = [json.loads(line).get("adapter_version") for line in self.d.stderr().splitlines() if "/v1/completions" in line]
-        self.assertIn(self.version_of("patterns"), versions)
+        versions = lambda: [json.loads(line).get("adapter_version") for line in self.d.stderr().splitlines() if "/v1/completions" in line]
+        wait_until(lambda: self.version_of("patterns") in versions(), "its line, which comes after the reply")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from daemon import fails_to_start
+from daemon import fails_to_start, wait_until
 from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, parts_of
 
 ONE, TWO = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", "{{ messages[0].content }} é"
@@ -145,10 +145,10 @@ class Templates(unittest.TestCase):
         self.assertEqual(d.call("POST", "/v1/adapters", {"name": "t", "path": self.at("roots", "r"), "chat_template": 7})[0], 400)
         self.folder("coming", chat_template__jinja=ONE.encode())
         os.rename(self.at("coming"), self.at("watched", "w"))
-        self.until(lambda: d.show("w")[0] == 200 and self.template("w") == ONE)
+        wait_until(lambda: d.show("w")[0] == 200 and self.template("w") == ONE, "it is served")
         with open(self.at("watched", "w", "chat_template.jinja"), "w") as f:
             f.write(TWO)
-        self.until(lambda: self.template("w") == TWO)
+        wait_until(lambda: self.template("w") == TWO, "another template")
 
     def test_a_broken_template_on_the_command_line_may_refuse_the_start(self):
         self.folder("bad", tokenizer_config__json=b"{")
@@ -174,12 +174,6 @@ class Templates(unittest.TestCase):
             early = not select.select([s], [], [], 0)[0]
             self.assertEqual(s.recv(12), b"HTTP/1.1 400")
             return early
-
-    def until(self, what, seconds=15):
-        end = time.monotonic() + seconds
-        while not what() and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertTrue(what())
 
 
 if __name__ == "__main__":

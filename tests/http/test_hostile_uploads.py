@@ -11,6 +11,7 @@ import time
 import unittest
 import zipfile
 
+from daemon import wait_until
 from registry_util import BASE, Registry, make_adapter, multipart, parts_of
 
 CONFIG, WEIGHTS = make_adapter(1)
@@ -131,11 +132,8 @@ class HostileUploads(unittest.TestCase):
         cls.tmp.cleanup()
 
     def tearDown(self):
-        end = time.monotonic() + 10
         left = lambda: os.listdir(os.path.join(self.state, "incoming")) + [f for _, _, fs in os.walk(os.path.join(self.state, "blobs")) for f in fs]
-        while left() and time.monotonic() < end:
-            time.sleep(0.02)
-        self.assertEqual(left(), [])
+        wait_until(lambda: not left(), lambda: f"{left()} gone")
         self.assertEqual(self.d.names(), [])
         self.assertFalse(os.path.exists("/tmp/evil") or os.path.exists(os.path.join(self.tmp.name, "evil")))
         self.assertEqual(self.d.post({"model": "x", "prompt": "x"})[0], 404)

@@ -15,7 +15,7 @@ import threading
 import time
 import unittest
 
-from daemon import ADAPTERD, TINY, Daemon, clean_env, fails_to_start
+from daemon import ADAPTERD, TINY, Daemon, clean_env, fails_to_start, wait_until
 from upload_daemon import UploadDaemon
 
 MODEL = os.path.join(TINY, "models", "llama-gqa")
@@ -428,9 +428,7 @@ class SlowReaders(unittest.TestCase):
         return self.d.get("/counts")[1]["slow_readers"]
 
     def wait_for_cuts(self, n):
-        end = time.monotonic() + 10
-        while self.cuts() < n and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_until(lambda: self.cuts() >= n, "it is cut")
         self.assertEqual(self.cuts(), n)
 
     def test_a_stream_whose_client_does_not_read_is_cut_at_the_bound(self):
@@ -490,7 +488,7 @@ class SlowReaderOptions(unittest.TestCase):
             s = small_window(d)
             body = json.dumps({"model": "base", "prompt": [[1, 2]] * 16, "max_tokens": 90, "ignore_eos": True, "logprobs": 5, "stream": True, "temperature": 0, "n": 4}).encode()
             s.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            d.wait_for("adapterd_generated_tokens_total", 5760, 20) if policy == "pause" else d.wait_for("adapterd_slow_readers_total", 1, 20)
+            d.wait_for("adapterd_generated_tokens_total", 5760) if policy == "pause" else d.wait_for("adapterd_slow_readers_total", 1)
             out = b""
             try:
                 while b"data: [DONE]\n\n" not in out[-40:]:
@@ -626,10 +624,7 @@ class ConnectionCap(unittest.TestCase):
         self.ask(d, b"/livez", b"Connection: close\r\n")  # the last to be accepted: so all are
 
     def wait_until_taken(self, d, path):
-        end = time.monotonic() + 10
-        while d.request("GET", path)[0] != 200 and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertEqual(d.request("GET", path)[0], 200)
+        wait_until(lambda: d.request("GET", path)[0] == 200, f"{path} is taken")
 
     def ask(self, d, path, extra=b""):
         s = connect(d)

@@ -14,19 +14,11 @@ import threading
 import time
 import unittest
 
-from daemon import ADAPTERD, CHATML, TINY, clean_env, fails_to_start
+from daemon import ADAPTERD, CHATML, TINY, clean_env, fails_to_start, wait_until
 from registry_util import Registry, files_of
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
 PATIENCE = 120  # seconds for what takes one or two on an idle machine
-
-
-def wait_until(true, what, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not after {seconds} s")
-        time.sleep(0.02)
 
 
 class Manager:
@@ -47,7 +39,7 @@ class Manager:
                 return
 
     def hears(self, what, more_than=0):
-        wait_until(lambda: sum(what in m.split("\n") or what in m for m in self.heard) > more_than, f"{what} in {self.heard}")
+        wait_until(lambda: sum(what in m.split("\n") or what in m for m in self.heard) > more_than, lambda: f"{what} in {self.heard}")
 
     def index(self, what):
         return next(i for i, m in enumerate(self.heard) if what in m)
@@ -175,7 +167,7 @@ class Draining(Case):
     def keep_busy(self, d):
         """Slows each step down, so that what is asked next takes long."""
         s = d.open_request({"model": "base", "prompt": [3], "max_tokens": 500, "ignore_eos": True, "n": 128})
-        d.wait_for("adapterd_requests_running", 128, PATIENCE)
+        d.wait_for("adapterd_requests_running", 128)
         self.addCleanup(s.close)
 
     def ask(self, d, path, body, stream):

@@ -4,10 +4,9 @@ import json
 import os
 import tempfile
 import threading
-import time
 import unittest
 
-from daemon import TINY, Daemon
+from daemon import TINY, Daemon, wait_until
 from registry_util import make_adapter
 from tenant_util import Tenants
 
@@ -58,12 +57,6 @@ class LimitsTest(unittest.TestCase):
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
         return self.call("POST", "/v1/completions", body, key)
-
-    def wait_until(self, holds, what):
-        end = time.monotonic() + 60
-        while not holds():
-            self.assertLess(time.monotonic(), end, what)
-            time.sleep(0.01)
 
     def open_stream(self, **fields):
         """A socket whose stream has begun; the request goes on for as long as the context."""
@@ -120,8 +113,8 @@ class Requests(LimitsTest):
         if self.use()["concurrent_requests"] == 2:  # a fast machine may have finished one already
             self.check_refusal(status, headers, "rate_limit_exceeded", 1000)
         first.close()
-        self.wait_until(lambda: self.complete()[0] == 200, "a place that a client left is free")
-        self.wait_until(lambda: self.use()["concurrent_requests"] == 0, "all places are free in the end")
+        wait_until(lambda: self.complete()[0] == 200, "a place that a client left is free")
+        wait_until(lambda: self.use()["concurrent_requests"] == 0, "all places are free in the end")
 
     def test_what_is_wrong_with_a_request_gives_its_tokens_back(self):
         self.put(prompt_tokens_per_minute=100, generated_tokens_per_minute=100, concurrent_requests=5)
@@ -161,7 +154,7 @@ class Tokens(LimitsTest):
         s = self.open_stream(max_tokens=500, n=32)  # seconds of work
         self.assertEqual(self.use()["generated_tokens_per_day"] - before, 16000)
         s.close()
-        self.wait_until(lambda: self.use()["concurrent_requests"] == 0, "the request ends")
+        wait_until(lambda: self.use()["concurrent_requests"] == 0, "the request ends")
         used = self.use()["generated_tokens_per_day"] - before
         self.assertTrue(0 < used < 16000, used)
         self.assertEqual(self.complete(max_tokens=min(500, 16000 - used))[0], 200)

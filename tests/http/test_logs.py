@@ -6,10 +6,9 @@ import re
 import shutil
 import socket
 import tempfile
-import time
 import unittest
 
-from daemon import TINY, Daemon
+from daemon import TINY, Daemon, wait_until
 from registry_util import Registry, make_adapter
 
 BASE = os.path.join(TINY, "models", "llama-gqa")
@@ -32,16 +31,10 @@ class LogTests(unittest.TestCase):
     def lines(self):
         return [json.loads(line) for line in self.d.stderr().splitlines()]
 
-    def line_of(self, request_id, msg="request", seconds=60):
+    def line_of(self, request_id, msg="request"):
         """The line of a request; it is written when its exchange has ended."""
-        end = time.monotonic() + seconds
-        while True:
-            found = [line for line in self.lines() if line.get("request_id") == request_id and line["msg"] == msg]
-            if found:
-                self.assertEqual(len(found), 1)
-                return found[0]
-            self.assertLess(time.monotonic(), end, f"no line of {request_id}")
-            time.sleep(0.02)
+        line, = wait_until(lambda: [line for line in self.lines() if line.get("request_id") == request_id and line["msg"] == msg], f"a line of {request_id}")
+        return line
 
     def ask(self, request_id, method="POST", path="/v1/completions", body=None, **headers):
         raw = json.dumps(body).encode() if isinstance(body, dict) else body
@@ -152,11 +145,8 @@ class ForPeople(LogTests):
 
     def test_a_line_is_time_level_words_and_fields(self):
         self.ask("human", body={"model": "qv", "prompt": [1, 2], "max_tokens": 2, "ignore_eos": True})
-        end = time.monotonic() + 60
-        while not (found := re.findall(r"^.* request_id=human .*$", self.d.stderr(), re.M)):
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.02)
-        self.assertRegex(found[0], r"^\d{4}-\d\d-\d\dT\S+Z info  request request_id=human trace_id=[0-9a-f]{32} .*tenant=default .*status=200 adapter=qv .*completion_tokens=2 ")
+        line = wait_until(lambda: re.search(r"^.* request_id=human .*$", self.d.stderr(), re.M), "the line")[0]
+        self.assertRegex(line, r"^\d{4}-\d\d-\d\dT\S+Z info  request request_id=human trace_id=[0-9a-f]{32} .*tenant=default .*status=200 adapter=qv .*completion_tokens=2 ")
         for line in self.d.stderr().splitlines():
             self.assertRegex(line, r"^\S+Z (error|warn |info |debug) \S")
 

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from daemon import ROOT, TINY, Daemon
+from daemon import ROOT, TINY, Daemon, wait_until
 
 try:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
@@ -53,12 +53,6 @@ class MetricsTests(unittest.TestCase):
         status, headers, body = self.d.request("GET", "/metrics", headers={"Accept": accept} if accept else {})
         self.assertEqual(status, 200)
         return headers["Content-Type"], body.decode()
-
-    def wait_until(self, condition, what, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), end, what)
-            time.sleep(0.02)
 
 
 class Text(MetricsTests):
@@ -155,7 +149,7 @@ class Counting(MetricsTests):
         while b'"text"' not in s.recv(65536):
             pass
         s.close()
-        self.wait_until(lambda: self.total('adapterd_errors_total{reason="client_left"}') == gone + 1, "it was not counted")
+        wait_until(lambda: self.total('adapterd_errors_total{reason="client_left"}') == gone + 1, "it was not counted")
         self.assertGreater(self.total('adapterd_adapter_generated_tokens_total{adapter="all"}'), tokens)
 
     def test_errors_are_counted_by_reason(self):
@@ -284,15 +278,11 @@ class Fleet(unittest.TestCase):
                                  ("count(vllm:kv_cache_usage_perc)", 1)):
             self.assertEqual(self.value(url, expression), want, expression)
         self.assertIsNone(self.value(url, "vllm:lora_requests_info"), "the configuration leaves it out: each set of names would be a series of its own")
-        rules = [r for g in self.query(url, "/api/v1/rules")["groups"] for r in g["rules"]]
-        self.assertGreater(len(rules), 5)
-        end = time.monotonic() + 120
-        while any(r["health"] == "unknown" for r in rules):
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.2)
-            rules = [r for g in self.query(url, "/api/v1/rules")["groups"] for r in g["rules"]]
-        self.assertEqual([(r["name"], r.get("lastError")) for r in rules if r["health"] != "ok"], [])
-        self.assertEqual([r["name"] for r in rules if r["state"] == "firing"], [])
+        rules = lambda: [r for g in self.query(url, "/api/v1/rules")["groups"] for r in g["rules"]]
+        self.assertGreater(len(rules()), 5)
+        wait_until(lambda: all(r["health"] != "unknown" for r in rules()), "all rules are evaluated")
+        self.assertEqual([(r["name"], r.get("lastError")) for r in rules() if r["health"] != "ok"], [])
+        self.assertEqual([r["name"] for r in rules() if r["state"] == "firing"], [])
 
     @needs("promtool")
     def test_the_sample_configuration_and_the_alerts_are_what_promtool_takes(self):

@@ -12,7 +12,7 @@ import threading
 import time
 import unittest
 
-from daemon import clean_env, fails_to_start
+from daemon import clean_env, fails_to_start, wait_until
 from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, multipart, parts_of, read
 
 
@@ -35,6 +35,15 @@ class Stored(unittest.TestCase):
     def tearDown(self):
         self.d.stop()
         self.tmp.cleanup()
+
+    def blobs(self):
+        return [d for _, folders, _ in os.walk(os.path.join(self.state, "blobs")) for d in folders if len(d) == 64]
+
+    def wait_until_nothing_is_incoming(self):
+        wait_until(lambda: not os.listdir(os.path.join(self.state, "incoming")), "nothing is incoming")
+
+    def wait_until_verified(self, name):
+        wait_until(lambda: self.d.show(name)[1]["state"] != "verifying", f"{name} is verified")
 
 
 class Uploads(Stored):
@@ -105,10 +114,7 @@ class Uploads(Stored):
         for query in ("?dry_run=definitely", "?dry_run=%zz", "?dry_run=yes"):
             self.assertEqual(self.d.upload("a", (config, weights), query)[0], 400)
         self.assertEqual(self.d.names(), [])
-        end = time.monotonic() + 10
-        while os.listdir(os.path.join(self.state, "incoming")) and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertEqual(os.listdir(os.path.join(self.state, "incoming")), [])
+        self.wait_until_nothing_is_incoming()
         self.assertEqual([f for _, _, fs in os.walk(os.path.join(self.state, "blobs")) for f in fs], [])
 
     def test_archives_are_unpacked(self):
@@ -128,9 +134,7 @@ class Uploads(Stored):
         c.putheader("Content-Length", str(len(body)))
         c.endheaders()
         c.send(body[:-10])
-        end = time.monotonic() + 10
-        while self.d.show("new")[0] == 404 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: self.d.show("new")[0] == 200, "it is there")
         self.assertEqual(self.d.show("new")[1]["state"], "uploading")
         self.assertEqual([a["name"] for a in self.d.call("GET", "/v1/adapters?state=uploading")[1]["data"]], ["new"])
         self.assertEqual(self.d.names(), [])
@@ -151,10 +155,7 @@ class Uploads(Stored):
         c.send(body[: len(body) // 2])
         time.sleep(0.2)
         c.close()
-        end = time.monotonic() + 10
-        while os.listdir(os.path.join(self.state, "incoming")) and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertEqual(os.listdir(os.path.join(self.state, "incoming")), [])
+        self.wait_until_nothing_is_incoming()
         self.assertEqual(self.d.names(), [])
 
 
@@ -229,12 +230,8 @@ class Versions(Stored):
         numbers = [v["version"] for v in self.d.show("a")[1]["versions"]]
         self.assertEqual(numbers, [5, 6, 7, 8, 9][-len(numbers):] if 4 not in numbers else [4, 5, 6, 7, 8, 9])
         self.assertGreaterEqual(len(numbers), 5)
-        blobs = [x for _, ds, _ in os.walk(os.path.join(self.state, "blobs")) for x in ds if len(x) == 64]
-        end = time.monotonic() + 5
-        while len(blobs) > len(numbers) and time.monotonic() < end:
-            time.sleep(0.05)
-            blobs = [x for _, ds, _ in os.walk(os.path.join(self.state, "blobs")) for x in ds if len(x) == 64]
-        self.assertEqual(len(blobs), len(numbers))
+        wait_until(lambda: len(self.blobs()) <= len(numbers), "the others' files are gone")
+        self.assertEqual(len(self.blobs()), len(numbers))
 
     def test_versions_can_be_deleted_one_by_one(self):
         self.d.new_version("a", make_adapter(2))
@@ -449,9 +446,7 @@ class Restarts(Stored):
         digest = self.d.show("a")[1]["digest"]
         shutil.rmtree(os.path.join(self.state, "blobs", digest[:2], digest))
         self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
-        end = time.monotonic() + 10
-        while self.d.show("b")[1]["state"] == "verifying" and time.monotonic() < end:
-            time.sleep(0.05)
+        self.wait_until_verified("b")
         self.assertEqual(self.d.show("b")[1]["state"], "incompatible")
         time.sleep(0.2)
         self.assertEqual(self.d.metric("adapterd_adapter_loads_total"), 2)
@@ -459,9 +454,7 @@ class Restarts(Stored):
     def test_with_another_base_misfits_are_listed_not_deleted_and_come_back(self):
         self.d.upload("a", make_adapter(1))
         self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
-        end = time.monotonic() + 10
-        while self.d.show("a")[1]["state"] == "verifying" and time.monotonic() < end:
-            time.sleep(0.05)
+        self.wait_until_verified("a")
         a = self.d.show("a")[1]
         self.assertEqual(a["state"], "incompatible", a)
         self.assertTrue(a["versions"][0]["reason"])
@@ -469,9 +462,7 @@ class Restarts(Stored):
         self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
         self.assertEqual(self.d.show("a")[1]["state"], "incompatible")
         self.restart()
-        end = time.monotonic() + 10
-        while self.d.show("a")[1]["state"] == "verifying" and time.monotonic() < end:
-            time.sleep(0.05)
+        self.wait_until_verified("a")
         self.assertEqual(self.d.show("a")[1]["state"], "ready")
         self.d.answer("a")
 
@@ -505,9 +496,7 @@ class Restarts(Stored):
         self.d.stop()
         os.unlink(os.path.join(self.state, "blobs", digest[:2], digest, "adapter_model.safetensors"))
         self.d = self.start(model=os.path.join(os.path.dirname(BASE), "mistral-headdim"))
-        end = time.monotonic() + 10
-        while self.d.show("a")[1]["state"] == "verifying" and time.monotonic() < end:
-            time.sleep(0.05)
+        self.wait_until_verified("a")
         a = self.d.show("a")[1]
         self.assertEqual(a["state"], "failed", a)
         self.assertIn("adapter_model.safetensors", a["versions"][0]["reason"])
@@ -567,11 +556,8 @@ class Residency(Stored):
         self.restart("--cold-adapter", "refuse")
         status, e = self.d.post({"model": "a", "prompt": "x", "max_tokens": 1})
         self.assertEqual((status, e["error"]["code"]), (503, "adapter_loading"))
-        end = time.monotonic() + 10
-        while status == 503 and time.monotonic() < end:
-            time.sleep(0.02)
-            status, e = self.d.post({"model": "a", "prompt": "x", "max_tokens": 1})
-        self.assertEqual(status, 200)
+        wait_until(lambda: self.d.show("a")[1]["resident"], "it is loaded")
+        self.assertEqual(self.d.post({"model": "a", "prompt": "x", "max_tokens": 1})[0], 200)
 
     def test_pinned_adapters_stay(self):
         for i in range(3):
@@ -581,10 +567,7 @@ class Residency(Stored):
             self.d.upload(f"a{i}", make_adapter(i))
         self.assertTrue(self.d.show("a0")[1]["resident"])
         self.restart()
-        end = time.monotonic() + 10
-        while not self.d.show("a0")[1]["resident"] and time.monotonic() < end:
-            time.sleep(0.02)
-        self.assertTrue(self.d.show("a0")[1]["resident"])
+        wait_until(lambda: self.d.show("a0")[1]["resident"], "it is loaded again")
 
     def test_a_request_that_waits_gets_its_version_though_all_names_of_it_are_removed(self):
         for name, seed in (("a", 1), ("twin", 1), ("busy", 2), ("more", 3)):
@@ -603,7 +586,7 @@ class Residency(Stored):
         waiting.join()
         self.assertEqual((answers[0][0], answers[0][1].get("adapter_version")), (200, digest), answers)
         self.d.wait_for("adapterd_adapter_versions_retired", 0)
-        self.assertFalse(os.path.exists(os.path.join(self.state, "blobs", digest[:2], digest)))
+        wait_until(lambda: digest not in self.blobs(), "its files are gone")
 
     def test_requests_wait_while_leases_hold_all_memory(self):
         for i in range(4):

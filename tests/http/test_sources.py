@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from daemon import fails_to_start
+from daemon import fails_to_start, wait_until
 from registry_util import ADAPTERS, BASE, Registry, make_adapter
 
 
@@ -36,12 +36,6 @@ class Places(unittest.TestCase):
         if self.d:
             self.d.stop()
         self.tmp.cleanup()
-
-    def until(self, what, seconds=15):
-        end = time.monotonic() + seconds
-        while not what() and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertTrue(what())
 
 
 class Directories(Places):
@@ -79,7 +73,7 @@ class Directories(Places):
                 pass  # the server left
         client = threading.Thread(target=post)
         client.start()
-        self.until(lambda: any(files for _, _, files in os.walk(self.at("state", "incoming"))))
+        wait_until(lambda: any(files for _, _, files in os.walk(self.at("state", "incoming"))), "it has begun")
         d.process.terminate()
         self.assertEqual(d.process.wait(60), 0)
         client.join()
@@ -102,7 +96,7 @@ class Directories(Places):
             with open(self.at("conf"), "w") as f:
                 f.write(text)
             d.process.send_signal(signal.SIGHUP)
-            self.until(lambda: d.stderr().count("reload: done") == i + 1)
+            wait_until(lambda: d.stderr().count("reload: done") == i + 1, "a reload")
             self.assertEqual(d.call("POST", "/v1/adapters", {"name": name, "path": self.at("roots", name)})[0], status)
 
     def test_without_roots_no_path_is_allowed(self):
@@ -137,7 +131,7 @@ class Watched(Places):
         config, weights = make_adapter(1)
         write(self.at("watch", "a"), (config, weights))
         d = self.start("--watch-dir", self.at("watch"), "--max-adapter-bytes", str(len(config) + len(weights) - 1))
-        self.until(lambda: "--max-adapter-bytes allows" in d.stderr())
+        wait_until(lambda: "--max-adapter-bytes allows" in d.stderr(), "the log says so")
         self.assertEqual(d.names(), [])
 
     def test_bytes_on_disk_are_those_of_the_adapters_files(self):
@@ -147,7 +141,7 @@ class Watched(Places):
             with open(self.at(place, "a", "optimizer.pt"), "wb") as f:
                 f.write(b"x" * 1000)
         d = self.start("--watch-dir", self.at("watch"), "--adapter", f"b={self.at('given', 'a')}")
-        self.until(lambda: d.names() == ["a", "b"])
+        wait_until(lambda: d.names() == ["a", "b"], "both are served")
         for name in ("a", "b"):
             self.assertEqual(d.show(name)[1]["bytes_disk"], len(config) + len(weights))
 
@@ -155,15 +149,15 @@ class Watched(Places):
         os.makedirs(self.at("watch"))
         d = self.start("--watch-dir", self.at("watch"))
         write(self.at("watch", "w"), make_adapter(1))
-        self.until(lambda: d.names() == ["w"])
+        wait_until(lambda: d.names() == ["w"], "it is served")
         first = d.answer("w")[1]
         self.assertEqual(d.show("w")[1]["origin"], "watch")
         write(self.at("watch", "w"), make_adapter(2))
-        self.until(lambda: d.show("w")[1]["digest"] != first)
+        wait_until(lambda: d.show("w")[1]["digest"] != first, "another is served")
         self.assertEqual(d.call("DELETE", "/v1/adapters/w")[0], 409)
         self.assertEqual(d.new_version("w", make_adapter(3))[0], 409)
         shutil.rmtree(self.at("watch", "w"))
-        self.until(lambda: d.names() == [])
+        wait_until(lambda: d.names() == [], "it is gone")
         self.assertEqual(d.post({"model": "w", "prompt": "x"})[0], 404)
 
     def test_half_copied_and_broken_folders_are_not_served(self):
@@ -178,7 +172,7 @@ class Watched(Places):
                 f.flush()
                 time.sleep(0.4)
                 self.assertEqual(d.names(), [])
-        self.until(lambda: d.names() == ["half"])
+        wait_until(lambda: d.names() == ["half"], "it is served")
         write(self.at("watch", "broken"), (config, weights[:-8]))
         time.sleep(3)
         self.assertEqual(d.names(), ["half"])
@@ -189,7 +183,7 @@ class Watched(Places):
         digest = d.upload("a", make_adapter(1))[1]["digest"]
         write(self.at("watch", "a"), make_adapter(2))
         write(self.at("watch", "b"), make_adapter(3))
-        self.until(lambda: d.names() == ["a", "b"])
+        wait_until(lambda: d.names() == ["a", "b"], "both are served")
         self.assertEqual(d.show("a")[1]["digest"], digest)
         shutil.rmtree(self.at("watch", "a"))
         time.sleep(2.5)
@@ -199,7 +193,7 @@ class Watched(Places):
         write(self.at("watch", "base"), make_adapter(1))
         write(self.at("watch", "other"), make_adapter(2))
         d = self.start("--watch-dir", self.at("watch"))
-        self.until(lambda: d.names())
+        wait_until(lambda: d.names(), "one is served")
         self.assertEqual(d.names(), ["other"])
         self.assertEqual(d.post({"model": "base", "prompt": "x", "max_tokens": 1})[0], 200)
 
@@ -258,18 +252,18 @@ class Signatures(Places):
         self.assertEqual(d.upload("b", files[1], signature=self.sign(digests[1], self.keys[1][1]))[0], 422)
         trust(0, 1)
         d.process.send_signal(signal.SIGHUP)
-        self.until(lambda: d.stderr().count("reload: done") == 1)
+        wait_until(lambda: d.stderr().count("reload: done") == 1, "a reload")
         self.assertEqual(d.upload("b", files[1], signature=self.sign(digests[1], self.keys[1][1]))[0], 201)
         d.answer("a")
         trust(1)
         d.process.send_signal(signal.SIGHUP)
-        self.until(lambda: d.stderr().count("reload: done") == 2)
+        wait_until(lambda: d.stderr().count("reload: done") == 2, "another")
         self.assertEqual(d.post({"model": "a", "prompt": "x"})[0], 422)
         self.assertEqual(d.upload("c", files[2], signature=self.sign(digests[2], self.keys[0][1]))[0], 422)
         d.answer("b")
         trust()
         d.process.send_signal(signal.SIGHUP)
-        self.until(lambda: "nothing has changed" in d.stderr())
+        wait_until(lambda: "nothing has changed" in d.stderr(), "the third")
         d.answer("b")
         self.assertIn("adapter a version 1: the key of its signature is trusted no more", d.stderr())
 

@@ -434,13 +434,13 @@ class Connections(OneDaemon):
             with self.assertRaises((ssl.SSLError, ConnectionResetError)):
                 d.wrap()
             held.pop().close()
-            end = time.monotonic() + 20
-            while time.monotonic() < end:
+
+            def taken():
                 try:
-                    self.assertEqual(d.request("GET", "/livez")[0], 200)
-                    break
+                    return d.request("GET", "/livez")[0] == 200
                 except (ssl.SSLError, ConnectionResetError):
-                    time.sleep(0.05)
+                    return False
+            daemon.wait_until(taken, "a place is free again")
             self.assertGreaterEqual(d.metric("adapterd_connections_refused_per_ip_total"), 1)
             for s in held:
                 s.close()
@@ -639,10 +639,7 @@ class Reloads(unittest.TestCase):
         """Sends the signal and waits until the log says so once more."""
         before = self.d.stderr().count(said)
         self.d.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 30
-        while self.d.stderr().count(said) == before and time.monotonic() < end:
-            time.sleep(0.02)
-        self.assertGreater(self.d.stderr().count(said), before, self.d.stderr())
+        daemon.wait_until(lambda: self.d.stderr().count(said) > before, lambda: f"{said} once more in {self.d.stderr()}")
 
     def test_streams_go_on_and_newcomers_get_the_new_certificate(self):
         with self.d.wrap() as stream, self.d.wrap() as idle:

@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 
+from daemon import wait_until
 from upload_daemon import UploadDaemon
 
 MAX = 3_000_000
@@ -52,10 +53,7 @@ class UploadCase(unittest.TestCase):
         self.assertEqual(os.listdir(os.path.join(self.dir, "incoming")), [])
 
     def wait_until_less_than(self, n):
-        end = time.monotonic() + 5
-        while self.pending() >= n and time.monotonic() < end:
-            time.sleep(0.005)
-        self.assertLess(self.pending(), n)
+        wait_until(lambda: self.pending() < n, f"less than {n} are pending")
 
     def pending(self):
         return self.d.get("/counts")[1]["pending"]

@@ -14,7 +14,7 @@ import threading
 import time
 import unittest
 
-from daemon import TINY, Daemon
+from daemon import TINY, Daemon, wait_until
 
 MODEL = os.path.join(TINY, "models", "llama-gqa")
 JSON = {"Content-Type": "application/json"}
@@ -33,13 +33,6 @@ def call(daemon, method, path, body=None, key=None):
 def metric(daemon, name):
     text = daemon.request("GET", "/metrics")[2].decode()
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name + " "))
-
-
-def wait_until(holds, what):
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def rows_of(state):
