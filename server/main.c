@@ -9,7 +9,6 @@
 #include "core/base/team.h"
 #include "core/tensor/kernels.h"
 #include "server/admin_key.h"
-#include "server/api/audit.h"
 #include "server/api/auth.h"
 #include "server/api/ended.h"
 #include "server/api/upload.h"
@@ -18,6 +17,7 @@
 #include "server/notify.h"
 #include "server/observe/access.h"
 #include "server/observe/log.h"
+#include "server/tenancy/audit.h"
 #include "server/tenancy/usage.h"
 
 extern char **environ;
@@ -193,7 +193,7 @@ static void on_key_changed(void *user, const char *name, bool live)
     ad_log_level level;
     if (!live) ad_log(AD_LOG_WARN, "reload: %s has changed, which needs a restart", name);
     else ad_log(AD_LOG_INFO, "reload: %s is another from now on", name);
-    if (live) ad_audit_system(&d->app, "signal", "config.reload", name, NULL);
+    if (live) ad_audit_tell(ad_keeper_store(d->app.keeper), AD_BY_SIGNAL, "config.reload", name, 200, NULL);
     if (!strcmp(name, "log-level") && ad_log_parse_level(d->config.log_level, &level)) ad_log_set_level(level);
     if (!strcmp(name, "log-format")) ad_log_set_format(d->config.log_format);
 }
@@ -234,6 +234,7 @@ static void reload(void *user)
         ad_log(AD_LOG_INFO, "reload: done");
     } else {
         ad_log(AD_LOG_ERROR, "reload: nothing has changed: %s", err.msg);
+        ad_audit_tell(ad_keeper_store(d->app.keeper), AD_BY_SIGNAL, "config.reload", NULL, ad_http_status_of(err.code), err.msg);
     }
     ad_life_ready(d->life);
 }

@@ -11,6 +11,7 @@
 #include "server/app.h"
 #include "server/keeper/keeper.h"
 #include "server/observe/log.h"
+#include "server/tenancy/audit.h"
 
 enum { WINDOW_MS = 2000, WINDOWS = 3, LEAST_TOKENS = 32, MAX_SEEN = 64 };
 static const double merge_share = 0.95, restore_share = 0.5;
@@ -78,16 +79,25 @@ static void finish(ad_merger *m)
     free_if_closed(m);
 }
 
+static void audit(ad_merger *m, const char *by, const ad_adapter *a, const char *detail) { ad_audit_tell(ad_keeper_store(m->app->keeper), by, "merge.set", ad_adapter_name(a), 200, detail); }
+
+static void take_built(ad_merger *m)
+{
+    ad_merge_bind(m->built, m->target->adapter);
+    if (m->closing) {
+        ad_merge_release(&m->built);
+        return;
+    }
+    publish(m, m->built);
+    m->built = NULL;
+    if (!m->done) audit(m, m->automatic ? AD_BY_DAEMON : AD_BY_COMMAND_LINE, m->target->adapter, m->automatic ? "it had nearly all tokens" : NULL);
+}
+
 static void on_built(uv_work_t *work, int status)
 {
     ad_merger *m = work->data;
     (void)status;
-    if (m->status == AD_OK) {
-        ad_merge_bind(m->built, m->target->adapter);
-        if (m->closing) ad_merge_release(&m->built);
-        else publish(m, m->built);
-        m->built = NULL;
-    }
+    if (m->status == AD_OK) take_built(m);
     finish(m);
 }
 
@@ -180,6 +190,12 @@ static ad_version *still_active(const ad_app *app, const ad_digest *digest)
     return NULL;
 }
 
+static void restore_by_itself(ad_merger *m, const char *why)
+{
+    audit(m, AD_BY_DAEMON, ad_merge_adapter(m->current), why);
+    ad_merger_restore(m);
+}
+
 static void decide(ad_merger *m)
 {
     const ad_digest *leader = leader_of_window(m), *merged = m->current ? ad_adapter_digest(ad_merge_adapter(m->current)) : NULL;
@@ -187,7 +203,7 @@ static void decide(ad_merger *m)
     m->streak = leader && same(leader, &m->leader) ? m->streak + 1 : leader != NULL;
     m->leader = leader ? *leader : (ad_digest){{0}};
     if (merged && (double)(m->tokens - tokens_of(m, merged)) >= restore_share * (double)m->tokens) {
-        ad_merger_restore(m);
+        restore_by_itself(m, "restored: others had half of the tokens");
         return;
     }
     bool wants = leader && m->streak >= WINDOWS && !(merged && same(leader, merged));
@@ -202,7 +218,7 @@ static void on_window(uv_timer_t *t)
 {
     ad_merger *m = t->data;
     /* A version that was replaced or removed is not merged any longer. */
-    if (m->current && !still_active(m->app, ad_adapter_digest(ad_merge_adapter(m->current)))) ad_merger_restore(m);
+    if (m->current && !still_active(m->app, ad_adapter_digest(ad_merge_adapter(m->current)))) restore_by_itself(m, "restored: it is active no longer");
     if (m->automatic && m->tokens >= LEAST_TOKENS) decide(m);
     m->tokens = 0;
     m->n_seen = 0;

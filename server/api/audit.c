@@ -6,9 +6,8 @@
 
 #include "server/api/auth.h"
 #include "server/observe/access.h"
-#include "server/observe/log.h"
 #include "server/observe/repeat.h"
-#include "server/store_thread.h"
+#include "server/tenancy/audit.h"
 
 enum { PAGE = 100, MOST = 1000 };
 
@@ -79,41 +78,7 @@ static void find_object(const ad_http_exchange *x, const ad_access *a, char *out
 
 static char *copy(const char *s) { return s && *s ? strdup(s) : NULL; }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static json_t *row_json(const ad_stored_audit *r)
-{
-    return json_pack("{s:I, s:s, s:s, s:o*, s:o*, s:s, s:o*, s:i, s:o*}", "time", (json_int_t)(r->time_ms / 1000), "tenant", r->tenant, "key", r->key,
-                     "peer", r->peer ? ad_json_text(r->peer) : NULL,
-                     "request_id", r->request_id ? ad_json_text(r->request_id) : NULL, "action", r->action, "object", r->object ? ad_json_text(r->object) : NULL, "status", r->status,
-                     "detail", r->detail ? ad_json_text(r->detail) : NULL);
-}
-
-static void on_written(void *user, ad_status st, const ad_err *err)
-{
-    (void)user;
-    if (st != AD_OK) ad_log(AD_LOG_ERROR, "audit: a row could not be written: %s", err->msg);
-}
-
-/* Takes what the row points to. */
-static void add(ad_app *app, ad_stored_audit *row)
-{
-    ad_err err;
-    ad_store_change *c = row->action ? ad_calloc(1, sizeof *c) : NULL;
-    if (row->action) ad_log_event(AD_LOG_INFO, "audit", row_json(row));
-    if (!c) {
-        ad_stored_audit_deinit(row);
-        on_written(NULL, ad_fail(&err, AD_ENOMEM, "out of memory"), &err);
-        return;
-    }
-    *c = (ad_store_change){.kind = AD_ADD_AUDIT, .audit = *row};
-    if (ad_store_thread_submit(ad_keeper_store(app->keeper), c, 1, on_written, NULL, &err) != AD_OK) on_written(NULL, err.code, &err);
-}
+static void add(ad_app *app, ad_stored_audit *row) { ad_audit_add(ad_keeper_store(app->keeper), row); }
 
 /* False: the exchange was to change nothing. */
 static bool describe(const ad_http_exchange *x, ad_stored_audit *row)
@@ -125,7 +90,7 @@ static bool describe(const ad_http_exchange *x, ad_stored_audit *row)
     char object[AD_ACCESS_TEXT];
     if (!action) return false;
     find_object(x, a, object, sizeof object);
-    *row = (ad_stored_audit){.time_ms = now_ms(), .peer = copy(ad_http_peer(x)), .request_id = copy(ad_http_request_id(x)),
+    *row = (ad_stored_audit){.time_ms = ad_audit_now_ms(), .peer = copy(ad_http_peer(x)), .request_id = copy(ad_http_request_id(x)),
                              .action = copy(action), .object = copy(object), .detail = copy(a ? a->detail : NULL)};
     if (caller) strcpy(row->tenant, caller->tenant->name);
     if (caller && caller->key) strcpy(row->key, caller->key->id);
@@ -164,19 +129,12 @@ ad_stored_audit *ad_audit_keep(const ad_http_exchange *x)
 void ad_audit_complete(ad_app *app, ad_stored_audit *row, int status)
 {
     if (!row) return;
-    row->time_ms = now_ms();
+    row->time_ms = ad_audit_now_ms();
     row->status = status;
     free(row->detail);
     row->detail = copy(status < 400 ? "done after its client had left" : "refused after its client had left");
     add(app, row);
     free(row);
-}
-
-void ad_audit_system(ad_app *app, const char *who, const char *action, const char *object, const char *detail)
-{
-    ad_stored_audit row = {.time_ms = now_ms(), .peer = copy(who), .action = copy(action), .object = copy(object), .detail = copy(detail), .status = 200};
-    strcpy(row.tenant, AD_SHARED_TENANT);
-    add(app, &row);
 }
 
 /* ---- GET /v1/admin/audit ---- */
@@ -193,7 +151,7 @@ typedef struct {
 static ad_status take_row(void *user, const ad_stored_audit *r, ad_err *err)
 {
     page *p = user;
-    json_t *v = row_json(r);
+    json_t *v = ad_audit_json(r);
     if (!v || json_object_set_new(v, "seq", json_integer(r->seq)) || json_array_append(p->rows, v)) p->status = ad_fail(err, AD_ENOMEM, "out of memory");
     json_decref(v);
     return p->status;

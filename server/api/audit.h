@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who changed what: a row of the store and a line of the log for every request that changes something, or was refused it. Rows are written right behind the change
- * and never touched again. Loop thread. */
+/* A row of the audit log for every request that changes something, or was refused it, right behind the change. Loop thread. */
 #ifndef AD_API_AUDIT_H
 #define AD_API_AUDIT_H
 
@@ -16,8 +15,5 @@ void ad_audit_exchange(ad_app *app, const ad_http_exchange *x, int status);
  * write, or no memory, then it is written as one whose client left. */
 ad_stored_audit *ad_audit_keep(const ad_http_exchange *x);
 void ad_audit_complete(ad_app *app, ad_stored_audit *row, int status); /* takes row; NULL is fine */
-
-/* A change that no request made. who: "watch", "signal" ...; detail may be NULL. */
-void ad_audit_system(ad_app *app, const char *who, const char *action, const char *object, const char *detail);
 
 #endif

@@ -8,6 +8,7 @@
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
 #include "server/selftest.h"
+#include "server/tenancy/audit.h"
 
 enum { TICK_MS = 10 };
 
@@ -178,18 +179,30 @@ void ad_keeper_drop_blob(ad_keeper *k, const ad_digest *d)
     if (k->store) ad_store_thread_collect(k->store, d);
 }
 
+/* NULL: out of memory. */
+static ad_store_change *prune_rows(const ad_version *v)
+{
+    char object[AD_MAX_NAME + 16];
+    ad_store_change *rows = calloc(2, sizeof *rows);
+    if (!rows) return NULL;
+    rows[0].kind = AD_DROP_VERSION;
+    memcpy(rows[0].version.name, v->entry->name, strlen(v->entry->name) + 1);
+    rows[0].version.number = v->number;
+    snprintf(object, sizeof object, "%s@%d", v->entry->name, v->number);
+    rows[1].kind = AD_ADD_AUDIT;
+    rows[1].audit = ad_audit_row(AD_BY_DAEMON, "adapter.remove", object, 200, "beyond the versions that are kept");
+    ad_audit_say(&rows[1].audit);
+    return rows;
+}
+
 void ad_keeper_prune(ad_keeper *k, ad_entry *e)
 {
     ad_err err;
     for (size_t i = e->n_versions; i-- > 0;) {
         ad_version *v = e->versions[i];
         if (e->origin != AD_ORIGIN_STORE || v->load || !ad_registry_is_surplus(v)) continue;
-        ad_store_change *c = calloc(1, sizeof *c);
-        if (!c) return;
-        c->kind = AD_DROP_VERSION;
-        memcpy(c->version.name, e->name, strlen(e->name) + 1);
-        c->version.number = v->number;
-        if (ad_store_thread_submit(k->store, c, 1, ad_keeper_ignore, NULL, &err) != AD_OK) return; /* another time */
+        ad_store_change *rows = prune_rows(v);
+        if (!rows || ad_store_thread_submit(k->store, rows, 2, ad_keeper_ignore, NULL, &err) != AD_OK) return; /* another time */
         ad_keeper_tell(k, e->name, v, "gone", ad_version_state_name(ad_version_get_state(v)));
         ad_registry_retire(v);
     }

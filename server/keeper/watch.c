@@ -8,6 +8,7 @@
 #include "adapters/template.h"
 #include "server/keeper/private.h"
 #include "server/observe/log.h"
+#include "server/tenancy/audit.h"
 
 enum { SCAN_MS = 1000, SETTLE_MS = 1000 };
 
@@ -77,22 +78,38 @@ static void release(ad_op *op)
     free_watcher_if_done(w);
 }
 
-static void publish(finding *f, ad_entry *e)
+static void audit(const finding *f, const char *action, int status, const char *detail) { ad_audit_tell(f->w->k->store, AD_BY_WATCHER, action, f->name, status, detail); }
+
+static void refuse(const finding *f, ad_status st, const char *why)
 {
-    ad_keeper *k = f->w->k;
+    ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, why);
+    audit(f, "adapter.upload", ad_http_status_of(st), why);
+}
+
+/* NULL after refusing it. */
+static ad_version *add_version(finding *f, ad_entry *e)
+{
+    ad_registry *reg = f->w->k->registry;
+    bool is_new = !e;
     ad_version *v = NULL;
     ad_err err;
-    if (!e && ad_registry_add(k->registry, f->name, AD_ORIGIN_WATCH, &e, &err) != AD_OK) {
-        ad_log(AD_LOG_WARN, "%s: %s", f->path, err.msg);
-        return;
-    }
-    if (!e->created) e->created = time(NULL);
-    if (ad_registry_add_version(k->registry, e, 0, ad_adapter_digest(f->adapter), &v, &err) != AD_OK || ad_registry_set_template(v, &f->chat, &err) != AD_OK) {
-        ad_log(AD_LOG_WARN, "%s: %s", f->path, err.msg);
-        if (v) ad_registry_retire(v);
-        return;
-    }
+    ad_status st = is_new ? ad_registry_add(reg, f->name, AD_ORIGIN_WATCH, &e, &err) : AD_OK;
+    if (st == AD_OK) st = ad_registry_add_version(reg, e, 0, ad_adapter_digest(f->adapter), &v, &err);
+    if (st == AD_OK) st = ad_registry_set_template(v, &f->chat, &err);
+    if (st == AD_OK) return v;
+    refuse(f, st, err.msg);
+    if (v) ad_registry_retire(v);
+    if (is_new && e) ad_registry_remove(reg, e);
+    return NULL;
+}
+
+static void publish(finding *f, ad_version *v)
+{
+    ad_keeper *k = f->w->k;
+    ad_entry *e = v->entry;
+    char detail[32];
     ad_version *old = e->active;
+    if (!e->created) e->created = time(NULL);
     v->checked = v->fits = true;
     v->signer = f->signer;
     v->base = *ad_model_fingerprint(k->app->model);
@@ -109,7 +126,30 @@ static void publish(finding *f, ad_entry *e)
         f->adapter = NULL;
     }
     ad_keeper_switch(k, e, v, "verifying");
+    snprintf(detail, sizeof detail, "version %d", v->number);
+    audit(f, "adapter.upload", 201, detail);
     if (old) ad_registry_retire(old); /* its files are no longer what it was */
+}
+
+static void withdraw(const finding *f, ad_entry *e)
+{
+    ad_keeper *k = f->w->k;
+    ad_keeper_tell(k, e->name, e->active, "gone", "ready");
+    ad_registry_remove(k->registry, e);
+    k->stats.removals++;
+    audit(f, "adapter.remove", 200, NULL);
+}
+
+/* A folder that may be served; e is what it was until now, or NULL. */
+static void take(finding *f, ad_entry *e)
+{
+    if (f->status != AD_OK) {
+        refuse(f, f->status, f->err.msg);
+        ad_keeper_tell(f->w->k, f->name, NULL, "refused", NULL);
+        return;
+    }
+    ad_version *v = e && ad_keeper_is_same(e->active, ad_adapter_digest(f->adapter), f->chat) ? NULL : add_version(f, e);
+    if (v) publish(f, v);
 }
 
 /* The name's turn. */
@@ -118,22 +158,10 @@ static void run(ad_op *op)
     finding *f = (finding *)((char *)op - offsetof(finding, op));
     ad_keeper *k = f->w->k;
     ad_entry *e = ad_registry_find(k->registry, f->name);
-    if (!strcmp(f->name, k->app->served_name)) {
-        if (f->what != AD_WATCH_GONE) ad_log(AD_LOG_WARN, "%s: not served: \"%s\" is the name of the base model", f->path, f->name);
-    } else if (e && e->origin != AD_ORIGIN_WATCH) {
-        if (f->what != AD_WATCH_GONE) ad_log(AD_LOG_WARN, "%s: not served: an adapter or alias named \"%s\" is there already", f->path, f->name);
-    } else if (f->what == AD_WATCH_GONE) {
-        if (e) {
-            ad_keeper_tell(k, e->name, e->active, "gone", "ready");
-            ad_registry_remove(k->registry, e);
-            k->stats.removals++;
-        }
-    } else if (f->status != AD_OK) {
-        ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, f->err.msg);
-        ad_keeper_tell(k, f->name, NULL, "refused", NULL);
-    } else if (!e || !ad_keeper_is_same(e->active, ad_adapter_digest(f->adapter), f->chat)) {
-        publish(f, e);
-    }
+    bool gone = f->what == AD_WATCH_GONE, is_base = !strcmp(f->name, k->app->served_name), taken = is_base || (e && e->origin != AD_ORIGIN_WATCH);
+    if (taken && !gone) refuse(f, AD_EEXIST, is_base ? "its name is the name of the base model" : "an adapter or alias of its name is there already");
+    else if (!taken && !gone) take(f, e);
+    else if (!taken && e) withdraw(f, e);
     ad_op_finish(op);
 }
 

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "core/base/mem.h"
+#include "server/tenancy/audit.h"
 #include "server/tenancy/private.h"
 #include "server/tenancy/usage.h"
 
@@ -529,8 +530,7 @@ static ad_status tell_of_key(const ad_stored_key *k, ad_stored_audit *a, ad_err 
 {
     char detail[8 + AD_KEY_ID];
     snprintf(detail, sizeof detail, "key %s", k->id);
-    *a = (ad_stored_audit){.time_ms = k->created * 1000, .tenant = AD_SHARED_TENANT, .status = 201, .peer = strdup("command line"),
-                           .action = strdup("key.create"), .object = strdup(AD_SHARED_TENANT), .detail = strdup(detail)};
+    *a = ad_audit_row(AD_BY_COMMAND_LINE, "key.create", AD_SHARED_TENANT, 201, detail);
     return a->peer && a->action && a->object && a->detail ? AD_OK : ad_fail(err, AD_ENOMEM, "out of memory");
 }
 

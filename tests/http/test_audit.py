@@ -15,6 +15,15 @@ from daemon import ADAPTERD, wait_until
 from registry_util import BASE, Registry, make_adapter, multipart, parts_of
 
 
+def write(path, files):
+    """An adapter's folder: complete when it gets its name, or its weights."""
+    os.makedirs(path, exist_ok=True)
+    for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files):
+        with open(os.path.join(path, "." + name), "wb") as f:
+            f.write(data)
+        os.rename(os.path.join(path, "." + name), os.path.join(path, name))
+
+
 class AuditTests(unittest.TestCase):
     def setUp(self):
         self.state = tempfile.mkdtemp()
@@ -120,6 +129,69 @@ class Changes(AuditTests):
         self.assertLess(len(objects[2]), 600)
 
 
+class NobodysKey(AuditTests):
+    """Changes that no request made: who made them is their peer."""
+
+    def told(self, by):
+        return [(r["action"], r.get("object"), r["status"], r.get("detail")) for r in self.rows() if r["peer"] == by]
+
+    def test_what_a_watched_directory_changed_or_was_refused_has_rows(self):
+        self.d.stop()
+        watched = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, watched, True)
+        self.d = Registry(BASE, "--served-name", "base", "--state-dir", self.state, "--watch-dir", watched, log_level="info")
+        self.addCleanup(lambda: self.d.process.poll() is None and self.d.stop())
+        write(os.path.join(watched, "w"), make_adapter(1))
+        self.wait_for_row(object="w", detail="version 1")
+        write(os.path.join(watched, "w"), make_adapter(2))
+        self.wait_for_row(object="w", detail="version 2")
+        shutil.rmtree(os.path.join(watched, "w"))
+        self.wait_for_row(object="w", action="adapter.remove")
+        write(os.path.join(watched, "base"), make_adapter(3))
+        self.wait_for_row(object="base")
+        write(os.path.join(watched, "bad"), (b"{}", b"nonsense"))
+        bad = self.wait_for_row(object="bad")
+        self.assertEqual(self.told("watch-dir")[:4], [("adapter.upload", "w", 201, "version 1"), ("adapter.upload", "w", 201, "version 2"), ("adapter.remove", "w", 200, None),
+                                                      ("adapter.upload", "base", 409, "its name is the name of the base model")])
+        self.assertEqual((bad["action"], bad["status"], bad["tenant"], bad["key"], "request_id" in bad), ("adapter.upload", 422, "default", "", False), bad)
+        self.assertTrue(bad["detail"])
+        self.assertEqual(len(self.rows()), 5)
+        said = [line for line in map(json.loads, self.d.stderr().splitlines()) if line["msg"] == "audit"]
+        self.assertEqual([s["peer"] for s in said], ["watch-dir"] * 5)
+
+    def test_a_version_beyond_the_kept_ones_goes_with_a_row(self):
+        self.assertEqual(self.d.upload("a", make_adapter(1))[0], 201)
+        for seed in range(2, 7):  # five are kept behind it
+            self.assertEqual(self.d.new_version("a", make_adapter(seed))[0], 201)
+        row = self.wait_for_row(object="a@1")
+        self.assertEqual(self.told("daemon"), [("adapter.remove", "a@1", 200, "beyond the versions that are kept")], row)
+
+    def test_merges_that_the_daemon_or_its_command_line_decided_have_rows(self):
+        self.assertEqual(self.d.upload("a", make_adapter(1))[0], 201)
+        self.d.stop()
+        self.d = Registry(BASE, "--served-name", "base", "--state-dir", self.state, "--merge", "a")
+        self.addCleanup(lambda: self.d.process.poll() is None and self.d.stop())
+        self.wait_for_row(action="merge.set", object="a")
+        self.assertEqual(self.told("command line"), [("merge.set", "a", 200, None)])
+        self.assertEqual(self.d.call("DELETE", "/v1/adapters/a")[0], 200)
+        self.wait_for_row(action="merge.set", object="a", peer="daemon")
+        self.assertEqual(self.told("daemon"), [("merge.set", "a", 200, "restored: it is active no longer")])
+
+    def test_merges_by_themselves_have_rows(self):
+        self.d.stop()
+        self.d = Registry(BASE, "--served-name", "base", "--merge", "auto", adapters=("all",))
+        self.addCleanup(lambda: self.d.process.poll() is None and self.d.stop())
+
+        def drive(model, state):
+            end = time.monotonic() + 120
+            while time.monotonic() < end and self.d.metric("adapterd_merged_adapters") != state:
+                self.d.complete(model=model, prompt=[1], max_tokens=30, ignore_eos=True)
+        drive("all", 1)
+        drive("base", 0)
+        self.wait_for_row(detail="restored: others had half of the tokens")
+        self.assertEqual(self.told("daemon"), [("merge.set", "all", 200, "it had nearly all tokens"), ("merge.set", "all", 200, "restored: others had half of the tokens")])
+
+
 class Durable(AuditTests):
     def test_rows_outlive_kill_9_and_the_database_refuses_to_change_them(self):
         self.d.call("PUT", "/v1/aliases/x", {"targets": []})
@@ -157,6 +229,13 @@ class Reload(AuditTests):
         row = self.wait_for_row(action="config.reload")
         self.assertEqual((row["object"], row["peer"], row["tenant"], row["key"], row["status"]), ("queue-limit", "signal", "default", "", 200))
         self.assertEqual(len(self.rows()), 1)
+
+    def test_a_reload_that_was_refused_has_a_row_that_says_why(self):
+        self.write("queue-limit = many\n")
+        self.d.process.send_signal(signal.SIGHUP)
+        row = self.wait_for_row(action="config.reload")
+        self.assertEqual((row.get("object"), row["peer"], row["status"]), (None, "signal", 400))
+        self.assertIn("queue-limit", row["detail"])
 
 
 class Keys(AuditTests):
