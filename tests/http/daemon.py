@@ -47,7 +47,7 @@ class Daemon:
         args = [ADAPTERD, "--model", model, "--port", "0", "--log-level", log_level, *options]
         for name in adapters:
             args += ["--adapter", f"{name}={os.path.join(TINY, 'adapters', name)}"]
-        self.log = tempfile.TemporaryFile(mode="a+")  # what the daemon adds goes to the end, wherever we read
+        self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
         line = self.process.stdout.readline()
         match = re.fullmatch(r"adapterd: listening on https?://([^\n]+):(\d+)\n", line)
@@ -57,8 +57,8 @@ class Daemon:
         self.host, self.port = match[1].strip("[]"), int(match[2])
 
     def stderr(self):
-        self.log.seek(0)
-        return self.log.read()
+        fd = self.log.fileno()  # the daemon writes where this file's position is, which pread leaves alone
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode()
 
     def stop(self, sig=signal.SIGTERM, timeout=60):
         if self.process.poll() is None:

@@ -12,7 +12,7 @@ PROGRAM = os.path.join(os.path.dirname(ADAPTERD), "..", "tests", "http", "upload
 
 class UploadDaemon(Daemon):
     def __init__(self, *args, env=None):
-        self.log = tempfile.TemporaryFile(mode="a+")
+        self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen([PROGRAM, *args], stdout=subprocess.PIPE, stderr=self.log, text=True, env={**clean_env(), **(env or {})})
         match = re.fullmatch(r"adapterd: listening on https?://([^\n]+):(\d+)\n", self.process.stdout.readline())
         if not match:
