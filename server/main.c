@@ -198,6 +198,13 @@ static void on_key_changed(void *user, const char *name, bool live)
     if (!strcmp(name, "log-format")) ad_log_set_format(d->config.log_format);
 }
 
+/* What only a restart changes stays: what comes must go with it. */
+static ad_status check_with_rest(const ad_config *now, const ad_config *next, ad_err *err)
+{
+    if (strcmp(now->signatures, "require") || next->trusted_keys.n) return AD_OK;
+    return ad_fail(err, AD_EINVAL, "trusted-key: none is left, but signatures stays \"require\" until a restart");
+}
+
 /* Whatever can be wrong is found before anything changes. */
 static ad_status take_config(daemon_state *d, ad_err *err)
 {
@@ -207,7 +214,8 @@ static ad_status take_config(daemon_state *d, ad_err *err)
     int action;
     ad_status st = ad_config_parse(&next, d->argc, d->argv, environ, stdout, &action, err);
     if (st != AD_OK) return st;
-    st = ad_intake_new(&intake, &next, err);
+    st = check_with_rest(&d->config, &next, err);
+    if (st == AD_OK) st = ad_intake_new(&intake, &next, err);
     if (st == AD_OK) st = ad_http_reload_tls(d->app.http, err);
     if (st == AD_OK) ad_config_adopt(&d->config, &next, on_key_changed, d);
     ad_config_deinit(&next);

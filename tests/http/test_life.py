@@ -359,6 +359,18 @@ class Reload(Case):
         self.assertEqual(d.post({"model": "base", "prompt": [1] * 2000, "max_tokens": 1})[0], 413)
         d.stop()
 
+    def test_the_last_trusted_key_stays_as_long_as_signatures_are_required(self):
+        key = "trusted-key = RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n"
+        path = self.write("conf", "signatures = require\nmax-body = 8M\n" + key)
+        d = self.start("--config", path)
+        self.write("conf", "signatures = off\nmax-body = 2k\n")
+        self.assertIn("nothing has changed: trusted-key", self.hang_up(d))
+        self.assertEqual(d.post({"model": "base", "prompt": [1] * 2000, "max_tokens": 1})[0], 400, "not 413")
+        self.write("conf", "signatures = off\n" + key)
+        d.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: d.metric("adapterd_config_last_reload_successful") == 1, "one that has a key")
+        d.stop()
+
 
 class CheckConfig(Case):
     def run_it(self, *args):
