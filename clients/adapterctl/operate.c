@@ -401,7 +401,13 @@ int ctl_audit(ctl *c)
     int code;
     if (c->after && (!*c->after || strspn(c->after, "0123456789") != strlen(c->after) || strlen(c->after) > 18)) return ctl_usage("--after: \"%s\" is no number of the log", c->after);
     snprintf(path, sizeof path, "/v1/admin/audit?limit=%d%s%s", c->limit ? c->limit : 100, c->after ? "&after=" : "", c->after ? c->after : "");
-    return call(c, "GET", path, NULL, &r, &code) ? put_list(c, &r, audit_headings, add_audit) : code;
+    if (!call(c, "GET", path, NULL, &r, &code)) return code;
+    const json_t *rows = json_object_get(r.json, "data");
+    json_int_t last = json_integer_value(json_object_get(json_array_get(rows, json_array_size(rows) - 1), "seq"));
+    bool more = ctl_true(r.json, "has_more");
+    code = put_list(c, &r, audit_headings, add_audit);
+    if (more && !c->json) fprintf(stderr, "adapterctl: there are more; go on with --after %lld\n", (long long)last);
+    return code;
 }
 
 /* ---- the whole server ---- */

@@ -195,6 +195,17 @@ class Records(Operated):
         self.assertRegex(lines[1], rf" {last + 1}  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ  default  {self.key[6:18]}  tenant.create  {self.tenant} ")
         self.ctl("audit", "--after", "x", expect=USAGE)
 
+    def test_audit_says_how_to_go_on_when_there_are_more_rows_and_its_help_what_after_takes(self):
+        for _ in range(2):
+            self.ctl("tenant", "create", "default", expect=CONFLICT)
+        rows = self.json("audit", "--limit", "1000")["data"]
+        seq = rows[-2]["seq"]
+        self.assertIn(f"go on with --after {seq}\n", self.ctl("audit", "--limit", "1", "--after", str(rows[-3]["seq"] if len(rows) > 2 else 0)).stderr)
+        self.assertEqual(self.ctl("audit", "--limit", "1", "--after", str(seq)).stderr, "")
+        said = self.ctl("audit", "--help").stdout
+        self.assertRegex(said, r"--after NAME\|SEQ +.*in audit the number of a row")
+        self.assertRegex(said, r"--limit N +.*of the audit log 100")
+
     def test_limits_are_set_added_to_and_taken_away(self):
         self.create()
         self.ctl("limits", "set", "tenant", self.tenant, "requests_per_minute=60", "prompt_tokens_per_minute=10k", "bytes_stored=1G")
