@@ -70,6 +70,18 @@ void ad_reply_page(ad_http_exchange *x, json_t *data, bool has_more)
     ad_reply_json(x, 200, json_pack("{s:s, s:o, s:b}", "object", "list", "data", data, "has_more", has_more));
 }
 
+void ad_reply_lost_page(ad_http_exchange *x)
+{
+    ad_reply_refusal(x, 400, "invalid_value", "after", "`after` is no id of this list, or no longer: begin again without it");
+}
+
+void ad_reply_unknown(ad_http_exchange *x, const char *what, const char *code, const char *param, const char *id)
+{
+    ad_fault f = {0};
+    ad_fault_set(&f, 404, code, param, "The %s `%.150s` does not exist.", what, id);
+    ad_reply_fault(x, &f);
+}
+
 json_t *ad_tenant_json(const ad_tenant *t)
 {
     return json_pack("{s:s, s:s, s:f, s:s?, s:o, s:s?, s:I, s:i}", "object", "tenant", "name", t->name, "weight", t->weight, "priority", t->priority,

@@ -18,10 +18,12 @@ typedef struct {
     size_t limit;
 } ad_page;
 bool ad_read_page(ad_http_exchange *x, ad_page *page); /* false: answered */
+void ad_reply_lost_page(ad_http_exchange *x); /* 400: nothing in the list has the id `after`, or no longer */
 void ad_reply_page(ad_http_exchange *x, json_t *data, bool has_more); /* takes data */
 
 json_t *ad_tenant_json(const ad_tenant *t); /* the caller owns it */
 json_t *ad_key_json(const ad_key *k);
+void ad_reply_unknown(ad_http_exchange *x, const char *what, const char *code, const char *param, const char *id); /* 404; what: "tenant" ... */
 void ad_reply_account_refusal(ad_http_exchange *x, const ad_account_outcome *o);
 
 #endif

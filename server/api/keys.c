@@ -10,19 +10,7 @@
 static const char prefix[] = "/v1/admin/keys/", rotate[] = "/rotate";
 enum { GRACE_S = 86400, MOST_GRACE_S = 90 * 86400 };
 
-static void reply_unknown(ad_http_exchange *x, const char *id)
-{
-    ad_fault f = {0};
-    ad_fault_set(&f, 404, "key_not_found", "id", "The key `%.150s` does not exist.", id);
-    ad_reply_fault(x, &f);
-}
-
-static size_t position_of(const ad_tenancy *t, const char *id)
-{
-    size_t i = 0;
-    while (ad_tenancy_key(t, i) && strcmp(ad_tenancy_key(t, i)->id, id)) i++;
-    return i;
-}
+static void reply_unknown(ad_http_exchange *x, const char *id) { ad_reply_unknown(x, "key", "key_not_found", "id", id); }
 
 /* The first from `i` on that is the tenant's ("": anybody's); NULL: there is none. *i is its position. */
 static const ad_key *next_key(const ad_tenancy *t, const char *tenant, size_t *i)
@@ -43,7 +31,11 @@ void ad_handle_keys(ad_http_exchange *x, void *arg)
         ad_reply_refusal(x, 400, "invalid_value", "tenant", "`tenant` is malformed or too long");
         return;
     }
-    size_t i = *page.after ? position_of(app->tenancy, page.after) + 1 : 0;
+    size_t i = *page.after ? ad_tenancy_behind_key(app->tenancy, page.after) : 0;
+    if (i == SIZE_MAX) {
+        ad_reply_lost_page(x);
+        return;
+    }
     json_t *list = json_array();
     for (; json_array_size(list) < page.limit && (k = next_key(app->tenancy, tenant, &i)); i++) json_array_append_new(list, ad_key_json(k));
     ad_reply_page(x, list, next_key(app->tenancy, tenant, &i) != NULL);

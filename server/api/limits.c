@@ -50,12 +50,9 @@ static bool has_prefix(const char *s, const char *with) { return !strncmp(s, wit
 static size_t behind(const ad_tenancy *t, const char *after, size_t n_tenants)
 {
     if (!*after) return 0;
-    for (size_t i = 0; i < n_tenants && has_prefix(after, tenants); i++)
-        if (!strcmp(ad_tenancy_tenant(t, i)->name, after + strlen(tenants))) return i + 1;
-    const ad_key *k = has_prefix(after, keys) ? ad_tenancy_find_key(t, after + strlen(keys)) : NULL;
-    for (size_t i = 0; k; i++)
-        if (ad_tenancy_key(t, i) == k) return n_tenants + i + 1;
-    return SIZE_MAX;
+    if (has_prefix(after, tenants)) return ad_tenancy_behind_tenant(t, after + strlen(tenants));
+    size_t i = has_prefix(after, keys) ? ad_tenancy_behind_key(t, after + strlen(keys)) : SIZE_MAX;
+    return i == SIZE_MAX ? i : n_tenants + i;
 }
 
 void ad_handle_limits(ad_http_exchange *x, void *arg)
@@ -75,7 +72,7 @@ void ad_handle_limits(ad_http_exchange *x, void *arg)
     while (ad_tenancy_tenant(t, n_tenants)) n_tenants++;
     size_t i = behind(t, page.after, n_tenants);
     if (i == SIZE_MAX) {
-        ad_reply_refusal(x, 400, "invalid_value", "after", "`after` is no id of this list");
+        ad_reply_lost_page(x);
         return;
     }
     json_t *data = json_array();

@@ -7,26 +7,16 @@
 
 static const char prefix[] = "/v1/admin/tenants/";
 
-static void reply_unknown(ad_http_exchange *x, const char *name)
-{
-    ad_fault f = {0};
-    ad_fault_set(&f, 404, "tenant_not_found", "name", "The tenant `%.150s` does not exist.", name);
-    ad_reply_fault(x, &f);
-}
-
-static size_t position_of(const ad_tenancy *t, const char *name)
-{
-    size_t i = 0;
-    while (ad_tenancy_tenant(t, i) && strcmp(ad_tenancy_tenant(t, i)->name, name)) i++;
-    return i;
-}
-
 void ad_handle_tenants(ad_http_exchange *x, void *arg)
 {
     const ad_app *app = arg;
     ad_page page;
     if (!ad_read_page(x, &page)) return;
-    size_t i = *page.after ? position_of(app->tenancy, page.after) + 1 : 0;
+    size_t i = *page.after ? ad_tenancy_behind_tenant(app->tenancy, page.after) : 0;
+    if (i == SIZE_MAX) {
+        ad_reply_lost_page(x);
+        return;
+    }
     json_t *list = json_array();
     for (; json_array_size(list) < page.limit && ad_tenancy_tenant(app->tenancy, i); i++) json_array_append_new(list, ad_tenant_json(ad_tenancy_tenant(app->tenancy, i)));
     ad_reply_page(x, list, ad_tenancy_tenant(app->tenancy, i) != NULL);
@@ -38,7 +28,7 @@ void ad_handle_tenant(ad_http_exchange *x, void *arg)
     const char *name = ad_http_path(x) + strlen(prefix);
     const ad_tenant *t = ad_tenancy_find_tenant(app->tenancy, name);
     if (t) ad_reply_json(x, 200, ad_tenant_json(t));
-    else reply_unknown(x, name);
+    else ad_reply_unknown(x, "tenant", "tenant_not_found", "name", name);
 }
 
 /* ---- changes ---- */

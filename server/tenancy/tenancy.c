@@ -106,6 +106,12 @@ ad_tenant *ad_tenancy_find_tenant(const ad_tenancy *t, const char *name) { retur
 ad_key *ad_tenancy_find_key(const ad_tenancy *t, const char *id) { return ad_table_find(&t->keys_by_id, id); }
 ad_tenant *ad_tenancy_tenant(const ad_tenancy *t, size_t i) { return i < t->n_tenants ? t->tenants[i] : NULL; }
 ad_key *ad_tenancy_key(const ad_tenancy *t, size_t i) { return i < t->n_keys ? t->keys[i] : NULL; }
+
+static size_t behind(void *const *list, size_t n, const void *p) { return p ? find_pointer(list, n, p) + 1 : SIZE_MAX; }
+
+size_t ad_tenancy_behind_tenant(const ad_tenancy *t, const char *name) { return behind((void *const *)t->tenants, t->n_tenants, ad_tenancy_find_tenant(t, name)); }
+size_t ad_tenancy_behind_key(const ad_tenancy *t, const char *id) { return behind((void *const *)t->keys, t->n_keys, ad_tenancy_find_key(t, id)); }
+
 bool ad_tenancy_has_keys(const ad_tenancy *t) { return t->n_keys > 0; }
 const ad_caller *ad_tenancy_nobody(const ad_tenancy *t) { return t->n_keys ? &t->nobody : &t->anybody; }
 

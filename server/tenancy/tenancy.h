@@ -101,5 +101,8 @@ ad_key *ad_tenancy_find_key(const ad_tenancy *t, const char *id);
 /* In order of age; NULL behind the last. */
 ad_tenant *ad_tenancy_tenant(const ad_tenancy *t, size_t i);
 ad_key *ad_tenancy_key(const ad_tenancy *t, size_t i);
+/* The position behind it; SIZE_MAX: there is none. */
+size_t ad_tenancy_behind_tenant(const ad_tenancy *t, const char *name);
+size_t ad_tenancy_behind_key(const ad_tenancy *t, const char *id);
 
 #endif

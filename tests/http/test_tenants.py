@@ -334,6 +334,25 @@ class Keys(TenantTests):
                 status, e = self.call("GET", f"/v1/{path}?limit={wrong}", key=self.admin)[:2]
                 self.assertEqual((status, e["error"]["param"], e["error"]["message"]), (400, "limit", "`limit` must be a whole number from 1 to 1000"), (path, wrong))
 
+    def test_a_page_behind_what_is_gone_is_refused_not_empty(self):
+        self.tenant("acme")
+        self.tenant("beta")
+        first, last = [self.key("acme", ["list"])["id"] for _ in range(2)]
+        gone = {"keys": [first], "tenants": ["beta"], "limits": ["keys/" + first, "tenants/beta"]}
+        there = {"keys": [last], "tenants": ["acme"], "limits": ["keys/" + last, "tenants/acme"]}
+        for path in gone:
+            for after in gone[path]:
+                self.assertEqual(self.call("GET", f"/v1/admin/{path}?after={after}", key=self.admin)[0], 200, (path, after))
+        self.op("DELETE", f"/v1/admin/keys/{first}")
+        self.op("DELETE", "/v1/admin/tenants/beta")
+        for path in gone:
+            for after in gone[path] + ["nobody"]:
+                status, e = self.call("GET", f"/v1/admin/{path}?after={after}", key=self.admin)[:2]
+                self.assertEqual((status, e["error"]["param"]), (400, "after"), (path, after, e))
+                self.assertIn("begin again", e["error"]["message"])
+            for after in there[path]:
+                self.assertEqual(self.call("GET", f"/v1/admin/{path}?after={after}", key=self.admin)[0], 200, (path, after))
+
     def test_a_hundred_changes_at_once_all_count(self):
         def make(i):
             self.key("default", ["list"], name=f"k{i}")
