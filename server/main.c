@@ -140,13 +140,13 @@ static ad_status check_door(const ad_app *app, ad_err *err)
 /* As many files as we may have; what is beside connections: models, adapters, uploads, the store. */
 static int raise_file_limit(int connections)
 {
-    enum { OTHER_FILES = 200 };
+    enum { OTHER_FILES = 200, LEAST_SHARE = 4 };
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0) return connections;
     r.rlim_cur = r.rlim_max;
     setrlimit(RLIMIT_NOFILE, &r);
     if (r.rlim_max == RLIM_INFINITY || r.rlim_max >= (rlim_t)connections + OTHER_FILES) return connections;
-    int most = r.rlim_max > 2 * OTHER_FILES ? (int)r.rlim_max - OTHER_FILES : OTHER_FILES;
+    int all = (int)r.rlim_max, most = all - OTHER_FILES > all / LEAST_SHARE ? all - OTHER_FILES : all / LEAST_SHARE;
     ad_log(AD_LOG_WARN, "max-connections: %d is more than the limit of %llu open files allows; using %d", connections, (unsigned long long)r.rlim_max, most);
     return most;
 }

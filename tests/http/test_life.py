@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -369,6 +370,19 @@ class Reload(Case):
         self.write("conf", "signatures = off\n" + key)
         d.process.send_signal(signal.SIGHUP)
         wait_until(lambda: d.metric("adapterd_config_last_reload_successful") == 1, "one that has a key")
+        d.stop()
+
+    def test_with_few_files_there_are_few_connections_and_health_is_answered_beyond_them(self):
+        d = self.start(log_level="info")
+        resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE, (80, 80))
+        self.assertIn("the limit of 80 open files allows; using 20", self.hang_up(d))
+        idle = [socket.create_connection((d.host, d.port), timeout=PATIENCE) for _ in range(80)]
+        for _ in range(5):
+            self.assertEqual(d.request("GET", "/health")[0], 200)
+        for s in idle:
+            s.close()
+        wait_until(lambda: d.metric("adapterd_connections") == 1, "the scrape's alone")
+        self.assertEqual(d.upload("a", files_of("qv"))[0], 201)
         d.stop()
 
 
