@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* adapterd: reads the configuration, loads model and adapters, serves until a signal, ends in order. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -349,12 +350,21 @@ static int create_admin_key(const ad_config *c)
     return 1;
 }
 
+/* Whoever starts us may have closed them: what we open next must not take the log for its bytes. */
+static void open_standard_files(void)
+{
+    int fd;
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) {}
+    if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv)
 {
     daemon_state d = {.argc = argc, .argv = argv};
     ad_err err;
     int action = 0;
     ad_log_level level = AD_LOG_INFO;
+    open_standard_files();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
     signal(SIGHUP, SIG_IGN);  /* there is nothing yet that could be read again */

@@ -110,6 +110,25 @@ class Notifications(Case):
         m.socket.close()
 
 
+class Start(Case):
+    def test_without_standard_files_nothing_else_takes_their_place(self):
+        command = f'exec "{ADAPTERD}" --model {GQA} --served-name base --port 0 --log-level debug --state-dir {self.at("state")} <&- 2>&-'
+        p = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, text=True, env=clean_env())
+        self.addCleanup(p.kill)
+        port = int(p.stdout.readline().rsplit(":", 1)[1])
+        self.assertEqual({os.readlink(f"/proc/{p.pid}/fd/{n}") for n in (0, 2)}, {"/dev/null"})
+        p.send_signal(signal.SIGHUP)
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        for _ in range(3):
+            c.request("POST", "/v1/completions", json.dumps({"model": "base", "prompt": [1], "max_tokens": 2}), {"Content-Type": "application/json"})
+            r = c.getresponse()
+            self.assertEqual((r.status, len(json.loads(r.read())["choices"])), (200, 1))
+        c.close()
+        p.terminate()
+        self.assertEqual(p.wait(PATIENCE), 0)
+        p.stdout.close()
+
+
 class StuckEngine(Case):
     def test_a_step_without_end_fails_livez_and_the_watchdog_until_it_ends(self):
         m = Manager(self.at("notify"))
