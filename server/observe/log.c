@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Log lines. Any thread: each line is built in memory of its own and leaves in one write. */
+/* Log lines. Any thread: each line is built in memory of its own and leaves as a whole. */
 #include "server/observe/log.h"
 
+#include <errno.h>
 #include <jansson.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -110,6 +113,59 @@ static void put_object(ad_buf *line, const char *when, ad_log_level level, const
     ad_buf_puts(line, "}");
 }
 
+/* ---- standard error ---- */
+
+/* Nobody waits long for a pipe whose reader stands still: lines are lost until it goes on, and then it is told how many. */
+enum { PATIENCE_MS = 200 };
+
+static struct {
+    pthread_mutex_t mutex;
+    uint64_t n_lost;
+    bool torn;                /* the last of them in the middle */
+} out = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static bool has_room(int wait_ms)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&p, 1, wait_ms) != 0; /* what is wrong with it, the write finds out */
+}
+
+/* A pipe that has room takes PIPE_BUF bytes without waiting. False: it did not take all of it. */
+static bool put(const char *data, size_t len, int wait_ms)
+{
+    for (size_t at = 0; at < len;) {
+        if (!has_room(wait_ms)) {
+            out.torn |= at > 0;
+            return false;
+        }
+        ssize_t n = write(STDERR_FILENO, data + at, len - at < PIPE_BUF ? len - at : PIPE_BUF);
+        if (n < 0 && errno != EINTR) break; /* nobody is left to tell */
+        at += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+static bool tell_of_lost(const char *when)
+{
+    char text[160];
+    const char *fmt = atomic_load(&for_people) ? "%s%s warn  %llu lines of this log were not taken in time\n"
+                                               : "%s{\"ts\":\"%s\",\"level\":\"warn\",\"msg\":\"%llu lines of this log were not taken in time\"}\n";
+    int n = snprintf(text, sizeof text, fmt, out.torn ? "\n" : "", when, (unsigned long long)out.n_lost);
+    if (!put(text, (size_t)n, 0)) return false;
+    out.n_lost = 0;
+    out.torn = false;
+    return true;
+}
+
+static bool put_line(const ad_buf *line, const char *when)
+{
+    pthread_mutex_lock(&out.mutex);
+    bool put_all = (!out.n_lost || tell_of_lost(when)) && put(line->data, line->len, PATIENCE_MS);
+    if (!put_all) out.n_lost++;
+    pthread_mutex_unlock(&out.mutex);
+    return put_all;
+}
+
 /* what: a JSON string; both are taken. fields may be NULL. */
 static void write_line(ad_log_level level, json_t *what, json_t *fields)
 {
@@ -120,11 +176,7 @@ static void write_line(ad_log_level level, json_t *what, json_t *fields)
     else if (atomic_load(&for_people)) put_human(&line, when, level, what, fields);
     else put_object(&line, when, level, what, fields);
     ad_buf_puts(&line, "\n");
-    if (!line.failed) {
-        ssize_t rc = write(STDERR_FILENO, line.data, line.len);
-        (void)rc; /* nobody is left to tell */
-        atomic_fetch_add(&said[level], 1);
-    }
+    if (!line.failed && put_line(&line, when)) atomic_fetch_add(&said[level], 1);
     ad_buf_deinit(&line);
     json_decref(what);
     json_decref(fields);

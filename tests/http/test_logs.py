@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The log: what a request's line tells, what is never in it, its two forms, its level, traces."""
+import http.client
 import json
 import os
 import re
 import shutil
 import socket
+import subprocess
 import tempfile
 import unittest
 
-from daemon import TINY, Daemon, wait_until
+from daemon import ADAPTERD, TINY, Daemon, clean_env, wait_until
 from registry_util import Registry, make_adapter
 
 BASE = os.path.join(TINY, "models", "llama-gqa")
@@ -205,3 +207,33 @@ class Flood(LogTests):
         if d.metric("adapterd_log_lines_held_back_total"):
             self.assertGreaterEqual(len(same), 10)
         self.assertEqual(len(same) + d.metric("adapterd_log_lines_held_back_total"), 40)
+
+
+class Reader(unittest.TestCase):
+    def test_one_that_stands_still_costs_lines_and_not_the_service(self):
+        read_end, write_end = os.pipe()
+        p = subprocess.Popen([ADAPTERD, "--model", BASE, "--served-name", "base", "--port", "0", "--log-level", "debug", "--log-format", "json"], stdout=subprocess.PIPE, stderr=write_end, text=True,
+                             env=clean_env())
+        self.addCleanup(p.kill)
+        os.close(write_end)
+        port = int(p.stdout.readline().rsplit(":", 1)[1])
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+        def ask(n):
+            for _ in range(n):
+                c.request("GET", "/health")
+                r = c.getresponse()
+                self.assertEqual((r.status, bool(r.read())), (200, True))
+        ask(1000)  # a pipe holds 64 KiB, a few hundred lines
+        log = os.fdopen(read_end)
+        begun = "".join(log.readline() for _ in range(100))
+        ask(1)
+        p.terminate()
+        self.assertEqual(p.wait(60), 0)
+        lines = [json.loads(line) for line in (begun + log.read()).splitlines()]  # none is torn
+        lost = [int(line["msg"].split()[0]) for line in lines if "not taken in time" in line["msg"]]
+        self.assertEqual(sum(line["msg"] == "request" for line in lines) + sum(lost), 1001)
+        self.assertGreater(lost[0], 0)
+        log.close()
+        c.close()
+        p.stdout.close()
