@@ -65,6 +65,7 @@ static void end_requests(ad_life *l)
     l->phase = PARTING;
     ad_generations_end(l->app, why);
     ad_http_refuse_bodies(l->app->http, why);
+    ad_merger_stop(l->app->merger);
     ad_keeper_stop(l->app->keeper);
     uv_timer_start(&l->next, on_parting_over, PARTING_MS, 0);
 }

@@ -73,7 +73,7 @@ static void free_if_closed(ad_merger *m)
 static void finish(ad_merger *m)
 {
     ad_keeper_release(m->app->keeper, &m->target);
-    if (m->status != AD_OK && !m->done) ad_log(AD_LOG_WARN, "%s", m->err.msg);
+    if (m->status != AD_OK && !m->done && !m->closing) ad_log(AD_LOG_WARN, "%s", m->err.msg);
     if (m->done) m->done(m->user, m->status, &m->err);
     m->done = NULL;
     free_if_closed(m);
@@ -217,6 +217,7 @@ static void decide(ad_merger *m)
 static void on_window(uv_timer_t *t)
 {
     ad_merger *m = t->data;
+    if (m->closing) return;
     /* A version that was replaced or removed is not merged any longer. */
     if (m->current && !still_active(m->app, ad_adapter_digest(ad_merge_adapter(m->current)))) restore_by_itself(m, "restored: it is active no longer");
     if (m->automatic && m->tokens >= LEAST_TOKENS) decide(m);
@@ -243,6 +244,15 @@ ad_status ad_merger_new(ad_merger **out, struct ad_app *app, const char *mode, a
     if (!e->active->quarantined) return ad_merger_merge(m, e->active, NULL, NULL, err);
     ad_log(AD_LOG_WARN, "merge: nothing is merged, since the adapter %s is not served", mode);
     return AD_OK;
+}
+
+void ad_merger_stop(ad_merger *m)
+{
+    ad_err err;
+    ad_merger_done done = m->done;
+    m->closing = true;
+    m->done = NULL; /* the build goes on, and is dropped */
+    if (done) done(m->user, ad_fail(&err, AD_EBUSY, "the server is shutting down"), &err);
 }
 
 static void on_timer_closed(uv_handle_t *h)

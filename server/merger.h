@@ -14,6 +14,8 @@ struct ad_app;
 
 /* mode: "off", "auto", or the name of an adapter to merge at once; it must be there, and is brought into memory first. The app is borrowed. */
 AD_MUSTUSE ad_status ad_merger_new(ad_merger **out, struct ad_app *app, const char *mode, ad_err *err);
+/* The server leaves: whoever waits for a build hears it (AD_EBUSY), and nothing is merged any more. */
+void ad_merger_stop(ad_merger *m);
 /* Ends its timer and drops the merged weights; the memory goes with the loop's next turn. NULL is fine. */
 void ad_merger_close(ad_merger **m);
 

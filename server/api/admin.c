@@ -27,6 +27,7 @@ static void on_merged(void *user, ad_status st, const ad_err *err)
     ad_fault f = {0};
     if (ad_later_resume(l, st)) {
         if (st == AD_OK) reply_state(l->x, l->app);
+        else if (l->app->draining) ad_fault_set(&f, 503, NULL, NULL, "%s", err->msg), ad_reply_fault(l->x, &f);
         else ad_fault_from(&f, err, "adapter"), ad_reply_fault(l->x, &f);
     }
     free(l);
@@ -61,6 +62,8 @@ void ad_handle_merge(ad_http_exchange *x, void *arg)
     json_t *root = ad_read_json(body.ptr, body.len, 0, NULL), *name = json_object_get(root, "adapter");
     if (!json_is_object(root)) {
         ad_reply_refusal(x, 400, "invalid_json", NULL, "The body is not a JSON object");
+    } else if (json_is_string(name) && app->draining) {
+        ad_reply_refusal(x, 503, NULL, NULL, "the server is shutting down");
     } else if (json_is_string(name)) {
         start_merge(x, app, json_string_value(name));
     } else if (json_is_null(name)) {

@@ -262,6 +262,23 @@ class Draining(Case):
             self.assertIn(b"shutting down", reply)
         d.stop()
 
+    def test_a_merge_that_still_waits_at_the_end_is_told(self):
+        d = self.start("--drain-timeout", "3600", adapters=("qv",), env={"UV_THREADPOOL_SIZE": "1"})
+        for i in range(16):  # the merge's turn comes behind these: texts that take the pool's one thread long, and are no answer's prompt in the end
+            self.addCleanup(self.ask(d, "/v1/completions", {"model": "base", "prompt": f"{i} some words " * 400000, "max_tokens": 1}, False).close)
+        merge = http.client.HTTPConnection(d.host, d.port, timeout=PATIENCE)
+        self.addCleanup(merge.close)
+        merge.request("POST", "/v1/admin/merge", json.dumps({"adapter": "qv"}), {"Content-Type": "application/json"})
+        wait_until(lambda: d.metric("adapterd_merges_running") == 1, "the merge has begun")
+        for _ in range(2):
+            d.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: self.refused(d), "the listener is closed")
+        r = merge.getresponse()
+        body = json.loads(r.read())
+        self.assertEqual((r.status, r.headers["Connection"], r.headers["Retry-After"], body["error"]["type"]), (503, "close", "1", "service_unavailable"), body)
+        self.assertIn("shutting down", body["error"]["message"])
+        d.stop()
+
     def test_for_the_shutdown_delay_everything_is_taken_and_connections_end_with_their_replies(self):
         d = self.start("--shutdown-delay", "3600", "--drain-timeout", "0")
         old = http.client.HTTPConnection(d.host, d.port, timeout=PATIENCE)
