@@ -20,7 +20,10 @@ ADAPTERD = os.environ.get("ADAPTERD", os.path.join(ROOT, "build", "server", "ada
 MODEL = os.environ.get("AD_TEST_MODEL", "")  # SmolLM2-135M-Instruct, or empty
 
 
-def wait_until(true, what, seconds=120):
+PATIENCE = 120  # seconds that a test waits for what takes a moment on an idle machine
+
+
+def wait_until(true, what, seconds=PATIENCE):
     """Waits until true() is that, which it then returns. The patience is for a loaded machine: it bounds nothing of ours."""
     end = time.monotonic() + seconds
     while not (answer := true()):
@@ -28,6 +31,17 @@ def wait_until(true, what, seconds=120):
             raise AssertionError(f"{what() if callable(what) else what}: not after {seconds} s")
         time.sleep(0.02)
     return answer
+
+
+def everything(s):
+    """What comes over a connection until its other side closes it."""
+    out = b""
+    try:
+        while chunk := s.recv(65536):
+            out += chunk
+    except ConnectionResetError:
+        pass
+    return out
 
 
 def needs_model(test):
@@ -60,7 +74,7 @@ class Daemon:
         fd = self.log.fileno()  # the daemon writes where this file's position is, which pread leaves alone
         return os.pread(fd, os.fstat(fd).st_size, 0).decode()
 
-    def stop(self, sig=signal.SIGTERM, timeout=60):
+    def stop(self, sig=signal.SIGTERM, timeout=PATIENCE):
         if self.process.poll() is None:
             self.process.send_signal(sig)
         code = self.process.wait(timeout)
@@ -72,7 +86,7 @@ class Daemon:
 
     # ---- requests ----
 
-    def request(self, method, path, body=None, headers=None, timeout=120):
+    def request(self, method, path, body=None, headers=None, timeout=PATIENCE):
         """(status, headers, body bytes) over a connection of its own."""
         c = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
@@ -89,7 +103,7 @@ class Daemon:
         status, _, body = self.request("GET", path)
         return status, json.loads(body)
 
-    def post(self, body, path="/v1/completions", timeout=120):
+    def post(self, body, path="/v1/completions", timeout=PATIENCE):
         """(status, parsed reply); body is an object, or bytes as they are."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, _, reply = self.request("POST", path, raw, {"Content-Type": "application/json"}, timeout)
@@ -100,7 +114,7 @@ class Daemon:
         assert status == 200, (status, reply)
         return reply
 
-    def stream(self, timeout=120, **fields):
+    def stream(self, timeout=PATIENCE, **fields):
         """The parsed events of a streamed completion, without the final [DONE], which must be there."""
         raw = json.dumps({"temperature": 0, "stream": True, **fields}).encode()
         status, headers, body = self.request("POST", "/v1/completions", raw, {"Content-Type": "application/json"}, timeout)
@@ -113,27 +127,17 @@ class Daemon:
     def open_request(self, body, path="/v1/completions"):
         """Sends a request and does not wait; closing the socket that comes back takes it back."""
         raw = json.dumps(body).encode()
-        s = socket.create_connection((self.host, self.port), timeout=120)
+        s = socket.create_connection((self.host, self.port), timeout=PATIENCE)
         s.sendall(f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
         return s
 
-    def raw(self, data, timeout=10, half_close=False):
-        """Sends bytes as they are; everything the daemon says until it closes or is silent for a second."""
-        s = socket.create_connection((self.host, self.port), timeout=timeout)
-        try:
+    def raw(self, data, half_close=False):
+        """Sends bytes as they are; everything the daemon says until it closes the connection."""
+        with socket.create_connection((self.host, self.port), timeout=PATIENCE) as s:
             s.sendall(data)
             if half_close:
                 s.shutdown(socket.SHUT_WR)
-            s.settimeout(1)
-            out = b""
-            try:
-                while chunk := s.recv(65536):
-                    out += chunk
-            except (TimeoutError, ConnectionResetError):
-                pass
-            return out
-        finally:
-            s.close()
+            return everything(s)
 
     def metric(self, name):
         """The value of a metric without labels, or with them in the name."""
@@ -148,7 +152,7 @@ class Daemon:
 
 def fails_to_start(*args, env=None):
     """The message of an adapterd that must refuse to start."""
-    p = subprocess.run([ADAPTERD, *args], capture_output=True, text=True, timeout=120, env={**clean_env(), **(env or {})})
+    p = subprocess.run([ADAPTERD, *args], capture_output=True, text=True, timeout=PATIENCE, env={**clean_env(), **(env or {})})
     assert p.returncode in (1, 2), (p.returncode, p.stdout, p.stderr)
     last = p.stderr.strip().splitlines()[-1]
     assert last.startswith("adapterd: "), p.stderr

@@ -11,7 +11,7 @@ import time
 import unittest
 import zipfile
 
-from daemon import wait_until
+from daemon import PATIENCE, wait_until
 from registry_util import BASE, Registry, make_adapter, multipart, parts_of
 
 CONFIG, WEIGHTS = make_adapter(1)
@@ -194,12 +194,12 @@ class HostileUploads(unittest.TestCase):
 
     def head(self, length):
         kind, body = multipart(parts_of((CONFIG, WEIGHTS), name="x"))
-        return f"POST /v1/adapters HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length(body)}\r\n\r\n".encode(), body
+        return f"POST /v1/adapters HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length(body)}\r\nConnection: close\r\n\r\n".encode(), body
 
     def test_a_body_that_ends_too_early_changes_nothing(self):
         head, body = self.head(lambda b: len(b))
         for part in (0, 10, 500, len(body) // 2, len(body) - 1):
-            s = socket.create_connection((self.d.host, self.d.port), timeout=10)
+            s = socket.create_connection((self.d.host, self.d.port), timeout=PATIENCE)
             s.sendall(head + body[:part])
             time.sleep(0.05)
             s.close()
@@ -209,11 +209,11 @@ class HostileUploads(unittest.TestCase):
 
     def test_a_body_that_trickles_is_given_up(self):
         head, body = self.head(lambda b: len(b))
-        s = socket.create_connection((self.d.host, self.d.port), timeout=60)
+        s = socket.create_connection((self.d.host, self.d.port), timeout=PATIENCE)
         s.sendall(head)
         begin, answer = time.monotonic(), b""
         s.settimeout(0.2)
-        while not answer and time.monotonic() - begin < 40:
+        while not answer and time.monotonic() - begin < PATIENCE:
             try:
                 s.sendall(body[:1])
                 answer = s.recv(65536)

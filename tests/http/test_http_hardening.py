@@ -15,7 +15,7 @@ import threading
 import time
 import unittest
 
-from daemon import ADAPTERD, TINY, Daemon, clean_env, fails_to_start, wait_until
+from daemon import ADAPTERD, PATIENCE, TINY, Daemon, clean_env, everything, fails_to_start, wait_until
 from upload_daemon import UploadDaemon
 
 MODEL = os.path.join(TINY, "models", "llama-gqa")
@@ -228,21 +228,17 @@ class OneDaemon(unittest.TestCase):
 class Table(OneDaemon):
     def exchange(self, data, pieces=1):
         """All that comes back until the daemon closes."""
-        s = socket.create_connection((self.d.host, self.d.port), timeout=10)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        out = b""
+        s = connect(self.d)
+        step = len(data) // pieces + 1
         try:
-            step = len(data) // pieces + 1
             for i in range(0, len(data), step):
                 s.sendall(data[i:i + step])
                 if pieces > 1:
                     time.sleep(0.002)
-            while chunk := s.recv(65536):
-                out += chunk
-        except (TimeoutError, ConnectionResetError, BrokenPipeError):
-            pass
-        finally:
-            s.close()
+        except (ConnectionResetError, BrokenPipeError):
+            pass  # it was refused at its beginning
+        with s:
+            out = everything(s)
         return [int(x) for x in re.findall(rb"HTTP/1\.1 (\d{3}) ", out)], out
 
 
@@ -314,7 +310,7 @@ class Rules(OneDaemon):
     def test_a_refusal_does_not_depend_on_where_the_bytes_are_cut(self):
         request = CHUNKED + b"2;a=b\r\n{}\r\n0\r\nA: b\r\nContent-Length: 1\r\n\r\n"
         for cut in range(1, len(request), 3):
-            s = socket.create_connection((self.d.host, self.d.port), timeout=10)
+            s = socket.create_connection((self.d.host, self.d.port), timeout=PATIENCE)
             s.sendall(request[:cut])
             time.sleep(0.001)
             s.sendall(request[cut:])
@@ -323,73 +319,67 @@ class Rules(OneDaemon):
 
 
 def connect(d):
-    s = socket.create_connection((d.host, d.port), timeout=10)
+    s = socket.create_connection((d.host, d.port), timeout=PATIENCE)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
 
 
-def seconds_until_closed(s, limit, send=b"", every=0.1):
-    """How long the connection lives while `send` is sent again and again, and what came back."""
-    start, out = time.monotonic(), b""
+def until_closed(s, send=b"", every=0.1, limit=30):
+    """What comes back over a connection, while `send` is sent again and again, until the other side closes it."""
+    end, out = time.monotonic() + limit, b""
     s.settimeout(every)
-    while time.monotonic() - start < limit:
+    while time.monotonic() < end:
         try:
             if send:
                 s.sendall(send)
             chunk = s.recv(4096)
             if not chunk:
-                return time.monotonic() - start, out
+                return out
             out += chunk
         except TimeoutError:
             pass
         except OSError:
-            return time.monotonic() - start, out
-    return None, out
+            return out
+    raise AssertionError(f"it is not closed after {limit} s; it said {out}")
 
 
 class SlowSenders(unittest.TestCase):
-    """One second for heads, bodies and idle connections."""
+    """Few seconds for heads, bodies and idle connections."""
 
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(MODEL, "--served-name", "base", "--header-timeout", "1", "--body-timeout", "1", "--idle-timeout", "2", "--max-body", "1M")
+        cls.d = Daemon(MODEL, "--served-name", "base", "--header-timeout", "2", "--body-timeout", "3", "--idle-timeout", "2", "--max-body", "1M")
 
     @classmethod
     def tearDownClass(cls):
         cls.d.stop()
 
     def test_a_head_that_trickles_is_408(self):
-        s = connect(self.d)
+        start, s = time.monotonic(), connect(self.d)
         s.sendall(GET)
-        seconds, out = seconds_until_closed(s, 10, b"a: b\r\n")
-        self.assertIn(b"HTTP/1.1 408 ", out)
-        self.assertTrue(0.8 < seconds < 6, seconds)
+        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"a: b\r\n"))
+        self.assertGreater(time.monotonic() - start, 1.8)
 
     def test_an_idle_connection_is_closed_without_a_word(self):
-        seconds, out = seconds_until_closed(connect(self.d), 10)
-        self.assertEqual(out, b"")
-        self.assertTrue(1.5 < seconds < 6, seconds)
+        start = time.monotonic()
+        self.assertEqual(until_closed(connect(self.d)), b"")
+        self.assertGreater(time.monotonic() - start, 1.8)
 
     def test_empty_lines_do_not_keep_a_connection_alive(self):
-        seconds, _ = seconds_until_closed(connect(self.d), 10, b"\r\n", 0.3)
-        self.assertLess(seconds, 6)
+        until_closed(connect(self.d), b"\r\n", 0.3)
 
     def test_a_json_body_that_trickles_is_408(self):
         s = connect(self.d)
         s.sendall(POST + b"Content-Length: 100000\r\n\r\n")
-        seconds, out = seconds_until_closed(s, 10, b"x" * 100)
-        self.assertIn(b"HTTP/1.1 408 ", out)
-        self.assertLess(seconds, 6)
+        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"x" * 100))
 
     def test_trailers_and_extensions_count_for_nothing_in_a_bodys_rate(self):
         s = connect(self.d)
         s.sendall(CHUNKED + b"1\r\nx\r\n0\r\n")
-        seconds, out = seconds_until_closed(s, 10, b"abc: " + b"d" * 20 + b"\r\n")
-        self.assertIn(b"HTTP/1.1 408 ", out)
-        self.assertLess(seconds, 6)
+        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"abc: " + b"d" * 20 + b"\r\n"))
 
     def test_a_json_body_just_fast_enough_may_take_longer_than_any_timeout(self):
-        body = COMPLETION + b" " * 20000
+        body = COMPLETION + b" " * 28000
         s = connect(self.d)
         s.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body))
         start = time.monotonic()
@@ -397,7 +387,7 @@ class SlowSenders(unittest.TestCase):
             s.sendall(body[i:i + 700])
             time.sleep(0.1)
         self.assertIn(b"HTTP/1.1 200 ", s.recv(4096))
-        self.assertGreater(time.monotonic() - start, 2.5)
+        self.assertGreater(time.monotonic() - start, 3.5)
         s.close()
 
 
@@ -405,15 +395,17 @@ def small_window(d):
     """A connection whose client can hold little."""
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    s.settimeout(20)
+    s.settimeout(PATIENCE)
     s.connect((d.host, d.port))
     return s
 
 
-class SlowReaders(unittest.TestCase):
+class Readers(unittest.TestCase):
+    window_ms = 60_000  # in each of which a client takes 16 KiB
+
     @classmethod
     def setUpClass(cls):
-        cls.d = UploadDaemon()
+        cls.d = UploadDaemon(str(cls.window_ms))
 
     @classmethod
     def tearDownClass(cls):
@@ -431,40 +423,16 @@ class SlowReaders(unittest.TestCase):
         wait_until(lambda: self.cuts() >= n, "it is cut")
         self.assertEqual(self.cuts(), n)
 
+
+class SlowReaders(Readers):
     def test_a_stream_whose_client_does_not_read_is_cut_at_the_bound(self):
         before = self.cuts()
         s = self.get(b"/flood?bytes=50000000")
         self.wait_for_cuts(before + 1)
-        out = b""
-        try:
-            while chunk := s.recv(1 << 20):
-                out += chunk
-        except ConnectionResetError:
-            pass
+        out = everything(s)
         self.assertFalse(out.endswith(b"0\r\n\r\n"))
         self.assertLess(len(out), 20_000_000)
         s.close()
-
-    def test_a_reply_whose_client_stops_reading_is_cut_at_the_deadline(self):
-        before = self.cuts()
-        s = self.get(b"/big?bytes=3000000")
-        time.sleep(0.5)
-        self.assertEqual(self.cuts(), before)
-        self.wait_for_cuts(before + 1)
-        s.close()
-
-    def test_a_client_that_reads_slowly_but_steadily_gets_everything(self):
-        for version in (b"1.1", b"1.0"):
-            before = self.cuts()
-            s = self.get(b"/big?bytes=3000000", version)
-            got, start = 0, time.monotonic()
-            while got < 3_000_000:
-                chunk = s.recv(65536)
-                self.assertTrue(chunk, (version, got))
-                got += len(chunk)
-                time.sleep(0.02 if time.monotonic() - start < 4.5 else 0)
-            self.assertEqual(self.cuts(), before)
-            s.close()
 
     def test_replies_that_nobody_reads_hold_up_the_requests_behind_them(self):
         before = self.d.get("/counts")[1]["rss"]
@@ -480,10 +448,34 @@ class SlowReaders(unittest.TestCase):
         s.close()
 
 
+class ReadersAtTheDeadline(Readers):
+    window_ms = 2000
+
+    def test_a_reply_whose_client_stops_reading_is_cut_at_the_deadline(self):
+        before, start = self.cuts(), time.monotonic()
+        s = self.get(b"/big?bytes=3000000")
+        self.wait_for_cuts(before + 1)
+        self.assertGreater(time.monotonic() - start, 1.8)
+        s.close()
+
+    def test_a_client_that_reads_slowly_but_steadily_gets_everything(self):
+        for version in (b"1.1", b"1.0"):
+            before = self.cuts()
+            s = self.get(b"/big?bytes=3000000", version)
+            got, start = 0, time.monotonic()
+            while got < 3_000_000:
+                chunk = s.recv(65536)
+                self.assertTrue(chunk, (version, got))
+                got += len(chunk)
+                time.sleep(0.02 if time.monotonic() - start < 4.5 else 0)
+            self.assertEqual(self.cuts(), before)
+            s.close()
+
+
 class SlowReaderOptions(unittest.TestCase):
     def stream(self, policy):
         """Whether a stream of some 2 MB, which nobody reads until it is over, is complete."""
-        d = Daemon(MODEL, "--served-name", "base", "--slow-reader", policy, "--output-buffer", "256k")
+        d = Daemon(MODEL, "--served-name", "base", "--slow-reader", policy, "--output-buffer", "256k", "--write-timeout", "3600")
         try:
             s = small_window(d)
             body = json.dumps({"model": "base", "prompt": [[1, 2]] * 16, "max_tokens": 90, "ignore_eos": True, "logprobs": 5, "stream": True, "temperature": 0, "n": 4}).encode()
@@ -513,7 +505,7 @@ class SlowReaderOptions(unittest.TestCase):
 
 def unix_get(path, target=b"/livez"):
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(10)
+    s.settimeout(PATIENCE)
     s.connect(path)
     s.sendall(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     out = b""
@@ -535,11 +527,11 @@ class Listeners(unittest.TestCase):
 
     def end(self, p):
         p.terminate()
-        self.assertEqual(p.wait(30), 0)
+        self.assertEqual(p.wait(PATIENCE), 0)
 
     def tcp_get(self, url):
         host, port = re.fullmatch(r"http://\[?([^\]]*?)\]?:(\d+)", url).groups()
-        s = socket.create_connection((host, int(port)), timeout=10)
+        s = socket.create_connection((host, int(port)), timeout=PATIENCE)
         s.sendall(NEXT)
         out = s.recv(4096)
         s.close()
@@ -629,14 +621,8 @@ class ConnectionCap(unittest.TestCase):
     def ask(self, d, path, extra=b""):
         s = connect(d)
         s.sendall(b"GET " + path + b" HTTP/1.1\r\n" + HOST + extra + b"\r\n")
-        out = b""
-        try:
-            while chunk := s.recv(65536):
-                out += chunk
-        except ConnectionResetError:
-            pass
-        s.close()
-        return out
+        with s:
+            return everything(s)
 
     def test_beyond_the_cap_only_health_and_metrics_are_answered(self):
         d = Daemon(MODEL, "--max-connections", "20")
@@ -677,6 +663,8 @@ class ConnectionCap(unittest.TestCase):
             for _ in range(40):
                 self.open.append(connect(d))
                 self.open[-1].sendall(request[:-1])
+            for _ in range(2):
+                d.get("/counts")  # whose second connection is read after all of theirs
             refused = 0
             for s in self.open:
                 s.settimeout(0.1)
@@ -684,7 +672,7 @@ class ConnectionCap(unittest.TestCase):
                     refused += s.recv(100).startswith(b"HTTP/1.1 503 ")
                 except TimeoutError:
                     s.sendall(b"x")
-                    s.settimeout(10)
+                    s.settimeout(PATIENCE)
                     self.assertIn(b"HTTP/1.1 200 ", s.recv(4096))
             self.assertEqual(refused, 8)
             self.assertEqual(d.request("GET", "/query", b"x" * 1000)[0], 200)
@@ -706,7 +694,7 @@ class ConnectionCap(unittest.TestCase):
             self.hold(d, 8)
             out = self.ask(d, b"/livez")
             self.assertIn(b"HTTP/1.1 429 ", out)
-            s = socket.create_connection((d.host, d.port), source_address=("127.0.0.2", 0), timeout=10)
+            s = socket.create_connection((d.host, d.port), source_address=("127.0.0.2", 0), timeout=PATIENCE)
             s.sendall(NEXT)
             self.assertIn(b"200 OK", s.recv(4096))
             s.close()
@@ -729,7 +717,7 @@ class ConnectionCap(unittest.TestCase):
         p = subprocess.Popen([ADAPTERD, "--model", MODEL, "--port", "0", "--log-level", "warn"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_env(), preexec_fn=resource_limit)
         p.stdout.readline()
         p.terminate()
-        _, errors = p.communicate(timeout=30)
+        _, errors = p.communicate(timeout=PATIENCE)
         self.assertEqual(p.returncode, 0)
         self.assertIn("max-connections: 1024 is more than the limit of 600 open files allows; using 400", errors)
 

@@ -92,7 +92,7 @@ def connection(address, *args, **kwargs):
 def small_window(d):
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    s.settimeout(20)
+    s.settimeout(daemon.PATIENCE)
     s.connect((d.host, d.port))
     return context().wrap_socket(s, server_hostname="127.0.0.1")
 
@@ -107,7 +107,7 @@ class TlsDaemon(daemon.Daemon):
         return daemon.Daemon.stop(self, *args, **kwargs)
 
     def wrap(self, how=None, ragged=True, **more):
-        s = plain_connection((self.host, self.port), timeout=20)
+        s = plain_connection((self.host, self.port), timeout=daemon.PATIENCE)
         how = how or context()
         if not ragged:  # Python with OpenSSL 3 would take any end for one with a notice
             how.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -115,11 +115,20 @@ class TlsDaemon(daemon.Daemon):
 
 
 class TlsUploadDaemon(upload_daemon.UploadDaemon):
-    def __init__(self, window_ms="1000", max_bytes=str(1 << 30), state_dir="", **more):
+    def __init__(self, window_ms="60000", max_bytes=str(1 << 30), state_dir="", **more):
         super().__init__(window_ms, max_bytes, state_dir, at("one.both"), **more)
         tls_ports.add(self.port)
 
     stop, wrap = TlsDaemon.stop, TlsDaemon.wrap
+
+
+def hello_of_a_client():
+    """What it says first."""
+    to, fro = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        context().wrap_bio(to, fro, server_hostname="127.0.0.1").do_handshake()
+    except ssl.SSLWantReadError:
+        return fro.read()
 
 
 def everything(s):
@@ -161,6 +170,10 @@ class SlowReaders(hardening.SlowReaders):
     pass
 
 
+class ReadersAtTheDeadline(hardening.ReadersAtTheDeadline):
+    pass
+
+
 class ConnectionCap(hardening.ConnectionCap):
     test_one_address_gets_no_more_connections_than_it_may_have = None  # below
     test_clients_that_reset_their_connections_leave_nothing_behind = None  # below
@@ -175,12 +188,18 @@ class StreamedBodies(protocol.StreamedBodies):
     pass
 
 
+class Clocks(protocol.Clocks):
+    pass
+
+
 # ---- what is TLS's own ----
 
 class OneDaemon(unittest.TestCase):
+    options = ()
+
     @classmethod
     def setUpClass(cls):
-        cls.d = TlsDaemon(MODEL, "--served-name", "base", "--header-timeout", "2")
+        cls.d = TlsDaemon(MODEL, "--served-name", "base", *cls.options)
 
     @classmethod
     def tearDownClass(cls):
@@ -249,7 +268,7 @@ class Handshakes(OneDaemon):
             out += p.stdout.readline()
         p.stdin.write(b"R\n")
         p.stdin.flush()
-        self.assertIn(b"no renegotiation", p.communicate(timeout=30)[0])
+        self.assertIn(b"no renegotiation", p.communicate(timeout=daemon.PATIENCE)[0])
         self.alive()
 
     def test_keys_are_renewed_when_the_client_asks(self):
@@ -264,11 +283,11 @@ class Handshakes(OneDaemon):
                 more = p.stdout.readline()
                 self.assertTrue(more, out)
                 out += more
-        p.communicate(timeout=30)
+        p.communicate(timeout=daemon.PATIENCE)
 
     def test_a_request_in_the_clear_is_told_so(self):
         for request in (GET, b"POST /v1/completions HTTP/1.1\r\n", b"DELETE / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"G"):
-            s = plain_connection((self.d.host, self.d.port), timeout=20)
+            s = plain_connection((self.d.host, self.d.port), timeout=daemon.PATIENCE)
             s.sendall(request)
             out = everything(s)
             self.assertTrue(out.startswith(b"HTTP/1.1 400 Bad Request\r\n"), out)
@@ -278,32 +297,25 @@ class Handshakes(OneDaemon):
             s.close()
 
     def test_garbage_ends_the_connection(self):
-        hello = self.hello()
+        hello = hello_of_a_client()
         for data in (b"\0" * 100, b"\xff" * 100, b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01\x00\x02" + b"x" * 41, hello[:60] + b"\xff" * 200, hello[:5] + b"\x01\xff\xff\xff" + hello[9:], b"\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x28"):
-            s = plain_connection((self.d.host, self.d.port), timeout=20)
+            s = plain_connection((self.d.host, self.d.port), timeout=daemon.PATIENCE)
             s.sendall(data)
             self.assertNotIn(b"HTTP", everything(s))
             s.close()
         self.alive()
 
-    def hello(self, how=None):
-        """What a client says first."""
-        to, fro = ssl.MemoryBIO(), ssl.MemoryBIO()
-        o = (how or context()).wrap_bio(to, fro, server_hostname="127.0.0.1")
-        self.assertRaises(ssl.SSLWantReadError, o.do_handshake)
-        return fro.read()
-
     def test_a_client_may_leave_in_the_middle_of_its_handshake(self):
-        hello = self.hello()
+        hello = hello_of_a_client()
         for n in list(range(1, len(hello), 23)) + [len(hello)] * 5:
-            s = plain_connection((self.d.host, self.d.port), timeout=20)
+            s = plain_connection((self.d.host, self.d.port), timeout=daemon.PATIENCE)
             s.sendall(hello[:n])
             s.close()
         self.d.wait_for("adapterd_connections", 1)
         self.alive()
 
     def test_a_handshake_may_come_byte_by_byte(self):
-        s = plain_connection((self.d.host, self.d.port), timeout=20)
+        s = plain_connection((self.d.host, self.d.port), timeout=daemon.PATIENCE)
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         to, fro = ssl.MemoryBIO(), ssl.MemoryBIO()
         o = context().wrap_bio(to, fro, server_hostname="127.0.0.1")
@@ -326,43 +338,50 @@ class Handshakes(OneDaemon):
         self.assertIn(b"200 OK", until_done(o.read, 4096))
         s.close()
 
-    def test_handshakes_that_do_not_come_to_an_end_are_ended(self):
-        hello = self.hello()
-        silent, half, whole, trickling = (plain_connection((self.d.host, self.d.port)) for _ in range(4))
-        half.sendall(hello[:100])
-        whole.sendall(hello)
-        done = {}
-        threads = [threading.Thread(target=lambda s=s, name=name: done.update({name: hardening.seconds_until_closed(s, 30)[0]})) for name, s in (("silent", silent), ("half", half), ("whole", whole))]
-        for t in threads:
-            t.start()
-        done["trickling"] = self.trickle(trickling, hello)
-        for t in threads:
-            t.join()
-        for name, seconds in done.items():
-            self.assertIsNotNone(seconds, name)
-            self.assertGreater(seconds, 1.5, name)
-        self.alive()
-
-    def trickle(self, s, data):
-        start = time.monotonic()
-        s.settimeout(0.1)
-        for b in data:
-            try:
-                s.sendall(bytes([b]))
-                if s.recv(1) == b"":
-                    break
-            except TimeoutError:
-                pass
-            except OSError:
-                break
-        s.close()
-        return time.monotonic() - start if time.monotonic() - start < 0.1 * len(data) else None
-
     def test_failed_handshakes_are_counted(self):
         before = self.d.metric("adapterd_tls_failures_total")
         with self.assertRaises(ssl.SSLError):
             self.d.wrap(context(trust="two"))  # the client does not like our certificate
         self.d.wait_for("adapterd_tls_failures_total", before + 1)
+
+
+class UnfinishedHandshakes(OneDaemon):
+    options = ("--header-timeout", "2")
+
+    def test_handshakes_that_do_not_come_to_an_end_are_ended(self):
+        hello, start, seconds = hello_of_a_client(), time.monotonic(), {}
+        silent, half, whole, trickling = (plain_connection((self.d.host, self.d.port)) for _ in range(4))
+        half.sendall(hello[:100])
+        whole.sendall(hello)
+
+        def watch(name, closed, *args):
+            closed(*args)
+            seconds[name] = time.monotonic() - start
+
+        waits = [("silent", hardening.until_closed, silent), ("half", hardening.until_closed, half), ("whole", hardening.until_closed, whole), ("trickling", self.trickle, trickling, hello)]
+        threads = [threading.Thread(target=watch, args=args) for args in waits]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(len(seconds), 4)
+        for name, s in seconds.items():
+            self.assertGreater(s, 1.8, name)
+        self.alive()
+
+    def trickle(self, s, data):
+        """Until the other side closes."""
+        s.settimeout(0.1)
+        for b in data:
+            try:
+                s.sendall(bytes([b]))
+                if not s.recv(1):
+                    return
+            except TimeoutError:
+                pass
+            except OSError:
+                return
+        raise AssertionError("the handshake may take as long as it likes")
 
 
 class Connections(OneDaemon):
@@ -409,7 +428,7 @@ class Connections(OneDaemon):
     def test_bytes_that_somebody_changed_end_the_connection(self):
         to, fro = ssl.MemoryBIO(), ssl.MemoryBIO()
         o = context().wrap_bio(to, fro, server_hostname="127.0.0.1")
-        s = plain_connection((self.d.host, self.d.port), timeout=20)
+        s = plain_connection((self.d.host, self.d.port), timeout=daemon.PATIENCE)
         while True:
             try:
                 o.do_handshake()
@@ -471,7 +490,7 @@ class Ends(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.d = TlsUploadDaemon()
+        cls.d = TlsUploadDaemon("3000")
 
     @classmethod
     def tearDownClass(cls):
@@ -549,7 +568,7 @@ class Options(unittest.TestCase):
             urls = [re.fullmatch(r"adapterd: listening on (https?)://\[?(\S+?)\]?:(\d+)\n", p.stdout.readline()).groups() for _ in range(3)]
             self.assertEqual([u[:2] for u in urls], [("https", "127.0.0.1"), ("http", "127.0.0.1"), ("https", "::1")])
             for scheme, host, port in urls:
-                s = plain_connection((host, int(port)), timeout=20)
+                s = plain_connection((host, int(port)), timeout=daemon.PATIENCE)
                 if scheme == "https":
                     s = context().wrap_socket(s, server_hostname="127.0.0.1")
                 s.sendall(LAST)
@@ -557,7 +576,7 @@ class Options(unittest.TestCase):
                 s.close()
         finally:
             p.terminate()
-            self.assertEqual(p.wait(30), 0)
+            self.assertEqual(p.wait(daemon.PATIENCE), 0)
             p.stdout.close()
 
     def test_a_certificate_that_is_over_is_served_with_a_warning(self):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Not adapterd: a server for the HTTP tests, whose handlers take streamed bodies in all the ways a handler may, and uploads.
- * upload_daemon [WINDOW_MS [MAX_BYTES [STATE_DIR ["" for none] [CERTIFICATE with its key]]]]: prints the line adapterd prints, ends at SIGTERM. */
+ * upload_daemon [WINDOW_MS of idle connections, bodies and readers [MAX_BYTES [STATE_DIR ["" for none] [CERTIFICATE with its key]]]]: prints the line adapterd prints, ends at SIGTERM. */
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
@@ -347,10 +347,11 @@ int main(int argc, char **argv)
 {
     ad_err err;
     config.max_adapter_bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1u << 30;
+    int window_ms = argc > 1 ? atoi(argv[1]) : 60000;
     const char *state_dir = argc > 3 && *argv[3] ? argv[3] : NULL;
     ad_http_address address = {.host = "127.0.0.1", .tls = argc > 4};
-    ad_http_options opt = {.addresses = &address, .n_addresses = 1, .tls = {.cert = argc > 4 ? argv[4] : NULL}, .max_body_bytes = 1000, .max_bodies_bytes = 32000, .max_connections = 100, .header_timeout_ms = argc > 4 ? 5000 : 200, .idle_timeout_ms = 200,
-                           .body_timeout_ms = argc > 1 ? atoi(argv[1]) : 1000, .write_timeout_ms = 2000, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
+    ad_http_options opt = {.addresses = &address, .n_addresses = 1, .tls = {.cert = argc > 4 ? argv[4] : NULL}, .max_body_bytes = 1000, .max_bodies_bytes = 32000, .max_connections = 100, .header_timeout_ms = 60000, .idle_timeout_ms = window_ms,
+                           .body_timeout_ms = window_ms, .write_timeout_ms = window_ms, .max_output_bytes = 1 << 20, .routes = routes, .n_routes = sizeof routes / sizeof *routes,
                            .app = &app, .admit = admit, .error_body = ad_error_body};
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
