@@ -2,6 +2,7 @@
 /* /v1/adapters: what is served, and how that is changed at run time. Loop thread. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "adapters/template.h"
 #include "server/api/adapter_json.h"
@@ -253,6 +254,15 @@ static const char *name_for(ad_http_exchange *x, void *arg, const char *full, in
     return told ? ad_scope_shown(scope.caller, full) : NULL;
 }
 
+/* A stream has no end of its own: it ends with the key that began it, or when there is a first key that did not. */
+static bool may_follow(ad_http_exchange *x, void *arg)
+{
+    const ad_app *app = arg;
+    const ad_caller *c = ad_caller_of(x);
+    bool live = c->key ? ad_key_is_live(c->key, time(NULL)) : !ad_tenancy_has_keys(app->tenancy);
+    return live && ad_caller_may(c, AD_VERB_LIST, NULL);
+}
+
 void ad_handle_events(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
@@ -262,7 +272,7 @@ void ad_handle_events(ad_http_exchange *x, void *arg)
         ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
         ad_http_stream_end(x);
     } else {
-        ad_events_subscribe(ad_keeper_events(app->keeper), x, name_for, app);
+        ad_events_subscribe(ad_keeper_events(app->keeper), x, name_for, may_follow, app);
     }
 }
 

@@ -16,6 +16,7 @@ typedef struct subscriber {
     ad_events *events;
     ad_http_exchange *x;
     ad_events_name_fn shown;
+    ad_events_may_fn may;
     void *user;
     struct subscriber *prev, *next;
 } subscriber;
@@ -37,9 +38,36 @@ struct ad_events {
     int n_subscribers;
 };
 
+static void leave(subscriber *s)
+{
+    ad_events *e = s->events;
+    if (s->prev) s->prev->next = s->next;
+    else e->first = s->next;
+    if (s->next) s->next->prev = s->prev;
+    e->n_subscribers--;
+    free(s);
+}
+
+static void end_stream(subscriber *s)
+{
+    ad_http_exchange *x = s->x;
+    leave(s);
+    ad_http_on_abort(x, NULL, NULL);
+    ad_http_stream_end(x);
+}
+
+static void dismiss(ad_events *e)
+{
+    for (subscriber *s = e->first, *next; s; s = next) {
+        next = s->next;
+        if (!s->may(s->x, s->user)) end_stream(s);
+    }
+}
+
 static void on_ping(uv_timer_t *t)
 {
     ad_events *e = t->data;
+    dismiss(e);
     for (subscriber *s = e->first; s; s = s->next) ad_http_stream_write(s->x, ": ping\n\n", 8);
 }
 
@@ -58,16 +86,6 @@ ad_status ad_events_new(ad_events **out, uv_loop_t *loop, ad_events_owner_fn own
     return AD_OK;
 }
 
-static void leave(subscriber *s)
-{
-    ad_events *e = s->events;
-    if (s->prev) s->prev->next = s->next;
-    else e->first = s->next;
-    if (s->next) s->next->prev = s->prev;
-    e->n_subscribers--;
-    free(s);
-}
-
 static void on_closed(uv_handle_t *h)
 {
     ad_events *e = h->data;
@@ -77,12 +95,7 @@ static void on_closed(uv_handle_t *h)
 
 void ad_events_end_streams(ad_events *e)
 {
-    while (e->first) {
-        ad_http_exchange *x = e->first->x;
-        leave(e->first);
-        ad_http_on_abort(x, NULL, NULL);
-        ad_http_stream_end(x);
-    }
+    while (e->first) end_stream(e->first);
 }
 
 void ad_events_close(ad_events **ep)
@@ -118,6 +131,7 @@ void ad_events_emit(ad_events *e, const char *name, int version, const char *dig
     free(ev->rest);
     *ev = (event){.id = e->last_id, .owner = e->owner(e->user, name), .rest = rest};
     snprintf(ev->name, sizeof ev->name, "%s", name);
+    dismiss(e);
     for (const subscriber *s = e->first; s; s = s->next) tell(s, ev);
 }
 
@@ -136,7 +150,7 @@ static void replay(const subscriber *s, uint64_t seen)
         if (e->kept[id % KEPT].rest) tell(s, &e->kept[id % KEPT]);
 }
 
-void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, void *user)
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, ad_events_may_fn may, void *user)
 {
     const char *last = ad_http_header(x, "last-event-id");
     subscriber *s = e->n_subscribers < MAX_SUBSCRIBERS ? calloc(1, sizeof *s) : NULL;
@@ -146,7 +160,7 @@ void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn sh
         ad_http_reply(x, 503, "application/json", busy, sizeof busy - 1);
         return;
     }
-    *s = (subscriber){.events = e, .x = x, .shown = shown, .user = user, .next = e->first};
+    *s = (subscriber){.events = e, .x = x, .shown = shown, .may = may, .user = user, .next = e->first};
     if (e->first) e->first->prev = s;
     e->first = s;
     e->n_subscribers++;

@@ -18,7 +18,9 @@ void ad_events_end_streams(ad_events *e); /* everybody hears the end: the server
 void ad_events_emit(ad_events *e, const char *name, int version, const char *digest_hex, const char *state, const char *previous);
 /* What the client of x calls the owner's `name`; NULL: it hears nothing of it. */
 typedef const char *(*ad_events_name_fn)(ad_http_exchange *x, void *user, const char *name, int owner);
-/* Answers with a stream that lasts until the client or the server leaves. Begins behind the Last-Event-ID the client names, as far as events are kept. */
-void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, void *user);
+/* Whether it may still follow; asked before each event, and now and then. */
+typedef bool (*ad_events_may_fn)(ad_http_exchange *x, void *user);
+/* Answers with a stream that lasts until the client or the server leaves, or `may` says no. Begins behind the Last-Event-ID the client names, as far as events are kept. */
+void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, ad_events_may_fn may, void *user);
 
 #endif

@@ -71,6 +71,7 @@ static void forget_key(ad_tenancy *t, ad_key *k)
     ad_table_remove(&t->keys_by_id, k->id);
     k->caller.tenant->n_keys--;
     if (k->unsaved) t->n_unsaved--;
+    if (!k->revoked) k->revoked = time(NULL); /* for requests that go on with it */
     ad_key_release(k);
 }
 

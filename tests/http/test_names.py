@@ -231,6 +231,22 @@ class Names(unittest.TestCase):
         self.assertEqual({c: until_last(s) for c, s in streams.items()}, expected)
         self.assertEqual({c: until_last(c.events({"Last-Event-ID": mark})) for c in expected}, expected)  # and again, as they are kept
 
+    def test_events_end_with_the_key_that_follows_them(self):
+        gone = {
+            "revoked": lambda c: self.op.call("PATCH", f"/v1/admin/keys/{c.id}", {"revoked": True}),
+            "removed": lambda c: self.op.call("DELETE", f"/v1/admin/keys/{c.id}"),
+            "narrowed": lambda c: self.op.call("PATCH", f"/v1/admin/keys/{c.id}", {"verbs": ["infer"]}),
+        }
+        for how, end in gone.items():
+            with self.subTest(how):
+                client = self.d.new_client("acme")
+                stream = client.events()
+                self.upload(self.acme, f"before-{how}", 61)
+                self.assertEqual(next(stream)[1]["name"], f"before-{how}")
+                self.assertEqual(end(client)[0], 200)
+                self.upload(self.acme, f"after-{how}", 62)
+                self.assertFalse([e for _, e in stream if e["name"] != f"before-{how}"])  # and it ends
+
     # ---- what is shared ----
 
     def test_what_is_shared_nobody_but_its_tenant_changes(self):

@@ -13,7 +13,8 @@ import time
 import unittest
 
 from daemon import ADAPTERD, TINY, Daemon, clean_env, fails_to_start, wait_until
-from registry_util import make_adapter, multipart, parts_of
+from registry_util import Registry, make_adapter, multipart, parts_of
+from tenant_util import Client
 
 BASE = os.path.join(TINY, "models", "llama-gqa")
 VERBS = ["infer", "list", "upload", "activate", "delete", "merge", "metrics"]
@@ -471,6 +472,15 @@ class TheFirstKey(unittest.TestCase):
         os.unlink(os.path.join(self.state, "key.secret"))
         self.assertIn("key.secret is missing", create_admin_key(self.state)[2])
         self.assertIn("key.secret is missing", fails_to_start("--model", BASE, "--port", "0", "--state-dir", self.state))
+
+    def test_whoever_followed_the_events_before_it_does_so_no_longer(self):
+        d = Registry(BASE, "--served-name", "base")
+        self.addCleanup(d.stop)
+        stream = Client(d, "no key yet").events()
+        status, key = d.call("POST", "/v1/admin/keys", {"verbs": ["admin", "upload", "activate"], "adapters": ["*"]})
+        self.assertEqual(status, 201)
+        self.assertEqual(Client(d, key["key"]).upload("x", make_adapter(1))[0], 201)
+        self.assertEqual(list(stream), [])
 
     def test_made_by_a_request_it_must_have_admin(self):
         d = Daemon(BASE, "--state-dir", self.state)
