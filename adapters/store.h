@@ -142,6 +142,7 @@ AD_MUSTUSE ad_status ad_store_last_revision(ad_store *s, int64_t *out, ad_err *e
 typedef struct {
     int from_day, to_day;        /* the second is left out */
     const char *tenant, *key;    /* NULL: all */
+    int made_on;                 /* day on which that tenant was made, or 0: before, another may have had its name. Of the day itself there is what keys used that it still has */
 } ad_usage_query;
 AD_MUSTUSE ad_status ad_store_read_usage(ad_store *s, const ad_usage_query *q, ad_status (*row)(void *user, const ad_stored_usage *u, ad_err *err), void *user, ad_err *err);
 /* [db] At most `limit` rows of the audit log whose seq is above `after`, in order; the same. */

@@ -35,7 +35,8 @@ static const char *const sql[N_STATEMENTS] = {
     [READ_TENANTS] = "SELECT name, created, weight, priority, limits, description FROM tenant ORDER BY name <> 'default', created, name",
     [READ_KEYS] = "SELECT id, tenant, mac, created, expires, last_used, revoked, name, verbs, adapters, limits FROM api_key ORDER BY created, id",
     [READ_USAGE] = ("SELECT day, tenant, key, adapter, version, requests, prompt_tokens, cached_tokens, generated_tokens, engine_ns FROM usage"
-                    " WHERE day >= ?1 AND day < ?2 AND (?3 IS NULL OR tenant = ?3) AND (?4 IS NULL OR key = ?4) ORDER BY day, tenant, key, adapter, version"),
+                    " WHERE day >= ?1 AND day < ?2 AND (?3 IS NULL OR tenant = ?3) AND (?4 IS NULL OR key = ?4)"
+                    " AND (?5 = 0 OR day > ?5 OR (day = ?5 AND key IN (SELECT id FROM api_key WHERE tenant = ?3))) ORDER BY day, tenant, key, adapter, version"),
     [READ_AUDIT] = "SELECT seq, time, tenant, key, peer, request_id, action, object, status, detail FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
 };
 
@@ -97,6 +98,7 @@ ad_status ad_store_accounts_usage(ad_store_accounts *a, const ad_sql *db, const 
     sqlite3_bind_int(q, 2, query->to_day);
     ad_sql_bind_text(q, 3, query->tenant);
     ad_sql_bind_text(q, 4, query->key);
+    sqlite3_bind_int(q, 5, query->made_on);
     ad_status st = AD_OK;
     int rc = SQLITE_ROW;
     while (st == AD_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {

@@ -70,7 +70,7 @@ static bool may_use_base(const ad_lease *l, const ad_scope *scope, ad_fault *f)
 
 static bool find_root(ad_lease *l, const ad_tenant *tenant, ad_str salt, ad_fault *f)
 {
-    ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .tenant = {tenant->name, strlen(tenant->name)}, .salt = salt};
+    ad_prefix_identity id = {.n = l->mix.n, .merged = l->merge != NULL, .tenant = {(const char *)&tenant->id, sizeof tenant->id}, .salt = salt};
     ad_err err;
     for (int i = 0; i < l->mix.n; i++) {
         id.adapters[i] = &l->versions[i]->digest;

@@ -34,6 +34,7 @@ typedef struct {
     bool by_tenant, by_key, by_model;
     filter tenants, keys, models;
     char own[AD_TENANT_NAME + 1]; /* tenant of the sender, who sees its own names; "": the operator, who sees everything */
+    int made_on;             /* the day it was made; 0: always there */
     char own_key[AD_KEY_ID + 1]; /* of a sender that is not for all of its tenant's adapters: it sees what it used itself; or "" */
     char *base;              /* the base model's name; owned */
     /* Of the store's thread. */
@@ -187,7 +188,7 @@ static json_t *page_json(const inquiry *q)
 static void answer_inquiry(void *user, ad_store *store)
 {
     inquiry *q = user;
-    ad_usage_query rows = {.from_day = q->from, .to_day = q->end, .tenant = *q->own ? q->own : NULL, .key = *q->own_key ? q->own_key : NULL};
+    ad_usage_query rows = {.from_day = q->from, .to_day = q->end, .tenant = *q->own ? q->own : NULL, .key = *q->own_key ? q->own_key : NULL, .made_on = q->made_on};
     q->err.code = ad_store_read_usage(store, &rows, add_row, q, &q->err);
     if (q->err.code == AD_OK) ad_put_json(&q->text, page_json(q));
 }
@@ -216,6 +217,7 @@ static bool read_inquiry(ad_http_exchange *x, inquiry *q, ad_fault *f)
 {
     const ad_caller *c = ad_caller_of(x);
     if (!c->is_operator) strcpy(q->own, c->tenant->name);
+    if (!c->is_operator && c->tenant->id) q->made_on = (int)(c->tenant->created / DAY_S);
     if (c->key && !c->is_operator && !is_for_all(c->key)) strcpy(q->own_key, c->key->id);
     q->base = strdup(q->app->served_name);
     bool good = read_width(x, f) && read_times(x, q, f) && read_groups(x, q, f) && read_filter(x, "project_ids", &q->tenants, f) && read_filter(x, "api_key_ids", &q->keys, f) &&

@@ -13,7 +13,7 @@ typedef struct {
     int n;
     bool merged;      /* the only adapter's merged weights */
     ad_str salt;      /* cache_salt, or empty */
-    ad_str tenant;    /* its name, or empty: the server's own business */
+    ad_str tenant;    /* its id, which no other ever has, or empty: the server's own business */
 } ad_prefix_identity;
 
 /* The same for the same identity, and different for different ones up to collisions of SHA-256's first 128 bits: every

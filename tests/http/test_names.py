@@ -379,6 +379,28 @@ class Names(unittest.TestCase):
                 self.assertEqual(cached(client, model), 0)
                 self.assertGreater(cached(client, model), 0)
 
+    def test_a_tenant_that_is_made_again_finds_nothing_of_the_one_before_it(self):
+        prompt = [5 + i * 11 % 200 for i in range(100)]
+
+        def use(client):
+            status, reply = client.post({"model": BASE, "prompt": prompt, "max_tokens": 1})
+            self.assertEqual(status, 200, reply)
+            return reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+        for _ in range(2):
+            self.d.add_tenant("again")
+            client = self.d.new_client("again")
+            usage = f"/v1/organization/usage/completions?start_time={int(time.time())}&group_by=api_key_id"
+            self.assertEqual([b["results"] for b in client.call("GET", usage)[1]["data"]], [[]])
+            self.assertEqual(use(client), 0)
+            self.assertGreater(use(client), 0)
+            counted = client.call("GET", usage)[1]["data"][0]["results"]
+            self.assertEqual([(r["api_key_id"], r["num_model_requests"]) for r in counted], [(client.id, 2)])
+            self.assertEqual(self.op.call("PATCH", f"/v1/admin/keys/{self.d.of['again'].key[6:18]}", {"revoked": True})[0], 200)
+            self.assertEqual(self.op.call("PATCH", f"/v1/admin/keys/{client.id}", {"revoked": True})[0], 200)
+            self.assertEqual(self.op.call("DELETE", "/v1/admin/tenants/again")[0], 200)
+        rows = self.op.call("GET", f"/v1/organization/usage/completions?start_time={int(time.time()) - 86400}&project_ids=again")[1]["data"]
+        self.assertEqual(sum(r["num_model_requests"] for b in rows for r in b["results"]), 4, "the operator sees both")
+
     def test_what_answers_requests_that_name_nothing_is_set_by_tenant(self):
         ids = {a["path"]: a["id"] for a in self.op.call("GET", "/lora-adapters")[1]}
         ask = {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "ignore_eos": True, "return_tokens": True}

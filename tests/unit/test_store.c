@@ -753,6 +753,7 @@ START_TEST(usage_adds_up_by_day_tenant_key_and_version)
     ck_assert_str_eq(usage((ad_usage_query){.from_day = 20001, .to_day = 20002}), "20001 acme 000000000001 acme/x 1: 1 10 2 3 5000000000\n");
     ck_assert_str_eq(usage((ad_usage_query){.from_day = 0, .to_day = 20001, .tenant = "default"}), "20000 default - - 0: 7 0 0 0 0\n");
     ck_assert_str_eq(usage((ad_usage_query){.from_day = 0, .to_day = 30000, .key = "00000000000f"}), "");
+    ck_assert_str_eq(usage((ad_usage_query){.from_day = 0, .to_day = 30000, .tenant = "acme", .made_on = 20002}), "");
 }
 END_TEST
 
