@@ -263,6 +263,16 @@ static bool may_follow(ad_http_exchange *x, void *arg)
     return live && ad_caller_may(c, AD_VERB_LIST, NULL);
 }
 
+static void follow(ad_http_exchange *x, ad_app *app)
+{
+    ad_events *events = ad_keeper_events(app->keeper);
+    int tenant = ad_caller_of(x)->tenant->id, own, all = ad_events_count(events, tenant, &own);
+    bool room = ad_tenancy_room(app->tenancy, own, all, AD_EVENT_STREAMS) > 0;
+    if (room && ad_events_subscribe(events, x, tenant, name_for, may_follow, app)) return;
+    ad_http_set_header(x, "Retry-After", "5");
+    ad_reply_refusal(x, 503, NULL, NULL, "too many clients follow the events");
+}
+
 void ad_handle_events(ad_http_exchange *x, void *arg)
 {
     ad_app *app = arg;
@@ -272,7 +282,7 @@ void ad_handle_events(ad_http_exchange *x, void *arg)
         ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
         ad_http_stream_end(x);
     } else {
-        ad_events_subscribe(ad_keeper_events(app->keeper), x, name_for, may_follow, app);
+        follow(x, app);
     }
 }
 

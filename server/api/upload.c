@@ -70,6 +70,7 @@ typedef struct receiver {
     bool working;               /* a job runs */
     ad_http_exchange *x;        /* NULL: refused, or the client left */
     const ad_app *app;
+    int tenant;                 /* of the sender */
     ad_store *store;
     size_t max_bytes;           /* of all files */
     void (*named)(const char *name, bool coming, void *user);
@@ -491,6 +492,21 @@ static void on_abort(ad_http_exchange *x, void *user)
     give_up(r);
 }
 
+static int tenant_of(const ad_http_exchange *x)
+{
+    const ad_caller *c = ad_caller_of(x);
+    return c ? c->tenant->id : 0;
+}
+
+/* False: *f says why. */
+static bool has_room(const ad_app *app, int tenant, ad_fault *f)
+{
+    int own = 0;
+    for (const receiver *r = receivers; r; r = r->next) own += r->tenant == tenant;
+    if (ad_tenancy_room(app->tenancy, own, n_receivers, MAX_UPLOADS) > 0) return true;
+    return ad_fault_set(f, 503, "queue_full", NULL, "%d uploads are being received already; try again", n_receivers < MAX_UPLOADS ? own : MAX_UPLOADS);
+}
+
 static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
 {
     ad_err err = {0};
@@ -509,6 +525,7 @@ static receiver *receiver_new(ad_http_exchange *x, ad_app *app, ad_fault *f)
     receivers = r;
     r->x = x;
     r->app = app;
+    r->tenant = tenant_of(x);
     r->store = app->store;
     r->max_bytes = app->config->max_adapter_bytes;
     r->u->activate = true;
@@ -523,8 +540,7 @@ void ad_upload_receive(ad_http_exchange *x, ad_app *app, const char *name, void 
     ad_fault f = {0};
     receiver *r = NULL;
     if (app->draining) ad_fault_set(&f, 503, NULL, NULL, "the server is shutting down");
-    else if (n_receivers >= MAX_UPLOADS) ad_fault_set(&f, 503, "queue_full", NULL, "%d uploads are being received already; try again", MAX_UPLOADS);
-    else r = receiver_new(x, app, &f);
+    else if (has_room(app, tenant_of(x), &f)) r = receiver_new(x, app, &f);
     if (!r) {
         ad_reply_fault(x, &f);
         return;

@@ -578,6 +578,13 @@ static void fetched(ad_job *job)
     refuse(a, a->status, NULL, &a->err);
 }
 
+static bool has_room(const ad_keeper *k, int owner)
+{
+    int own = 0;
+    for (const admission *a = k->admissions; a; a = a->next) own += a->spec.owner == owner;
+    return ad_tenancy_room(k->app->tenancy, own, k->n_admitting, MOST_ADMISSIONS) > 0;
+}
+
 void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, void *user)
 {
     ad_outcome o = {0};
@@ -585,7 +592,7 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     ad_status st = spec->selftest ? ad_selftest_check(spec->selftest, &o.err) : AD_OK;
     if (st == AD_OK && (!spec->dry_run || *spec->name)) st = ad_registry_check_name(spec->name, &o.err);
     if (st == AD_OK && !strcmp(spec->name, k->app->served_name)) st = ad_fail(&o.err, AD_EEXIST, "`%s` is the name of the base model.", spec->name);
-    if (st == AD_OK && (k->closing || k->n_admitting >= MOST_ADMISSIONS)) st = ad_fail(&o.err, AD_EBUSY, "too many adapters are being checked; try again in a moment");
+    if (st == AD_OK && (k->closing || !has_room(k, spec->owner))) st = ad_fail(&o.err, AD_EBUSY, "too many adapters are being checked; try again in a moment");
     if (st == AD_OK && !spec->dir && !spec->path && !spec->url) st = ad_fail(&o.err, AD_ENOMEM, "out of memory"); /* for a copy of where it is */
     if (st == AD_OK && !(a = ad_calloc(1, sizeof *a))) st = ad_fail(&o.err, AD_ENOMEM, "out of memory");
     if (st != AD_OK) {

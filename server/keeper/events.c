@@ -10,11 +10,12 @@
 
 #include "adapters/store.h"
 
-enum { KEPT = 1024, PING_MS = 15000, MAX_SUBSCRIBERS = 256 };
+enum { KEPT = 1024, PING_MS = 15000 };
 
 typedef struct subscriber {
     ad_events *events;
     ad_http_exchange *x;
+    int tenant;
     ad_events_name_fn shown;
     ad_events_may_fn may;
     void *user;
@@ -150,17 +151,19 @@ static void replay(const subscriber *s, uint64_t seen)
         if (e->kept[id % KEPT].rest) tell(s, &e->kept[id % KEPT]);
 }
 
-void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn shown, ad_events_may_fn may, void *user)
+int ad_events_count(const ad_events *e, int tenant, int *own)
+{
+    *own = 0;
+    for (const subscriber *s = e->first; s; s = s->next) *own += s->tenant == tenant;
+    return e->n_subscribers;
+}
+
+bool ad_events_subscribe(ad_events *e, ad_http_exchange *x, int tenant, ad_events_name_fn shown, ad_events_may_fn may, void *user)
 {
     const char *last = ad_http_header(x, "last-event-id");
-    subscriber *s = e->n_subscribers < MAX_SUBSCRIBERS ? calloc(1, sizeof *s) : NULL;
-    if (!s) {
-        static const char busy[] = "{\"error\":{\"message\":\"too many clients follow the events\",\"type\":\"service_unavailable\",\"param\":null,\"code\":null}}";
-        ad_http_set_header(x, "Retry-After", "5");
-        ad_http_reply(x, 503, "application/json", busy, sizeof busy - 1);
-        return;
-    }
-    *s = (subscriber){.events = e, .x = x, .shown = shown, .may = may, .user = user, .next = e->first};
+    subscriber *s = e->n_subscribers < AD_EVENT_STREAMS ? calloc(1, sizeof *s) : NULL;
+    if (!s) return false;
+    *s = (subscriber){.events = e, .x = x, .tenant = tenant, .shown = shown, .may = may, .user = user, .next = e->first};
     if (e->first) e->first->prev = s;
     e->first = s;
     e->n_subscribers++;
@@ -168,4 +171,5 @@ void ad_events_subscribe(ad_events *e, ad_http_exchange *x, ad_events_name_fn sh
     ad_http_stream_begin(x, 200, "text/event-stream; charset=utf-8");
     ad_http_stream_write(x, ": adapters\n\n", 12);
     if (last && *last && strspn(last, "0123456789") == strlen(last)) replay(s, strtoull(last, NULL, 10));
+    return true;
 }

@@ -10,6 +10,7 @@
 
 #include "core/base/mem.h"
 #include "server/observe/log.h"
+#include "server/sched/fair.h"
 #include "server/tenancy/private.h"
 
 enum { SAVE_USES_S = 60 };
@@ -114,6 +115,7 @@ size_t ad_tenancy_behind_tenant(const ad_tenancy *t, const char *name) { return 
 size_t ad_tenancy_behind_key(const ad_tenancy *t, const char *id) { return behind((void *const *)t->keys, t->n_keys, ad_tenancy_find_key(t, id)); }
 
 bool ad_tenancy_has_keys(const ad_tenancy *t) { return t->n_keys > 0; }
+int ad_tenancy_room(const ad_tenancy *t, int own, int used, int limit) { return ad_fair_room(own, used, limit, t && t->n_tenants > 1); }
 const ad_caller *ad_tenancy_nobody(const ad_tenancy *t) { return t->n_keys ? &t->nobody : &t->anybody; }
 
 /* ---- begin and end ---- */

@@ -96,6 +96,9 @@ const ad_caller *ad_tenancy_nobody(const ad_tenancy *t); /* without a key: the o
 /* Whose key this text is; NULL: nobody's, or that of one which has expired or was revoked. Takes as long whatever is wrong. */
 const ad_caller *ad_tenancy_identify(ad_tenancy *t, const char *text);
 
+/* How many more of `limit` places, of which `used` are taken, there are for a tenant that has `own`: see ad_fair_room. t NULL: nobody shares them. */
+int ad_tenancy_room(const ad_tenancy *t, int own, int used, int limit);
+
 ad_tenant *ad_tenancy_find_tenant(const ad_tenancy *t, const char *name); /* NULL: there is none */
 ad_key *ad_tenancy_find_key(const ad_tenancy *t, const char *id);
 /* In order of age; NULL behind the last. */

@@ -247,6 +247,40 @@ class Names(unittest.TestCase):
                 self.upload(self.acme, f"after-{how}", 62)
                 self.assertFalse([e for _, e in stream if e["name"] != f"before-{how}"])  # and it ends
 
+    # ---- one tenant leaves room for another ----
+
+    def begin_upload(self, client):
+        """An upload that stops in the middle: the status, or None as long as there is none; and its socket."""
+        kind, body = multipart(parts_of(files_of(0), name="half"))
+        s = socket.create_connection((self.d.host, self.d.port), timeout=60)
+        s.sendall(f"POST /v1/adapters HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {client.key}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:900])
+        s.settimeout(0.5)
+        try:
+            return s, int(s.recv(4096).split()[1])
+        except TimeoutError:
+            return s, None
+
+    def test_uploads_that_do_not_end_leave_room_for_other_tenants(self):
+        begun = [self.begin_upload(self.acme) for _ in range(9)]
+        self.assertEqual({status for _, status in begun}, {None, 503})
+        self.upload(self.beta, "through", 70)
+        self.upload(self.op, "through", 71)
+        for s, _ in begun:
+            s.close()
+
+    def test_streams_of_events_leave_room_for_other_tenants(self):
+        begun = []
+
+        def follow(client):
+            s = socket.create_connection((self.d.host, self.d.port), timeout=60)
+            s.sendall(f"GET /v1/adapters/events HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {client.key}\r\n\r\n".encode())
+            begun.append(s)
+            return int(s.recv(4096).split()[1])
+        self.assertIn(503, [follow(self.acme) for _ in range(256)])
+        self.assertEqual([follow(self.beta), follow(self.op)], [200, 200])
+        for s in begun:
+            s.close()
+
     # ---- what is shared ----
 
     def test_what_is_shared_nobody_but_its_tenant_changes(self):
