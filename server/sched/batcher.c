@@ -107,11 +107,11 @@ static int serve_decodes(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, in
     return given;
 }
 
-/* The rows that prompts of a tenant get at most while others decode. */
+/* The rows that prompts of a tenant get at most beside others who decode. */
 static int most_beside(const ad_batch_tenant *t, int step_tokens)
 {
-    int quarter = step_tokens / 4 - t->decodes, half_again = t->decodes / 2;
-    int most = quarter > half_again ? quarter : half_again;
+    int quarter = step_tokens / 4 - t->decodes, eighth = t->decodes / 8;
+    int most = quarter > eighth ? quarter : eighth;
     return most > 1 ? most : 1;
 }
 
@@ -119,7 +119,8 @@ static void limit_wants(ad_batch_tenant *tenants, int n_tenants, int decodes, in
 {
     for (int i = 0; i < n_tenants; i++) {
         int most = most_beside(&tenants[i], step_tokens);
-        if (decodes > tenants[i].decodes && tenants[i].wants > most) tenants[i].wants = most;
+        bool beside = tenants[i].beside || decodes > tenants[i].decodes;
+        if (beside && tenants[i].wants > most) tenants[i].wants = most;
     }
 }
 

@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     double weight;        /* of its share; > 0 */
     double turns;         /* in and out, 0 for a new one: groups it was given, over weight, beyond the one that was given fewest */
+    bool beside;          /* others decoded a moment ago, and will again */
     int decodes, wants, prompts, rows; /* the batcher's: rows that decode, rows its prompts want, how many prompts, rows they get */
 } ad_batch_tenant;
 
@@ -35,10 +36,10 @@ typedef struct {
  * T G - 1 steps: a tenant is chosen every T steps, and then its group that waited longest. Other tenants' sequences of a group that is taken run with it.
  *
  * Inside the groups taken every decoding sequence gets its row. What is left is shared by the tenants whose prompts want it, by weight; what one does not
- * want goes to the others; but in a step in which somebody else decodes, a tenant has at most a quarter of step_tokens or half as many rows again as it decodes,
- * so that its prompts do not make others' tokens late: the rows it does without make its own steps shorter, too. A tenant's prompts share evenly, at least a
- * row each as far as it goes, the rest to the oldest. So no sequence that decodes waits while its group is taken, and a tenant's prompts wait for nobody but
- * their own. */
+ * want goes to the others; but in a step in which somebody else decodes, or did a moment ago, a tenant has at most a quarter of step_tokens in all, or an eighth
+ * as many rows again as it decodes, so that its prompts make neither others' tokens late nor their first ones: the rows it does without make its own steps
+ * shorter, too. A tenant's prompts share evenly, at least a row each as far as it goes, the rest to the oldest. So no sequence that decodes waits while its
+ * group is taken, and a tenant's prompts wait for nobody but their own. */
 int ad_batcher_plan(ad_batch_seq *seqs, int n, ad_batch_tenant *tenants, int n_tenants, const ad_batch_limits *limits);
 
 #endif

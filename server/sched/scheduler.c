@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <uv.h>
 
-enum { AVERAGE_OF = 8 }; /* about so many steps say how long the next one takes */
+enum {
+    AVERAGE_OF = 8, /* about so many steps say how long the next one takes */
+    MOMENT = 32,    /* steps after which a tenant that decoded is not expected any more */
+};
 
 struct ad_scheduler {
     ad_engine *engine;
@@ -20,6 +23,8 @@ struct ad_scheduler {
     ad_batch_tenant *tenants; /* [max_running] */
     ad_sched_tenant **of_tenants; /* [max_running], parallel to tenants */
     int n_tenants;
+    unsigned long long step;  /* the number of the one that is planned */
+    ad_sched_tenant *decoders[2]; /* the two that decoded last; NULL: there was none */
     double step_ns;           /* on the average of the last ones */
 };
 
@@ -179,18 +184,34 @@ static void admit_waiting(ad_scheduler *s)
 
 /* ---- the step ---- */
 
+/* Whether another than t decoded a moment ago. */
+static bool is_beside(const ad_scheduler *s, const ad_sched_tenant *t)
+{
+    const ad_sched_tenant *other = s->decoders[s->decoders[0] == t];
+    return other && s->step - other->decoded_at <= MOMENT;
+}
+
+static void note_decoder(ad_scheduler *s, ad_sched_tenant *t)
+{
+    t->decoded_at = s->step;
+    if (s->decoders[0] == t) return;
+    s->decoders[1] = s->decoders[0];
+    s->decoders[0] = t;
+}
+
 static int index_of(ad_scheduler *s, ad_sched_tenant *t)
 {
     if (t->index < s->n_tenants && s->of_tenants[t->index] == t) return t->index;
     t->index = s->n_tenants++;
     s->of_tenants[t->index] = t;
-    s->tenants[t->index] = (ad_batch_tenant){.weight = t->fair.weight, .turns = t->turns};
+    s->tenants[t->index] = (ad_batch_tenant){.weight = t->fair.weight, .turns = t->turns, .beside = is_beside(s, t)};
     return t->index;
 }
 
 static void plan_step(ad_scheduler *s)
 {
     s->n_tenants = 0;
+    s->step++;
     for (int i = 0; i < s->n_running; i++) {
         const ad_sched_job *j = s->running[i];
         const ad_mix *mix = ad_seq_mix(j->seq);
@@ -227,6 +248,7 @@ static void report_item(ad_scheduler *s, const ad_step_item *it)
     if (it->has_token) charge(j, AD_FAIR_GENERATED);
     const ad_token_info *token = it->has_token ? &it->token : NULL;
     if (it->finish == AD_FINISH_NONE) {
+        note_decoder(s, tenant_of(j));
         report(s, j, token, AD_FINISH_NONE, NULL);
         return;
     }
@@ -283,6 +305,7 @@ void ad_scheduler_round(ad_scheduler *s, bool stopping)
     admit_waiting(s);
     publish_stats(s);
     if (s->n_running) run_step(s);
+    if (!ad_scheduler_busy(s)) s->decoders[0] = s->decoders[1] = NULL; /* steps do not tell how long nothing runs */
     publish_stats(s);
 }
 

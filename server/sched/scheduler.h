@@ -15,6 +15,7 @@ typedef struct {
     ad_fair_tenant fair;      /* first: an entry's tenant is this */
     double turns;             /* see batcher.h */
     int index;                /* in the plan */
+    unsigned long long decoded_at; /* the latest step that gave it a token, not the last one */
 } ad_sched_tenant;
 
 /* One generation; embedded in it. The first five are the caller's, before ad_scheduler_add. */

@@ -148,10 +148,12 @@ START_TEST(while_others_decode_a_tenants_prompts_make_no_step_much_longer)
     ck_assert_int_eq(ad_batcher_plan(s, 2, t, 2, &open_limits), 17);
     ck_assert_int_eq(s[0].rows, 16); /* a quarter of a step */
     for (int i = 2; i < 40; i++) s[i] = (ad_batch_seq){.pending = 1};
-    ck_assert_int_eq(ad_batcher_plan(s, 40, t, 2, &open_limits), 38 + 19 + 1);
-    ck_assert_int_eq(s[0].rows, 19); /* half of what it decodes */
+    ck_assert_int_eq(ad_batcher_plan(s, 40, t, 2, &open_limits), 38 + 4 + 1);
+    ck_assert_int_eq(s[0].rows, 4); /* an eighth of what it decodes */
     s[1].pending = 9; /* it does not decode: nobody waits for a token */
     ck_assert_int_eq(ad_batcher_plan(s, 40, t, 2, &open_limits), 64);
+    t[0].beside = true; /* but will */
+    ck_assert_int_eq(ad_batcher_plan(s, 40, t, 2, &open_limits), 38 + 4 + 9);
     ad_batch_limits narrow = {3, 0};
     s[1].pending = 1;
     ck_assert_int_eq(ad_batcher_plan(s, 3, t, 2, &narrow), 3); /* a row at least */

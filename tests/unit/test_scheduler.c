@@ -189,6 +189,48 @@ START_TEST(prompts_that_come_at_once_are_spread_over_steps_in_which_others_decod
 }
 END_TEST
 
+/* The rows of one more round. */
+static int rows_of_round(void)
+{
+    unsigned long long before = stats.prompt_tokens;
+    run(1);
+    int rows = (int)(stats.prompt_tokens - before);
+    for (int i = 0; i < n_streams; i++) rows += streams[i].latest == now - 1 && streams[i].first < now - 1; /* it decoded */
+    return rows;
+}
+
+START_TEST(a_flood_that_comes_and_goes_makes_no_step_beside_a_quiet_one_an_eighth_longer)
+{
+    open_rig(64, 256, 2000);
+    for (int i = 0; i < 64; i++) add(0, 32, 40 + i % 40);
+    run(20);
+    stream *quiet = add(1, 10, 15);
+    run(3); /* it is there, and decodes */
+    for (int i = 0; i < 300; i++) {
+        int rows = rows_of_round(); /* also in those between two of its requests */
+        ck_assert_msg(rows <= 63 + 63 / 8 + 10, "%d rows", rows);
+    }
+    ck_assert_int_ge(quiet->done, 15);
+    ck_assert_int_eq(quiet->worst_gap, 1);
+    close_rig();
+}
+END_TEST
+
+START_TEST(a_tenant_that_was_left_alone_fills_its_steps_again)
+{
+    open_rig(64, 256, 2000);
+    stream *quiet = add_once(1, 10, 5);
+    run(2);
+    for (int i = 0; i < 60; i++) add_once(0, 300, 1);
+    run(4);
+    ck_assert_int_eq(quiet->done, 1);
+    ck_assert_int_eq(rows_of_round(), 64); /* it may come back */
+    run(40);
+    ck_assert_int_eq(rows_of_round(), 256);
+    close_rig();
+}
+END_TEST
+
 START_TEST(prompts_that_come_at_once_fill_the_steps_when_nobody_else_decodes)
 {
     open_rig(64, 256, 2000);
@@ -387,6 +429,8 @@ int main(void)
     tcase_add_test(t, a_queue_of_hundreds_of_another_does_not_delay_a_quiet_one);
     tcase_add_test(t, pages_that_a_flood_holds_are_given_back_for_a_quiet_one);
     tcase_add_test(t, prompts_that_come_at_once_are_spread_over_steps_in_which_others_decode);
+    tcase_add_test(t, a_flood_that_comes_and_goes_makes_no_step_beside_a_quiet_one_an_eighth_longer);
+    tcase_add_test(t, a_tenant_that_was_left_alone_fills_its_steps_again);
     tcase_add_test(t, prompts_that_come_at_once_fill_the_steps_when_nobody_else_decodes);
     tcase_add_test(t, saturating_tenants_of_equal_weight_get_equal_shares_whatever_their_streams_and_lengths);
     tcase_add_test(t, saturating_tenants_of_weights_2_and_1_get_2_to_1);
