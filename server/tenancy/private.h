@@ -27,6 +27,8 @@ struct ad_tenancy {
     const ad_registry *registry;
     int64_t saved_uses;   /* when last_used was written, Unix time */
     size_t n_unsaved;     /* keys */
+    size_t uses_to_save;  /* of them, slice by slice; 0: nothing is being saved, or the last slice is */
+    size_t use_at;        /* position in keys where the next slice begins to look */
     ad_list waiting;      /* changes; one runs at a time */
     int n_waiting;
     struct ad_account_change *running; /* its rows are on their way to the disk; or NULL */

@@ -13,7 +13,7 @@
 #include "server/sched/fair.h"
 #include "server/tenancy/private.h"
 
-enum { SAVE_USES_S = 60 };
+enum { SAVE_USES_S = 60, USES_AT_ONCE = 500 }; /* 3 ms of the store's thread */
 
 /* ---- callers ---- */
 
@@ -203,29 +203,47 @@ void ad_tenancy_free(ad_tenancy **tp)
 
 /* ---- who it is ---- */
 
+static bool save_some_uses(ad_tenancy *t);
+
 static void on_uses_saved(void *user, ad_status st, const ad_err *err)
 {
-    (void)user;
+    ad_tenancy *t = user;
     if (st != AD_OK) ad_log(AD_LOG_WARN, "when keys were last used could not be written: %s", err->msg);
+    if (t->store) (void)save_some_uses(t);
+}
+
+static void take_use(ad_tenancy *t, ad_key *k, ad_store_change *out)
+{
+    *out = (ad_store_change){.kind = AD_MARK_KEY, .key = {.last_used = k->last_used}};
+    memcpy(out->key.id, k->id, sizeof out->key.id);
+    k->unsaved = false;
+    t->n_unsaved--;
+}
+
+/* The next slice of those that were to be saved, in a transaction of its own: what is changed meanwhile waits for no more than that. False: none is left. */
+static bool save_some_uses(ad_tenancy *t)
+{
+    size_t left = t->uses_to_save < t->n_unsaved ? t->uses_to_save : t->n_unsaved, most = left < USES_AT_ONCE ? left : USES_AT_ONCE, n = 0;
+    ad_store_change *changes = most ? ad_calloc(most, sizeof *changes) : NULL;
+    ad_err err;
+    t->uses_to_save = changes ? left - most : 0;
+    if (!changes) return false;
+    for (; n < most; t->use_at++) {
+        if (t->use_at >= t->n_keys) t->use_at = 0;
+        if (t->keys[t->use_at]->unsaved) take_use(t, t->keys[t->use_at], &changes[n++]);
+    }
+    if (ad_store_thread_submit(t->store, changes, (int)n, on_uses_saved, t, &err) == AD_OK) return true;
+    ad_log(AD_LOG_WARN, "when keys were last used could not be written: %s", err.msg);
+    t->uses_to_save = 0; /* the others another time */
+    return false;
 }
 
 static void save_uses(ad_tenancy *t, int64_t now)
 {
     t->saved_uses = now;
-    ad_store_change *changes = t->n_unsaved ? ad_calloc(t->n_unsaved, sizeof *changes) : NULL;
-    if (!changes) return;
-    int n = 0;
-    for (size_t i = 0; i < t->n_keys; i++) {
-        ad_key *k = t->keys[i];
-        if (!k->unsaved) continue;
-        ad_store_change *c = &changes[n++];
-        *c = (ad_store_change){.kind = AD_MARK_KEY, .key = {.last_used = k->last_used}};
-        memcpy(c->key.id, k->id, sizeof c->key.id);
-        k->unsaved = false;
-    }
-    t->n_unsaved = 0;
-    ad_err err;
-    if (ad_store_thread_submit(t->store, changes, n, on_uses_saved, NULL, &err) != AD_OK) on_uses_saved(NULL, err.code, &err);
+    if (t->uses_to_save) return; /* it is at it still */
+    t->uses_to_save = t->n_unsaved;
+    (void)save_some_uses(t);
 }
 
 static void note_use(ad_tenancy *t, ad_key *k, int64_t now)
@@ -239,7 +257,8 @@ static void note_use(ad_tenancy *t, ad_key *k, int64_t now)
 void ad_tenancy_stop(ad_tenancy *t)
 {
     if (!t || !t->store) return;
-    save_uses(t, time(NULL));
+    t->uses_to_save = t->n_unsaved;
+    while (save_some_uses(t)) continue;
     t->store = NULL;
     t->registry = NULL;
 }

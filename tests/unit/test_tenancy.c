@@ -310,6 +310,62 @@ START_TEST(ten_thousand_keys_are_told_apart)
 }
 END_TEST
 
+static ad_status check_used(void *user, const ad_stored_key *k, ad_err *why)
+{
+    (void)why;
+    *(int *)user += k->last_used > 0;
+    return AD_OK;
+}
+
+/* A change that comes while the uses of many keys are written waits for one slice of them, and a key that is in use all the time does not make the writing endless. */
+START_TEST(uses_of_many_keys_are_written_in_slices_that_let_changes_through)
+{
+    enum { N = 2600 };
+    static char texts[N][AD_KEY_TEXT + 1];
+    uint8_t secret[AD_KEY_SECRET];
+    uv_loop_t loop;
+    ad_store *s = open_store();
+    ad_store_thread *thread = NULL;
+    int used = 0;
+    ck_assert_int_eq(uv_loop_init(&loop), 0);
+    ck_assert_int_eq(ad_key_secret_open(secret, dir, false, &err), AD_OK);
+    ck_assert_int_eq(ad_store_begin(s, &err), AD_OK);
+    for (int i = 0; i < N; i++) {
+        ck_assert_int_eq(ad_key_make(texts[i], &err), AD_OK);
+        ad_store_change row = put_key(secret, texts[i], "default", "infer", "[\"*\"]");
+        ck_assert_int_eq(ad_store_apply(s, &row, 1, &err), AD_OK);
+    }
+    ck_assert_int_eq(ad_store_commit(s, &err), AD_OK);
+    ad_tenancy *t = read_tenancy(s);
+    ck_assert_int_eq(ad_store_thread_new(&thread, &loop, s, &err), AD_OK);
+    ad_tenancy_start(t, thread, NULL);
+    for (int i = 0; i < N - 1; i++) ck_assert_ptr_nonnull(ad_tenancy_identify(t, texts[i]));
+    t->saved_uses = 0; /* a minute has gone */
+    ck_assert_ptr_nonnull(ad_tenancy_identify(t, texts[N - 1]));
+    for (size_t before = N; t->n_unsaved; before = t->n_unsaved) {
+        ck_assert_uint_le(before - t->n_unsaved, 500);
+        uint64_t commits = ad_store_thread_commits(thread);
+        while (ad_store_thread_commits(thread) == commits) uv_run(&loop, UV_RUN_NOWAIT);
+        uv_run(&loop, UV_RUN_NOWAIT);
+    }
+    ck_assert_uint_ge(ad_store_thread_commits(thread), N / 500);
+    for (int i = 0; i < 10; i++) ck_assert_ptr_nonnull(ad_tenancy_identify(t, texts[i])); /* the next minute's */
+    uint64_t commits = ad_store_thread_commits(thread);
+    for (int i = 0; i < 10; i++) uv_run(&loop, UV_RUN_NOWAIT);
+    ck_assert_uint_eq(t->n_unsaved, 10);
+    ck_assert_uint_le(ad_store_thread_commits(thread), commits + 1);
+    ad_tenancy_stop(t);
+    ad_store_thread_close(&thread, NULL, NULL);
+    ck_assert_int_eq(uv_run(&loop, UV_RUN_DEFAULT), 0);
+    ad_tenancy_free(&t);
+    s = open_store();
+    ck_assert_int_eq(ad_store_read(s, &(ad_store_reader){.key = check_used, .user = &used}, &err), AD_OK);
+    ck_assert_int_eq(used, N);
+    ad_store_close(&s);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+}
+END_TEST
+
 START_TEST(a_tenant_that_goes_takes_its_keys_along_and_no_other)
 {
     enum { N = 60 };
@@ -374,6 +430,7 @@ int main(void)
     tcase_add_test(tc, a_key_may_what_its_verbs_and_globs_both_allow);
     tcase_add_test(tc, keys_without_the_secret_they_were_made_with_are_refused_at_start);
     tcase_add_test(tc, ten_thousand_keys_are_told_apart);
+    tcase_add_test(tc, uses_of_many_keys_are_written_in_slices_that_let_changes_through);
     tcase_add_test(tc, a_tenant_that_goes_takes_its_keys_along_and_no_other);
     tcase_add_test(tc, a_tenant_s_name_is_a_label);
     suite_add_tcase(s, tc);
