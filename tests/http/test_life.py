@@ -413,6 +413,7 @@ class Reload(Case):
         resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE, (80, 80))
         self.assertIn("the limit of 80 open files allows; using 20", self.hang_up(d))
         idle = [socket.create_connection((d.host, d.port), timeout=PATIENCE) for _ in range(80)]
+        wait_until(lambda: b" 200 OK" in d.raw(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "those that came at once have gone")
         for _ in range(5):
             self.assertEqual(d.request("GET", "/health")[0], 200)
         for s in idle:

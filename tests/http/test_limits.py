@@ -149,15 +149,15 @@ class Tokens(LimitsTest):
         self.assertEqual((status, reply["error"]["code"]), (400, "request_too_large"))
 
     def test_who_leaves_gets_back_what_was_not_generated(self):
-        self.put(generated_tokens_per_minute=16000)
+        self.put(generated_tokens_per_minute=64000)
         before = self.use()["generated_tokens_per_day"]
-        s = self.open_stream(max_tokens=500, n=32)  # seconds of work
-        self.assertEqual(self.use()["generated_tokens_per_day"] - before, 16000)
+        s = self.open_stream(max_tokens=500, n=128)  # seconds of work
+        self.assertEqual(self.use()["generated_tokens_per_day"] - before, 64000)
         s.close()
         wait_until(lambda: self.use()["concurrent_requests"] == 0, "the request ends")
         used = self.use()["generated_tokens_per_day"] - before
-        self.assertTrue(0 < used < 16000, used)
-        self.assertEqual(self.complete(max_tokens=min(500, 16000 - used))[0], 200)
+        self.assertTrue(0 < used < 64000, used)
+        self.assertEqual(self.complete(max_tokens=min(500, 64000 - used))[0], 200)
 
     def test_a_stop_string_gives_the_rest_back(self):
         text = self.complete(max_tokens=3)[2]["choices"][0]["text"]

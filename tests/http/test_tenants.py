@@ -182,7 +182,7 @@ class TheGate(TenantTests):
                 self.assertEqual((r.status, b"twice" in reply), (401, True), (name, reply))
 
     def test_one_cannot_tell_why_a_key_is_refused(self):
-        revoked, expired = self.key("default", ["list"]), self.key("default", ["list"], expires=int(time.time()) + 2)
+        revoked, expired = self.key("default", ["list"]), self.key("default", ["list"], expires=int(time.time()) + 4)
         self.op("PATCH", f"/v1/admin/keys/{revoked['id']}", {"revoked": True})
         wait_until(lambda: self.status(expired["key"]) == 401, "it is expired")
         wrong_end = self.admin[:-4] + ("AAAA" if self.admin[-4:] != "AAAA" else "BBBB")
@@ -272,15 +272,15 @@ class Keys(TenantTests):
         got = {}
 
         def stream():
-            raw = json.dumps({"model": "base", "prompt": "Hello", "max_tokens": 400, "ignore_eos": True, "stream": True}).encode()
+            raw = json.dumps({"model": "base", "prompt": "Hello", "max_tokens": 400, "n": 32, "ignore_eos": True, "stream": True}).encode()
             got["reply"] = self.d.request("POST", "/v1/completions", raw, {"Content-Type": "application/json", "Authorization": f"Bearer {k['key']}"})
 
         t = threading.Thread(target=stream)
         t.start()
-        self.d.wait_for("vllm:num_requests_running", 1, 60) if self.d.metric("vllm:num_requests_running") is not None else time.sleep(0.05)
+        wait_until(lambda: self.d.metric("adapterd_generated_tokens_total") > 0, "it runs")
         self.op("PATCH", f"/v1/admin/keys/{k['id']}", {"revoked": True})
         self.assertEqual(self.status(k["key"]), 401)
-        t.join(120)
+        t.join()
         self.assertEqual(got["reply"][0], 200)
         self.assertTrue(got["reply"][2].endswith(b"data: [DONE]\n\n"))
         self.assertEqual(self.call("PATCH", f"/v1/admin/keys/{k['id']}", {"revoked": False}, self.admin)[0], 400)
@@ -302,7 +302,7 @@ class Keys(TenantTests):
         self.assertEqual(self.call("POST", f"/v1/admin/keys/{old['id']}/turn", {}, self.admin)[0], 404)
 
     def test_when_a_key_was_last_used_is_known_after_a_restart(self):
-        k, before = self.key("default", ["list"]), int(time.time())
+        k, before = self.key("default", ["list"]), int(time.time() - 0.1)  # time(2) may be a tick behind
         self.status(k["key"])
         used = self.op("GET", f"/v1/admin/keys/{k['id']}")["last_used"]
         self.assertGreaterEqual(used, before)
