@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading the JSON that strangers send, and small parts of ours. Any thread. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/api/api.h"
@@ -43,3 +44,17 @@ const json_t *ad_json_member(const json_t *object, const char *name)
     const json_t *v = json_object_get(object, name);
     return json_is_null(v) ? NULL : v;
 }
+
+double ad_plain_float(float value)
+{
+    char text[32];
+    double plain = value;
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        plain = strtod(text, NULL);
+        if ((float)plain == value) break;
+    }
+    return plain;
+}
+
+double ad_rounded(double value, int per_one) { return (double)(int64_t)(value * per_one + 0.5) / per_one; }

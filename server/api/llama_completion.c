@@ -254,7 +254,7 @@ static json_t *probabilities_json(const ad_choice *ch)
 
 static double per(double a, double b)
 {
-    return b > 0 ? a / b : 0;
+    return b > 0 ? ad_rounded(a / b, 1000) : 0;
 }
 
 /* The prompt's time is that to the first token, waiting included. */
@@ -262,7 +262,7 @@ static json_t *timings_json(const ad_choice *ch)
 {
     const ad_generation *g = ch->owner;
     int n_prompt = (int)g->rq.prompts[ch->prompt].ids.count - ch->n_cached, n = ch->n_generated;
-    double prompt_ms = ch->first_token_ns ? (double)(ch->first_token_ns - ad_http_start_ns(g->x)) / 1e6 : 0, ms = (double)(ch->last_token_ns - ch->first_token_ns) / 1e6;
+    double prompt_ms = ad_rounded(ch->first_token_ns ? (double)(ch->first_token_ns - ad_http_start_ns(g->x)) / 1e6 : 0, 1000), ms = ad_rounded((double)(ch->last_token_ns - ch->first_token_ns) / 1e6, 1000);
     return json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:f}", "cache_n", ch->n_cached, "prompt_n", n_prompt, "prompt_ms", prompt_ms, "prompt_per_token_ms", per(prompt_ms, n_prompt),
                      "prompt_per_second", per(1000.0 * n_prompt, prompt_ms), "predicted_n", n, "predicted_ms", ms, "predicted_per_token_ms", per(ms, n), "predicted_per_second", per(1000.0 * n, ms));
 }
@@ -271,9 +271,9 @@ json_t *ad_llama_settings(const ad_sampling *s)
 {
     int n_predict = s->max_tokens == INT32_MAX ? -1 : s->max_tokens;
     return json_pack("{s:I, s:f, s:f, s:i, s:f, s:f, s:i, s:f, s:f, s:i, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:b, s:i, s:i, s:b, s:[sssss]}", "seed", (json_int_t)s->seed, "temperature",
-                     (double)s->temperature, "dynatemp_range", 0.0, "top_k", s->top_k, "top_p", (double)s->top_p, "min_p", (double)s->min_p, "top_n_sigma", -1, "xtc_probability", 0.0,
-                     "typical_p", 1.0, "repeat_last_n", -1, "repeat_penalty", (double)s->repetition_penalty, "presence_penalty", (double)s->presence_penalty, "frequency_penalty",
-                     (double)s->frequency_penalty, "dry_multiplier", 0.0, "mirostat", 0, "max_tokens", n_predict, "n_predict", n_predict, "ignore_eos", s->ignore_eos, "n_probs",
+                     ad_plain_float(s->temperature), "dynatemp_range", 0.0, "top_k", s->top_k, "top_p", ad_plain_float(s->top_p), "min_p", ad_plain_float(s->min_p), "top_n_sigma", -1, "xtc_probability", 0.0,
+                     "typical_p", 1.0, "repeat_last_n", -1, "repeat_penalty", ad_plain_float(s->repetition_penalty), "presence_penalty", ad_plain_float(s->presence_penalty), "frequency_penalty",
+                     ad_plain_float(s->frequency_penalty), "dry_multiplier", 0.0, "mirostat", 0, "max_tokens", n_predict, "n_predict", n_predict, "ignore_eos", s->ignore_eos, "n_probs",
                      s->logprobs > 0 ? s->logprobs : 0, "min_keep", 0, "post_sampling_probs", 0, "samplers", "penalties", "temperature", "min_p", "top_k", "top_p");
 }
 
@@ -284,7 +284,7 @@ static json_t *settings_json(const ad_generation *g)
     for (int i = 0; i < g->rq.n_stops; i++) json_array_append_new(stops, json_stringn(g->rq.stops[i].ptr, g->rq.stops[i].len));
     for (int i = 0; i < g->lease.n; i++) {
         const ad_entry *e = g->lease.versions[i]->entry; /* NULL: removed meanwhile */
-        json_array_append_new(lora, json_pack("{s:i, s:f}", "id", e ? e->id : -1, "scale", (double)g->lease.mix.weights[i]));
+        json_array_append_new(lora, json_pack("{s:i, s:f}", "id", e ? e->id : -1, "scale", ad_plain_float(g->lease.mix.weights[i])));
     }
     json_object_set_new(v, "stop", stops);
     json_object_set_new(v, "stream", json_boolean(g->rq.stream));

@@ -15,7 +15,7 @@
 static double default_scale(const ad_tenant *t, int id)
 {
     for (int i = 0; i < t->n_defaults; i++)
-        if (t->defaults[i].id == id) return (double)t->defaults[i].scale;
+        if (t->defaults[i].id == id) return ad_plain_float(t->defaults[i].scale);
     return 0;
 }
 

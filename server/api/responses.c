@@ -203,10 +203,10 @@ static json_t *response_json(const ad_generation *g, const char *status, json_t 
     json_t *v = json_pack("{s:s, s:s, s:I, s:s, s:n, s:o, s:o, s:o, s:s, s:o, s:o, s:n, s:f, s:o}", "id", g->id, "object", "response", "created_at", (json_int_t)g->created, "status",
                           status, "error", "incomplete_details", cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null(), "instructions",
                           or_null(ad_json_member(root, "instructions")), "max_output_tokens", or_null(limit), "model", ad_generation_model(g), "output", output, "parallel_tool_calls",
-                          json_boolean(((const ad_chat *)g->rq.extra)->max_calls != 1), "previous_response_id", "temperature", (double)g->rq.sampling.temperature, "text",
+                          json_boolean(((const ad_chat *)g->rq.extra)->max_calls != 1), "previous_response_id", "temperature", ad_plain_float(g->rq.sampling.temperature), "text",
                           format ? json_incref((json_t *)format) : json_pack("{s:{s:s}}", "format", "type", "text"));
     json_t *rest = json_pack("{s:o, s:o, s:f, s:s, s:o, s:b, s:o, s:{s:n, s:n}, s:o}", "tool_choice", choice ? json_incref((json_t *)choice) : json_string("auto"), "tools",
-                             tools ? json_incref((json_t *)tools) : json_array(), "top_p", (double)g->rq.sampling.top_p, "truncation", "disabled", "usage",
+                             tools ? json_incref((json_t *)tools) : json_array(), "top_p", ad_plain_float(g->rq.sampling.top_p), "truncation", "disabled", "usage",
                              ended ? usage_json(g) : json_null(), "store", 0, "user", or_null(ad_json_member(root, "user")), "reasoning", "effort", "summary", "metadata",
                              metadata ? json_incref((json_t *)metadata) : json_object());
     if (v && rest) json_object_update(v, rest);

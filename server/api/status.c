@@ -87,7 +87,7 @@ void ad_handle_status(ad_http_exchange *x, void *arg)
                           app->leaving || app->out_of_rotation);
     json_t *rest = json_pack("{s:{s:i, s:i}, s:{s:f, s:f}, s:{s:I, s:I}, s:o, s:o, s:o, s:i, s:o, s:{s:b, s:I}}",
                              "requests", "running", atomic_load(&s->running), "waiting", atomic_load(&s->waiting),
-                             "tokens_per_second", "prompt", ad_vitals_prompt_rate(&app->vitals), "generated", ad_vitals_generated_rate(&app->vitals),
+                             "tokens_per_second", "prompt", ad_rounded(ad_vitals_prompt_rate(&app->vitals), 10), "generated", ad_rounded(ad_vitals_generated_rate(&app->vitals), 10),
                              "kv_pages", "used", (json_int_t)atomic_load(&s->kv_pages_used), "total", (json_int_t)atomic_load(&s->kv_pages_total),
                              "adapters", adapters_json(app), "memory", memory_json(app), "engine", engine_json(app), "connections", ad_http_connections(app->http), "listeners", listeners_json(app),
                              "last_reload", "successful", app->reload.good, "succeeded", (json_int_t)app->reload.succeeded);

@@ -123,8 +123,8 @@ void ad_events_emit(ad_events *e, const char *name, int version, const char *dig
     clock_gettime(CLOCK_REALTIME, &now);
     json_t *v = json_pack("{s:o, s:o, s:s, s:s?, s:f}", "version", version ? json_integer(version) : json_null(),
                           "digest", *digest_hex ? json_string(digest_hex) : json_null(), "state", state, "previous",
-                          previous, "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
-    char *text = json_dumps(v, JSON_COMPACT), *rest = text ? strdup(text + 1) : NULL;
+                          previous, "time", (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1e3);
+    char *text = json_dumps(v, JSON_COMPACT | JSON_REAL_PRECISION(13)), *rest = text ? strdup(text + 1) : NULL;
     json_decref(v);
     free(text);
     if (!rest) return; /* out of memory: nobody is told, nothing else is lost */

@@ -146,6 +146,10 @@ class Chat(TemplateTests):
         self.assertEqual(r["usage"]["input_tokens"], chat["usage"]["prompt_tokens"])
         self.assertEqual(r["usage"]["output_tokens"], 8)
 
+    def test_a_response_tells_its_settings_as_they_were_asked_for(self):
+        r = self.ask(path="/v1/responses", input="Hello", max_output_tokens=1, messages=None, max_tokens=None, temperature=0.7, top_p=0.9)
+        self.assertEqual((r["temperature"], r["top_p"]), (0.7, 0.9))  # not 0.699999988
+
     def test_a_response_s_input_may_be_items(self):
         items = [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}, {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Yes?"}]},
                  {"role": "user", "content": "Bye"}]

@@ -343,6 +343,8 @@ class Status(Case):
         self.assertTrue(v["last_reload"]["successful"])
         s = d.open_request({"model": "base", "prompt": [1], "max_tokens": 500, "ignore_eos": True, "n": 64})
         wait_until(lambda: d.get("/v1/admin/status")[1]["tokens_per_second"]["generated"] > 0, "a rate")
+        rates = d.get("/v1/admin/status")[1]["tokens_per_second"].values()
+        self.assertEqual(list(rates), [round(r, 1) for r in rates])
         s.close()
         wait_until(lambda: d.get("/v1/admin/status")[1]["tokens_per_second"]["generated"] == 0, "none")
         d.stop()

@@ -126,6 +126,17 @@ class Completion(unittest.TestCase):
                          [0.8, 40, 0.95, 0.05, 1, 0, 0, 1])
         self.assertEqual((s["n_predict"], s["stop"], s["stream"], s["lora"]), (1, [], False, []))
 
+    def test_numbers_are_told_as_they_were_asked_for_and_times_to_the_microsecond(self):
+        asked = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.1, "presence_penalty": -0.3, "frequency_penalty": 1.2345678}
+        reply = self.d.completion(**asked)
+        self.assertEqual({k: reply["generation_settings"][k] for k in asked}, asked)  # not 0.699999988
+        for name, value in reply["timings"].items():
+            self.assertEqual(value, round(value, 3), name)
+        self.assertEqual(self.d.completion(lora=[{"id": 0, "scale": 0.3}])["generation_settings"]["lora"], [{"id": 0, "scale": 0.3}])
+        self.assertEqual(self.d.call("POST", "/lora-adapters", [{"id": 0, "scale": 0.3}])[0], 200)
+        self.addCleanup(self.d.call, "POST", "/lora-adapters", [])
+        self.assertEqual(self.d.scales()[0], 0.3)
+
     def test_the_seed_that_was_drawn_repeats_the_text(self):
         one = self.d.completion(temperature=1.5, n_predict=12)
         self.assertLess(one["generation_settings"]["seed"], 1 << 32)

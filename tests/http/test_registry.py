@@ -661,6 +661,9 @@ class Events(Stored):
             self.assertIn(want, seen)
         again = self.read_events(7, headers={"Last-Event-ID": events[2][0]})
         self.assertEqual(again, events[3:])
+        times = [e["time"] for _, e in events]
+        self.assertEqual(times, [round(t, 3) for t in times])  # to the ms, and no digits behind that
+        self.assertLess(abs(times[0] - time.time()), 600)
 
 
 if __name__ == "__main__":
