@@ -69,7 +69,7 @@ typedef struct receiver {
     const ad_model *model;      /* NULL: nothing is loaded */
     bool working;               /* a job runs */
     ad_http_exchange *x;        /* NULL: refused, or the client left */
-    const ad_app *app;
+    ad_app *app;
     int tenant;                 /* of the sender */
     ad_store *store;
     size_t max_bytes;           /* of all files */
@@ -78,6 +78,7 @@ typedef struct receiver {
     void *user;
     struct receiver *next;      /* of all */
     char name[AD_MAX_NAME + 1]; /* whose it is, its whole name, as far as that is known */
+    int owner;                  /* of the name, as long as there is that tenant */
     ad_upload *u;               /* dir, stream and weights_bytes: [job] */
     ad_multipart *parts;
     bool seen[N_FIELDS], complete;
@@ -100,12 +101,15 @@ static int n_receivers;
 static void give_up(receiver *r);
 static void go_on(receiver *r);
 
+/* What was to be a tenant's that is gone is nobody's business. */
+static bool has_owner(const receiver *r) { return ad_keeper_owner_of(r->app, r->name) == r->owner; }
+
 int ad_uploads_pending(void) { return n_receivers; }
 
 const char *ad_upload_name(int i)
 {
     for (const receiver *r = receivers; r; r = r->next)
-        if (r->x && i-- == 0) return r->name;
+        if (r->x && has_owner(r) && i-- == 0) return r->name;
     return NULL;
 }
 
@@ -123,7 +127,7 @@ void ad_upload_free(ad_upload **up)
 static void receiver_free(receiver *r)
 {
     ad_digest unused;
-    if (r->u && *r->name && r->named) r->named(r->name, false, r->user); /* it was not handed on */
+    if (r->u && *r->name && r->named && has_owner(r)) r->named(r->name, false, r->user); /* it was not handed on */
     receiver **link = &receivers;
     while (*link != r) link = &(*link)->next;
     *link = r->next;
@@ -402,6 +406,7 @@ static void set_name(receiver *r, const char *name)
 {
     if (strlen(name) > AD_MAX_NAME) return; /* it will be refused */
     memcpy(r->name, name, strlen(name) + 1);
+    r->owner = ad_keeper_owner_of(r->app, name);
     if (r->named) r->named(name, true, r->user);
 }
 

@@ -356,6 +356,9 @@ static void release(ad_op *op)
     free(a);
 }
 
+/* What was to be a tenant's that is gone is nobody's business. */
+static bool has_owner(const admission *a) { return ad_keeper_owner_of(a->k->app, a->spec.name) == a->spec.owner; }
+
 /* Before it has a turn. */
 static void refuse(admission *a, ad_status st, const char *code, const ad_err *err)
 {
@@ -366,7 +369,7 @@ static void refuse(admission *a, ad_status st, const char *code, const ad_err *e
     a->op.outcome.report = a->report;
     a->op.outcome.reasons = a->reasons;
     k->stats.refusals++;
-    if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "refused", "verifying");
+    if (*a->spec.name && !a->spec.dry_run && has_owner(a)) ad_keeper_tell(k, a->spec.name, NULL, "refused", "verifying");
     a->done(a->user, &a->op.outcome);
     release(&a->op);
 }
@@ -501,7 +504,7 @@ static void run(ad_op *op)
     ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
     ad_err err;
     if (must_exist && !e) return; /* the op has failed, and `a` went with it */
-    if (ad_keeper_owner_of(k->app, op->name) != a->spec.owner) {
+    if (!has_owner(a)) {
         fail(a, AD_ENOTFOUND, "tenant_not_found", "whose adapter this was to be is gone");
         return;
     }
@@ -613,7 +616,7 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
     k->n_admitting++;
     a->next = k->admissions;
     k->admissions = a;
-    if (*a->spec.name && !a->spec.dry_run) ad_keeper_tell(k, a->spec.name, NULL, "verifying", a->spec.dir ? "uploading" : NULL);
+    if (*a->spec.name && !a->spec.dry_run && has_owner(a)) ad_keeper_tell(k, a->spec.name, NULL, "verifying", a->spec.dir ? "uploading" : NULL);
     if (a->spec.dir) {
         snprintf(a->dir, sizeof a->dir, "%s", a->spec.dir);
         submit_check(a);
@@ -626,6 +629,6 @@ void ad_keeper_admit(ad_keeper *k, ad_admission_spec *spec, ad_outcome_fn done, 
 const char *ad_keeper_verifying(const ad_keeper *k, int i)
 {
     for (const admission *a = k->admissions; a; a = a->next)
-        if (!a->spec.dry_run && !a->op.outcome.entry && i-- == 0) return a->spec.name;
+        if (!a->spec.dry_run && !a->op.outcome.entry && has_owner(a) && i-- == 0) return a->spec.name;
     return NULL;
 }

@@ -263,7 +263,7 @@ int ad_keeper_owner_of(void *user, const char *name)
     const ad_app *app = user;
     const ad_scope_rules rules = ad_scope_rules_of(app->tenancy);
     const ad_tenant *t = ad_scope_owner(&rules, name);
-    return t ? t->id : 0;
+    return !t ? 0 : t->leaving ? -1 : t->id;
 }
 
 static ad_status open_parts(ad_keeper *k, ad_err *err)

@@ -109,6 +109,7 @@ void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *
 
 /* ---- what can be seen ---- */
 
+int ad_keeper_owner_of(void *app, const char *name); /* id of the tenant whose whole name it is now; -1: one that is leaving */
 /* The name of the i-th adapter whose files are being checked; NULL behind the last. */
 const char *ad_keeper_verifying(const ad_keeper *k, int i);
 

@@ -90,7 +90,6 @@ ad_entry *ad_op_adapter(ad_op *op);
 /* Same, for changes that only stored adapters know. */
 ad_entry *ad_op_stored_adapter(ad_op *op);
 
-int ad_keeper_owner_of(void *app, const char *name); /* id of the tenant whose whole name it is now */
 
 void ad_keeper_fail_waiting_ops(ad_keeper *k);
 

@@ -34,6 +34,7 @@ struct ad_account_change {
     int n_rows;
     ad_tenant *tenant;            /* new, or as it will be; owned until it is published */
     ad_key *key;
+    ad_tenant *leaving;           /* unless it fails: the tenancy's */
     char text[AD_KEY_TEXT + 1];
     ad_account_done done;
     void *user;
@@ -163,7 +164,7 @@ static void publish_tenant(change *c)
 
 static bool prepare_drop_tenant(change *c)
 {
-    const ad_tenant *t = find_tenant(c);
+    ad_tenant *t = find_tenant(c);
     const char *owned;
     int live = 0;
     if (!t) return false;
@@ -174,6 +175,8 @@ static bool prepare_drop_tenant(change *c)
     c->rows[0] = (ad_store_change){.kind = AD_DROP_TENANT};
     memcpy(c->rows[0].tenant.name, t->name, sizeof t->name);
     c->n_rows = 1;
+    c->leaving = t;
+    t->leaving = true; /* from here on nothing becomes its own */
     return true;
 }
 
@@ -379,6 +382,7 @@ static void run_next(ad_tenancy *t);
 
 static void finish(change *c)
 {
+    if (c->leaving && c->outcome.status != AD_OK) c->leaving->leaving = false;
     c->done(c->user, &c->outcome);
     free_change(c);
 }

@@ -44,10 +44,10 @@ static const char *hidden_name(const ad_scope *s, const char *said, char *out)
     return out;
 }
 
-/* What begins with a slash is no name: hidden it comes back as it was said. */
+/* What begins with a slash is no name: hidden it comes back as it was said. Nor has a tenant names that is gone: by its own there may be another now. */
 static const char *own_name(const ad_scope *s, const char *said, char *out)
 {
-    if (*said == '/') return hidden_name(s, said, out);
+    if (*said == '/' || s->caller->tenant->leaving) return hidden_name(s, said, out);
     snprintf(out, AD_SCOPE_NAME, "%s/%s", s->caller->tenant->name, said);
     return out;
 }
@@ -179,7 +179,7 @@ ad_scope_cursor ad_scope_begin(const ad_scope *s, const char *after)
 {
     ad_scope_cursor c = {.scope = s, .other = position_behind(s->registry, after)};
     char own[AD_SCOPE_NAME];
-    if (!has_prefix(s->caller)) return c;
+    if (!has_prefix(s->caller) || s->caller->tenant->leaving) return c;
     c.own = *after ? position_behind(s->registry, own_name(s, after, own)) : begin_of(s->registry, s->caller->tenant);
     c.own_end = end_of(s->registry, s->caller->tenant);
     return c;

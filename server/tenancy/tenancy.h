@@ -46,6 +46,7 @@ typedef struct {
     int refs;             /* of tenancy and keys */
     ad_default_adapter defaults[AD_MAX_MIX]; /* [n_defaults] answer its requests of llama-server's routes that name nothing */
     int n_defaults;
+    bool leaving;         /* it is removed, or its removal is on its way to the disk: what it calls its own is nobody's */
 } ad_tenant;
 
 typedef struct ad_key ad_key;

@@ -341,9 +341,11 @@ class Names(unittest.TestCase):
             while [a["name"] for a in self.op.call("GET", "/v1/adapters?state=uploading")[1]["data"]] != ["brief/x"]:
                 self.assertLess(time.monotonic(), end)
             self.assertEqual(self.acme.call("GET", "/v1/adapters?state=uploading")[1]["data"], [])
+            heard = self.acme.events()
             for key in self.op.call("GET", "/v1/admin/keys?tenant=brief")[1]["data"]:
                 self.assertEqual(self.op.call("DELETE", f"/v1/admin/keys/{key['id']}")[0], 200)
             self.assertEqual(self.op.call("DELETE", "/v1/admin/tenants/brief")[0], 200)
+            self.assertEqual(self.acme.call("GET", "/v1/adapters?state=uploading")[1]["data"], [])
             s.sendall(body[1000:])
             reply = b""
             while more := s.recv(65536):
@@ -351,6 +353,36 @@ class Names(unittest.TestCase):
         self.assertTrue(reply.startswith(b"HTTP/1.1 404 "), reply)
         self.assertIn(b"tenant_not_found", reply)
         self.assertNotIn("brief/x", self.op.names())
+        self.upload(self.acme, "own", 66)
+        self.assertEqual(next(heard)[1]["name"], "own")
+
+    def test_what_a_tenant_asked_for_before_it_went_is_not_of_one_with_its_name(self):
+        self.d.add_tenant("renewed")
+        old = self.d.new_client("renewed")
+        targets = {"targets": [{"model": "help"}]}
+        calls = (("PUT", "/v1/aliases/al", targets, 400), ("PATCH", "/v1/adapters/x", {"pinned": True}, 404), ("POST", "/v1/completions", {"model": "x", "prompt": PROMPT, "max_tokens": 1}, 404),
+                 ("POST", "/v1/adapters/x/rollback", {}, 404), ("POST", "/v1/admin/merge", {"adapter": "x"}, 404))
+        begun = []
+        for method, path, body, _ in calls:
+            raw = json.dumps(body).encode().ljust(200)
+            s = socket.create_connection((self.d.host, self.d.port), timeout=60)
+            s.sendall(f"{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {old.key}\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
+                      "Expect: 100-continue\r\n\r\n".encode())
+            self.assertTrue(s.recv(1000).startswith(b"HTTP/1.1 100 "))  # it was let in
+            begun.append((s, raw))
+        for key in self.op.call("GET", "/v1/admin/keys?tenant=renewed")[1]["data"]:
+            self.assertEqual(self.op.call("DELETE", f"/v1/admin/keys/{key['id']}")[0], 200)
+        self.assertEqual(self.op.call("DELETE", "/v1/admin/tenants/renewed")[0], 200)
+        self.d.add_tenant("renewed")
+        self.upload(self.d.of["renewed"], "x", 67)
+        before = self.op.show("renewed/x")[1]
+        for (s, raw), (_, path, _, status) in zip(begun, calls):
+            s.sendall(raw)
+            reply = s.makefile("rb").read()
+            s.close()
+            self.assertEqual(int(reply.split()[1]), status, (path, reply))
+        self.assertEqual(self.op.show("renewed/x")[1], before)
+        self.assertEqual([a["name"] for a in self.op.call("GET", "/v1/aliases")[1]["data"]], ["beta/nick", "both"])
 
     # ---- aliases ----
 
