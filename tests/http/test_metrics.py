@@ -144,7 +144,7 @@ class Counting(MetricsTests):
 
     def test_a_request_whose_client_leaves_counts_what_it_got_and_as_client_left(self):
         gone, tokens = self.total('adapterd_errors_total{reason="client_left"}'), self.total('adapterd_adapter_generated_tokens_total{adapter="all"}')
-        s = self.d.open_request({"model": "all", "prompt": [1, 2], "max_tokens": 400, "ignore_eos": True, "stream": True})
+        s = self.d.open_request({"model": "all", "prompt": [1, 2], "max_tokens": 400, "n": 64, "ignore_eos": True, "stream": True})
         self.assertIn(b"200 OK", s.recv(65536))
         while b'"text"' not in s.recv(65536):
             pass
@@ -272,11 +272,11 @@ class Fleet(unittest.TestCase):
             self.assertIsNone(p.poll(), log.read()[-2000:])
             self.assertLess(time.monotonic(), end, log.read()[-2000:])
             time.sleep(0.2)
-        target, = self.query(url, "/api/v1/targets")["activeTargets"]
-        self.assertEqual((target["health"], target["lastError"]), ("up", ""))
+        targets = lambda: [(t["health"], t["lastError"]) for t in self.query(url, "/api/v1/targets")["activeTargets"]]
+        wait_until(lambda: targets() == [("up", "")], targets)
         for expression, want in (("up", 1), ("adapterd_build_info", 1), ("adapterd_adapters", 1), ("sum(adapterd_time_to_first_token_seconds_bucket{le='+Inf'})", 1), ("vllm:num_requests_running", 0),
                                  ("count(vllm:kv_cache_usage_perc)", 1)):
-            self.assertEqual(self.value(url, expression), want, expression)
+            wait_until(lambda e=expression, w=want: self.value(url, e) == w, f"{expression} is {want}")
         self.assertIsNone(self.value(url, "vllm:lora_requests_info"), "the configuration leaves it out: each set of names would be a series of its own")
         rules = lambda: [r for g in self.query(url, "/api/v1/rules")["groups"] for r in g["rules"]]
         self.assertGreater(len(rules()), 5)

@@ -12,7 +12,7 @@ import threading
 import time
 import unittest
 
-from daemon import clean_env, fails_to_start, wait_until
+from daemon import PATIENCE, clean_env, fails_to_start, wait_until
 from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, multipart, parts_of, read
 
 
@@ -128,7 +128,7 @@ class Uploads(Stored):
 
     def test_what_is_on_its_way_can_be_seen(self):
         kind, body = multipart(parts_of(make_adapter(5), name="new"))
-        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=10)
+        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=PATIENCE)
         c.putrequest("POST", "/v1/adapters")
         c.putheader("Content-Type", kind)
         c.putheader("Content-Length", str(len(body)))
@@ -147,13 +147,13 @@ class Uploads(Stored):
 
     def test_a_client_that_leaves_leaves_nothing_behind(self):
         kind, body = multipart(parts_of(make_adapter(5), name="gone"))
-        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=10)
+        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=PATIENCE)
         c.putrequest("POST", "/v1/adapters")
         c.putheader("Content-Type", kind)
         c.putheader("Content-Length", str(len(body)))
         c.endheaders()
         c.send(body[: len(body) // 2])
-        time.sleep(0.2)
+        wait_until(lambda: os.listdir(os.path.join(self.state, "incoming")), "it has begun")
         c.close()
         self.wait_until_nothing_is_incoming()
         self.assertEqual(self.d.names(), [])
@@ -275,11 +275,10 @@ class Versions(Stored):
 
     def test_a_removed_adapter_is_gone_but_running_requests_finish_on_it(self):
         box = {}
-        t = threading.Thread(target=lambda: box.update(r=self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "temperature": 0, "ignore_eos": True, "return_token_ids": True})))
-        want = self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "temperature": 0, "ignore_eos": True, "return_token_ids": True})[1]
+        t = threading.Thread(target=lambda: box.update(r=self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "n": 32, "temperature": 0, "ignore_eos": True, "return_token_ids": True})))
+        want = self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "n": 32, "temperature": 0, "ignore_eos": True, "return_token_ids": True})[1]
         t.start()
-        while not self.d.show("a")[1]["versions"][0]["leases"]:
-            time.sleep(0.001)
+        wait_until(lambda: self.d.show("a")[1]["versions"][0]["leases"], "it runs")
         status, r = self.d.call("DELETE", "/v1/adapters/a")
         self.assertEqual((status, r["deleted"]), (200, True))
         self.assertEqual(self.d.post({"model": "a", "prompt": "x"})[0], 404)
@@ -292,10 +291,9 @@ class Versions(Stored):
 
     def test_draining_waits_for_running_requests(self):
         box = {}
-        t = threading.Thread(target=lambda: box.update(r=self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "temperature": 0, "ignore_eos": True})))
+        t = threading.Thread(target=lambda: box.update(r=self.d.post({"model": "a", "prompt": [1, 2, 3], "max_tokens": 400, "n": 32, "temperature": 0, "ignore_eos": True})))
         t.start()
-        while not self.d.show("a")[1]["versions"][0]["leases"]:
-            time.sleep(0.001)
+        wait_until(lambda: self.d.show("a")[1]["versions"][0]["leases"], "it runs")
         status, r = self.d.call("DELETE", "/v1/adapters/a?drain=60")
         self.assertEqual((status, r["drained"]), (200, True))
         t.join()
@@ -448,6 +446,7 @@ class Restarts(Stored):
         self.restart(model=os.path.join(os.path.dirname(BASE), "llama-spm-mha"))
         self.wait_until_verified("b")
         self.assertEqual(self.d.show("b")[1]["state"], "incompatible")
+        wait_until(lambda: self.d.metric("adapterd_adapter_loads_total") >= 2, "both were looked at")
         time.sleep(0.2)
         self.assertEqual(self.d.metric("adapterd_adapter_loads_total"), 2)
 
@@ -573,8 +572,8 @@ class Residency(Stored):
         for name, seed in (("a", 1), ("twin", 1), ("busy", 2), ("more", 3)):
             self.assertEqual(self.d.upload(name, make_adapter(seed))[0], 201)
         digest, answers = self.d.show("a")[1]["digest"], []
-        busy = [self.d.open_request({"model": name, "prompt": [1, 2], "max_tokens": 500, "n": 16, "ignore_eos": True}) for name in ("busy", "more")]
-        self.d.wait_for("adapterd_requests_running", 32)
+        busy = [self.d.open_request({"model": name, "prompt": [1, 2], "max_tokens": 500, "n": 32, "ignore_eos": True}) for name in ("busy", "more")]
+        self.d.wait_for("adapterd_requests_running", 64)
         waiting = threading.Thread(target=lambda: answers.append(self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 2})))
         waiting.start()
         self.d.wait_for("adapterd_adapter_waits", 1)
@@ -628,7 +627,7 @@ class SelfTests(Stored):
 
 class Events(Stored):
     def read_events(self, n, headers=None, start=None):
-        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=20)
+        c = http.client.HTTPConnection(self.d.host, self.d.port, timeout=PATIENCE)
         c.request("GET", "/v1/adapters/events", headers=headers or {})
         r = c.getresponse()
         self.assertEqual(r.status, 200)

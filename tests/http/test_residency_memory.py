@@ -2,9 +2,9 @@
 """Memory of replaced versions goes back to the system, not only out of a gauge."""
 import tempfile
 import threading
-import time
 import unittest
 
+from daemon import wait_until
 from registry_util import BASE, Registry, make_adapter
 
 
@@ -34,10 +34,9 @@ class Memory(unittest.TestCase):
         self.assertLess(grown, 3 * self.live, f"36 versions of {self.live:.0f} bytes later {grown:.0f} bytes more are resident")
 
     def test_a_running_request_holds_its_version_and_no_longer(self):
-        ask = threading.Thread(target=lambda: self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 400, "n": 24, "ignore_eos": True}))
+        ask = threading.Thread(target=lambda: self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 400, "n": 64, "ignore_eos": True}))
         ask.start()
-        while not self.d.show("a")[1]["versions"][-1]["leases"]:
-            time.sleep(0.001)
+        wait_until(lambda: self.d.show("a")[1]["versions"][-1]["leases"], "it runs")
         self.d.new_version("a", self.pool[1])
         self.assertEqual(self.d.metric("adapterd_adapter_live_bytes"), 2 * self.live)
         ask.join()
