@@ -16,6 +16,7 @@ bool ad_may_add(const ad_scope *s, const ad_app *app, const char *said, const ch
     const ad_caller *c = s->caller;
     const ad_tenant *owner = ad_scope_owner(&s->rules, said);
     if (c->is_operator) return true;
+    if (c->tenant->leaving) return ad_fault_set(f, 404, "tenant_not_found", NULL, "The tenant whose this was to be is gone.");
     if (!ad_scope_allows(s, said)) return ad_fault_set(f, 403, ad_insufficient_permissions, param, "This key is not for the name `%.150s`.", said);
     if (!strcmp(said, app->served_name)) return ad_fault_set(f, 409, NULL, param, "`%.150s` is the name of the base model.", said);
     if (!c->tenant->id && owner) return ad_fault_set(f, 400, "invalid_value", param, "a shared name may not begin with `%s/`: that is a tenant's", owner->name);

@@ -360,7 +360,7 @@ class Names(unittest.TestCase):
         self.d.add_tenant("renewed")
         old = self.d.new_client("renewed")
         targets = {"targets": [{"model": "help"}]}
-        calls = (("PUT", "/v1/aliases/al", targets, 400), ("PATCH", "/v1/adapters/x", {"pinned": True}, 404), ("POST", "/v1/completions", {"model": "x", "prompt": PROMPT, "max_tokens": 1}, 404),
+        calls = (("PUT", "/v1/aliases/al", targets, 404), ("PATCH", "/v1/adapters/x", {"pinned": True}, 404), ("POST", "/v1/completions", {"model": "x", "prompt": PROMPT, "max_tokens": 1}, 404),
                  ("POST", "/v1/adapters/x/rollback", {}, 404), ("POST", "/v1/admin/merge", {"adapter": "x"}, 404))
         begun = []
         for method, path, body, _ in calls:
