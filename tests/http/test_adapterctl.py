@@ -17,7 +17,7 @@ import time
 import unittest
 import urllib.parse
 
-from daemon import ADAPTERD, TINY, Daemon, clean_env
+from daemon import ADAPTERD, PATIENCE, TINY, Daemon, clean_env
 
 CTL = os.path.join(os.path.dirname(os.path.dirname(ADAPTERD)), "clients", "adapterctl")
 OK, FAILED, USAGE, NOT_FOUND, CONFLICT, REFUSED, UNREACHABLE, LIMIT = range(8)
@@ -27,7 +27,7 @@ def environment(**more):
     return {**{k: v for k, v in clean_env().items() if not k.startswith("ADAPTERCTL")}, "TZ": "UTC", **more}
 
 
-def ctl(*args, port=None, env=None, timeout=60):
+def ctl(*args, port=None, env=None, timeout=PATIENCE):
     url = ["--url", f"http://127.0.0.1:{port}"] if port else []
     return subprocess.run([CTL, *url, *args], capture_output=True, text=True, timeout=timeout, env=environment(**(env or {})), stdin=subprocess.DEVNULL)
 
@@ -400,7 +400,7 @@ class Events(Served):
     def test_each_event_is_a_line_for_people(self):
         self.upload("people")
         p = self.listen("--name", "people", "--count", "3")
-        out, err = p.communicate(timeout=30)
+        out, err = p.communicate(timeout=PATIENCE)
         self.assertEqual((p.returncode, err), (OK, ""))
         for line, want in zip(out.splitlines(), ("people  uploading", "people  uploading ->  verifying", "people@1  \\w+ ->  ready  [0-9a-f]{12}"), strict=True):
             self.assertRegex(line, rf"^\d\d:\d\d:\d\d  \d+  {want}$")
@@ -429,7 +429,7 @@ class Events(Served):
         self.upload("last")
         self.read_until(p, "last", "ready")
         self.wire.cut()
-        self.assertEqual(p.wait(timeout=30), UNREACHABLE)
+        self.assertEqual(p.wait(timeout=PATIENCE), UNREACHABLE)
 
     def test_events_behind_an_id(self):
         self.upload("numbered")
@@ -443,7 +443,7 @@ class Events(Served):
         self.read_until(p, "unheard", "ready")
         p.stdout.close()
         self.upload("lost")
-        self.assertEqual(p.wait(timeout=30), FAILED)
+        self.assertEqual(p.wait(timeout=PATIENCE), FAILED)
 
 
 # ---- servers that fail, or mean no good ----
@@ -475,7 +475,7 @@ class Script:
             self.open.append(c)
             return
         c.shutdown(socket.SHUT_WR)
-        c.settimeout(5)
+        c.settimeout(PATIENCE)
         while not self.context and c.recv(65536):
             pass
         c.close()
@@ -670,7 +670,7 @@ def on_terminal(*args, columns=100):
         os.environ.update(environment(COLUMNS=str(columns)))
         os.execv(CTL, [CTL, *args])
     out = b""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < end and select.select([fd], [], [], 1)[0] is not None:
             out += os.read(fd, 65536)
@@ -731,7 +731,7 @@ class Terminals(Scratch):
     def test_json_to_a_pipe_is_byte_for_byte(self):
         raw = json.dumps(self.harmful(), ensure_ascii=False, indent="\t").encode()
         s = Script(reply(200, raw))
-        p = subprocess.run([CTL, "--url", f"http://127.0.0.1:{s.port}", "show", "x", "--json"], capture_output=True, timeout=60, env=environment())
+        p = subprocess.run([CTL, "--url", f"http://127.0.0.1:{s.port}", "show", "x", "--json"], capture_output=True, timeout=PATIENCE, env=environment())
         s.stop()
         self.assertEqual(p.stdout, raw + b"\n")
 

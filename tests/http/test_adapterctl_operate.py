@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import test_adapterctl
-from daemon import wait_until
+from daemon import PATIENCE, wait_until
 from test_adapterctl import CONFLICT, CTL, FAILED, NOT_FOUND, OK, USAGE, Script, ctl, environment, reply
 
 
@@ -154,7 +154,7 @@ class TheServer(Operated):
         p = subprocess.Popen([CTL, "top", "--interval", "60", "--url", f"http://127.0.0.1:{self.server.port}"], stdin=side, stdout=side, stderr=subprocess.PIPE,
                              env=environment(ADAPTERCTL_KEY=self.key, TERM="xterm"))
         os.close(side)
-        seen, deadline = b"", time.monotonic() + 120
+        seen, deadline = b"", time.monotonic() + PATIENCE
         while b"\033[J" not in seen and time.monotonic() < deadline:
             if select.select([main], [], [], 1)[0]:
                 seen += os.read(main, 65536)
@@ -165,7 +165,7 @@ class TheServer(Operated):
                 seen += chunk
         except OSError:  # Linux: the other side is closed
             pass
-        self.assertEqual(p.wait(60), OK, p.stderr.read())
+        self.assertEqual(p.wait(PATIENCE), OK, p.stderr.read())
         p.stderr.close()
         os.close(main)
         self.assertTrue(seen.startswith(b"\033[?1049h\033[?25l"))
@@ -176,7 +176,7 @@ class TheServer(Operated):
                              env=environment(ADAPTERCTL_KEY=self.key), text=True)
         self.assertIn("adapterd ", p.stdout.readline())
         p.send_signal(signal.SIGTERM)
-        p.communicate(timeout=60)
+        p.communicate(timeout=PATIENCE)
         self.assertEqual(p.returncode, OK)
 
 

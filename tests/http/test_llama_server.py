@@ -7,6 +7,7 @@ import tempfile
 import threading
 import unittest
 
+from daemon import wait_until
 from registry_util import BASE, Registry, files_of, make_adapter
 
 COMPLETION = {"index", "content", "tokens", "id_slot", "stop", "model", "tokens_predicted", "tokens_evaluated", "generation_settings", "prompt", "has_new_line", "truncated", "stop_type",
@@ -407,12 +408,13 @@ class Defaults(unittest.TestCase):
         self.assertEqual(self.d.scales(), {0: 0.5, 1: 0})
 
     def test_a_request_under_way_keeps_its_scales(self):
-        want = self.d.completion(n_predict=400, ignore_eos=True, lora=[{"id": 0, "scale": 1}])["content"]
+        want = self.d.completion(n_predict=1500, ignore_eos=True, lora=[{"id": 0, "scale": 1}])["content"]
         self.set((0, 1))
         got = []
-        t = threading.Thread(target=lambda: got.append(self.d.completion(n_predict=400, ignore_eos=True)["content"]))
+        t = threading.Thread(target=lambda: got.append(self.d.completion(n_predict=1500, ignore_eos=True)["content"]))
+        before = self.d.metric("adapterd_generated_tokens_total")
         t.start()
-        self.d.wait_for("adapterd_requests_running", 1)
+        wait_until(lambda: self.d.metric("adapterd_generated_tokens_total") > before, "it runs")
         self.set((1, 1))
         t.join()
         self.assertEqual(got, [want])
