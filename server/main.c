@@ -213,17 +213,19 @@ static ad_status take_config(daemon_state *d, ad_err *err)
     ad_http_options limits = {0};
     ad_intake *intake = NULL;
     int action;
+    bool renewed = false;
     ad_status st = ad_config_parse(&next, d->argc, d->argv, environ, stdout, &action, err);
     if (st != AD_OK) return st;
     st = check_with_rest(&d->config, &next, err);
     if (st == AD_OK) st = ad_intake_new(&intake, &next, err);
-    if (st == AD_OK) st = ad_http_reload_tls(d->app.http, err);
+    if (st == AD_OK) st = ad_http_reload_tls(d->app.http, &renewed, err);
     if (st == AD_OK) ad_config_adopt(&d->config, &next, on_key_changed, d);
     ad_config_deinit(&next);
     if (st != AD_OK) {
         ad_intake_release(&intake);
         return st;
     }
+    if (renewed) ad_audit_tell(ad_keeper_store(d->app.keeper), AD_BY_SIGNAL, "config.reload", "tls-cert", 200, "another certificate");
     ad_keeper_set_intake(d->app.keeper, intake);
     set_limits(&limits, &d->config);
     ad_http_set_limits(d->app.http, &limits);

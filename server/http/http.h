@@ -69,7 +69,7 @@ AD_MUSTUSE ad_status ad_http_adopt(ad_http_server *s, int fd, ad_err *err);
 int ad_http_port(const ad_http_server *s); /* the bound port of the first address; 0: a Unix socket, or none */
 const char *ad_http_url(const ad_http_server *s, int i); /* of address i: "http://127.0.0.1:8080", "https://[::1]:8443", "unix:/path"; NULL when there are no more */
 /* Reads the files of opt.tls again, for the connections to come; those there are go on with what they have. On an error nothing changes. Without TLS there is nothing to do. */
-AD_MUSTUSE ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err);
+AD_MUSTUSE ad_status ad_http_reload_tls(ad_http_server *s, bool *renewed, ad_err *err); /* *renewed: there is another certificate now */
 uint64_t ad_http_tls_expiry(const ad_http_server *s); /* until when the certificate is valid, in seconds since 1970; 0: no address has TLS */
 int ad_http_connections(const ad_http_server *s);
 ad_http_counts ad_http_get_counts(const ad_http_server *s);

@@ -276,9 +276,10 @@ ad_status ad_http_listen(ad_http_server **out, uv_loop_t *loop, const ad_http_op
     return st;
 }
 
-ad_status ad_http_reload_tls(ad_http_server *s, ad_err *err)
+ad_status ad_http_reload_tls(ad_http_server *s, bool *renewed, ad_err *err)
 {
-    return s->tls ? ad_tls_reload(s->tls, err) : AD_OK;
+    *renewed = false;
+    return s->tls ? ad_tls_reload(s->tls, renewed, err) : AD_OK;
 }
 
 uint64_t ad_http_tls_expiry(const ad_http_server *s)

@@ -237,11 +237,12 @@ ad_status ad_tls_new(ad_tls **out, const ad_tls_files *files, ad_err *err)
     return st;
 }
 
-ad_status ad_tls_reload(ad_tls *t, ad_err *err)
+ad_status ad_tls_reload(ad_tls *t, bool *renewed, ad_err *err)
 {
     SSL_CTX *next;
     ad_status st = context_new(&next, &t->files, err);
     if (st != AD_OK) return st;
+    *renewed = X509_cmp(SSL_CTX_get0_certificate(t->ctx), SSL_CTX_get0_certificate(next)) != 0;
     SSL_CTX_free(t->ctx);
     t->ctx = next;
     return AD_OK;

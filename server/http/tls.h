@@ -19,7 +19,7 @@ typedef struct {
 /* The error names the file and what is wrong with it. A certificate that is not valid at this time is served all the same, with a warning in the log. */
 AD_MUSTUSE ad_status ad_tls_new(ad_tls **out, const ad_tls_files *files, ad_err *err);
 /* Reads the files again: filters to come get what is there now, those there are keep what they have. On an error nothing changes. */
-AD_MUSTUSE ad_status ad_tls_reload(ad_tls *t, ad_err *err);
+AD_MUSTUSE ad_status ad_tls_reload(ad_tls *t, bool *renewed, ad_err *err); /* *renewed: it is another certificate */
 uint64_t ad_tls_expiry(const ad_tls *t); /* until when the certificate is valid, in seconds since 1970 */
 void ad_tls_free(ad_tls **t); /* after all filters */
 

@@ -684,6 +684,14 @@ class Reloads(unittest.TestCase):
                 self.assertTrue(more, out)
                 out += more
 
+    def test_another_certificate_is_in_the_audit_log_and_the_same_again_is_not(self):
+        for cert in ("one", "two", "two", "one"):  # which is what our client trusts
+            self.install(cert)
+            self.hang_up("reload: done")
+        status, _, reply = self.d.request("GET", "/v1/admin/audit")
+        self.assertEqual(status, 200, reply)
+        self.assertEqual([(r["action"], r["object"], r["peer"], r["detail"]) for r in json.loads(reply)["data"]], [("config.reload", "tls-cert", "signal", "another certificate")] * 2)
+
     def test_the_end_of_the_certificate_is_a_metric(self):
         dates = subprocess.run(["openssl", "x509", "-noout", "-enddate", "-in", at("now.pem")], capture_output=True, text=True, check=True).stdout
         self.assertEqual(self.d.metric("adapterd_tls_certificate_expiry_timestamp_seconds"), ssl.cert_time_to_seconds(dates.strip().removeprefix("notAfter=")))

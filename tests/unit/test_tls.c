@@ -256,12 +256,16 @@ static long serial_of(pair *p)
 START_TEST(filters_have_the_certificate_of_their_beginning)
 {
     ad_err err;
+    bool renewed = false;
     pair old = pair_open(4096, TLS1_3_VERSION);
     write_certificate(2);
-    ck_assert_int_eq(ad_tls_reload(server, &err), AD_OK);
+    ck_assert_int_eq(ad_tls_reload(server, &renewed, &err), AD_OK);
+    ck_assert(renewed);
+    ck_assert_int_eq(ad_tls_reload(server, &renewed, &err), AD_OK);
+    ck_assert(!renewed);
     pair new = pair_open(4096, TLS1_3_VERSION);
     unlink(cert_path);
-    ck_assert_int_eq(ad_tls_reload(server, &err), AD_ENOTFOUND);
+    ck_assert_int_eq(ad_tls_reload(server, &renewed, &err), AD_ENOTFOUND);
     ck_assert_ptr_nonnull(strstr(err.msg, cert_path));
     pair newer = pair_open(4096, TLS1_3_VERSION);
     shake(&old), shake(&new), shake(&newer);
