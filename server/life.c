@@ -7,6 +7,7 @@
 #include "server/api/generation.h"
 #include "server/notify.h"
 #include "server/observe/log.h"
+#include "server/tenancy/audit.h"
 
 enum {
     LOOK_MS = 1000,
@@ -123,6 +124,7 @@ static void on_look(uv_timer_t *t)
     ad_life *l = t->data;
     ad_app *app = l->app;
     if (!app->worker) return; /* closed */
+    ad_audit_flush(ad_keeper_store(app->keeper));
     const ad_worker_stats *s = ad_worker_get_stats(app->worker);
     ad_vitals_add(&app->vitals, &(ad_vitals_look){.now_ns = uv_hrtime(), .has_work = ad_worker_pending(app->worker) > 0, .steps = atomic_load(&s->steps),
                                                   .prompt_tokens = atomic_load(&s->prompt_tokens), .generated_tokens = atomic_load(&s->generated_tokens)});

@@ -273,6 +273,7 @@ static void on_worker_closed(void *user)
     }
     ad_merger_close(&d->app.merger);
     ad_ledger_close(&d->app.ledger);
+    if (d->app.keeper && ad_keeper_store(d->app.keeper)) ad_audit_flush(ad_keeper_store(d->app.keeper));
     ad_tenancy_stop(d->app.tenancy);
     ad_keeper *closing = d->app.keeper; /* the app's until it is gone: changes that end now go to its store */
     ad_keeper_close(&closing, on_keeper_closed, d);
@@ -333,6 +334,7 @@ static int run(daemon_state *d)
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     uv_loop_close(&d->loop);
+    ad_audit_end();
     ad_tenancy_free(&app->tenancy);
     ad_registry_free(&app->registry);
     ad_grammar_cache_free(&app->grammars);

@@ -268,6 +268,7 @@ ad_status ad_store_thread_read(ad_store_thread *s, void (*read)(void *user, ad_s
     return AD_OK;
 }
 
+bool ad_store_thread_has_room(const ad_store_thread *s) { return s->n_pending < MAX_WAITING; }
 uint64_t ad_store_thread_commits(const ad_store_thread *s) { return atomic_load(&s->commits); }
 
 void ad_store_thread_close(ad_store_thread **tp, void (*done)(void *user), void *user)

@@ -26,6 +26,7 @@ AD_MUSTUSE ad_status ad_store_thread_read(ad_store_thread *t, void (*read)(void 
 void ad_store_thread_collect(ad_store_thread *t, const ad_digest *digest);
 
 /* Transactions so far: fewer than groups where groups came together. */
+bool ad_store_thread_has_room(const ad_store_thread *t); /* else ad_store_thread_submit refuses with AD_EBUSY */
 uint64_t ad_store_thread_commits(const ad_store_thread *t);
 
 /* Finishes what was submitted (nothing more may be), closes the store, joins the thread, then calls done(user) on the loop. */

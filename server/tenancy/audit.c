@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "server/tenancy/audit.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -32,24 +33,108 @@ json_t *ad_audit_json(const ad_stored_audit *r)
 
 void ad_audit_say(const ad_stored_audit *row) { ad_log_event(AD_LOG_INFO, "audit", ad_audit_json(row)); }
 
+/* ---- on their way to the store, which may have no room for them for a while ---- */
+
+enum { MOST_KEPT = 20000 }; /* some hundred bytes each */
+
+/* What is not written yet, nor on its way. */
+static struct {
+    ad_store_change *rows;    /* [n], of kind AD_ADD_AUDIT */
+    size_t n, cap;
+    bool failing;
+    int64_t added;            /* of all rows; their seq until they have the store's */
+} kept;
+
+typedef struct {
+    ad_store_thread *store;
+    ad_store_change *rows;    /* the store's to free */
+    size_t n;
+} batch;
+
+static void note_failure(const ad_err *err)
+{
+    if (!kept.failing) ad_log(AD_LOG_ERROR, "audit: rows cannot be written, and are kept until they can: %s", err->msg);
+    kept.failing = true;
+}
+
+/* Takes what the row points to. */
+static void keep(ad_stored_audit *row)
+{
+    if (kept.n < MOST_KEPT && ad_grow(&kept.rows, &kept.cap, kept.n + 1, sizeof *kept.rows) == AD_OK) {
+        kept.rows[kept.n++] = (ad_store_change){.kind = AD_ADD_AUDIT, .audit = *row};
+        return;
+    }
+    ad_stored_audit_deinit(row);
+    ad_log(AD_LOG_ERROR, "audit: a row is lost: %zu wait to be written", kept.n);
+}
+
+/* Of a batch that was not written: later ones may be there already. */
+static void keep_again(batch *b)
+{
+    for (size_t i = 0; i < b->n; i++) {
+        keep(&b->rows[i].audit);
+        b->rows[i].audit = (ad_stored_audit){0};
+    }
+}
+
+static int by_age(const void *a, const void *b)
+{
+    int64_t x = ((const ad_store_change *)a)->audit.seq, y = ((const ad_store_change *)b)->audit.seq;
+    return (x > y) - (x < y);
+}
+
 static void on_written(void *user, ad_status st, const ad_err *err)
 {
-    (void)user;
-    if (st != AD_OK) ad_log(AD_LOG_ERROR, "audit: a row could not be written: %s", err->msg);
+    batch *b = user;
+    if (st != AD_OK) {
+        note_failure(err);
+        keep_again(b);
+    } else if (kept.failing) {
+        kept.failing = false;
+        ad_log(AD_LOG_INFO, "audit: rows are written again");
+        ad_audit_flush(b->store);
+    }
+    free(b);
+}
+
+void ad_audit_flush(ad_store_thread *store)
+{
+    ad_err err;
+    if (!kept.n) return;
+    batch *b = ad_store_thread_has_room(store) ? ad_calloc(1, sizeof *b) : NULL;
+    if (!b) {
+        ad_fail(&err, AD_EBUSY, "too many changes wait for the disk");
+        note_failure(&err);
+        return;
+    }
+    if (kept.failing) qsort(kept.rows, kept.n, sizeof *kept.rows, by_age);
+    *b = (batch){store, kept.rows, kept.n};
+    kept.rows = NULL;
+    kept.n = kept.cap = 0;
+    if (ad_store_thread_submit(store, b->rows, (int)b->n, on_written, b, &err) == AD_OK) return;
+    note_failure(&err); /* out of memory, and they went with it */
+    free(b);
+}
+
+void ad_audit_end(void)
+{
+    if (kept.n) ad_log(AD_LOG_ERROR, "audit: %zu rows could not be written, and are lost", kept.n);
+    for (size_t i = 0; i < kept.n; i++) ad_store_change_deinit(&kept.rows[i]);
+    free(kept.rows);
+    memset(&kept, 0, sizeof kept);
 }
 
 void ad_audit_add(ad_store_thread *store, ad_stored_audit *row)
 {
-    ad_err err;
-    ad_store_change *c = row->action ? ad_calloc(1, sizeof *c) : NULL;
-    if (row->action) ad_audit_say(row);
-    if (!c) {
+    if (!row->action) {
         ad_stored_audit_deinit(row);
-        on_written(NULL, ad_fail(&err, AD_ENOMEM, "out of memory"), &err);
+        ad_log(AD_LOG_ERROR, "audit: a row is lost: out of memory");
         return;
     }
-    *c = (ad_store_change){.kind = AD_ADD_AUDIT, .audit = *row};
-    if (ad_store_thread_submit(store, c, 1, on_written, NULL, &err) != AD_OK) on_written(NULL, err.code, &err);
+    ad_audit_say(row);
+    row->seq = ++kept.added;
+    keep(row);
+    if (!kept.failing) ad_audit_flush(store); /* else now and then */
 }
 
 void ad_audit_tell(ad_store_thread *store, const char *by, const char *action, const char *object, int status, const char *detail)

@@ -18,8 +18,10 @@ ad_stored_audit ad_audit_row(const char *by, const char *action, const char *obj
 json_t *ad_audit_json(const ad_stored_audit *row); /* without seq; the caller owns it. NULL: out of memory */
 void ad_audit_say(const ad_stored_audit *row);     /* its line of the log, when its store_change goes with others */
 
-/* Says it and writes it; takes what the row points to. */
+/* Says it and writes it; takes what the row points to. What the store does not take, a full disk's, is kept in memory and written with ad_audit_flush. */
 void ad_audit_add(ad_store_thread *store, ad_stored_audit *row);
+void ad_audit_flush(ad_store_thread *store); /* every second, and before the store closes */
+void ad_audit_end(void);                     /* when it is closed */
 /* The same of ad_audit_row's. */
 void ad_audit_tell(ad_store_thread *store, const char *by, const char *action, const char *object, int status, const char *detail);
 

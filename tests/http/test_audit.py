@@ -2,6 +2,7 @@
 """Who changed what: the audit log through its route, in the log, and in the database, where nobody can change it."""
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -284,3 +285,20 @@ class Keys(AuditTests):
         windows = 2 + (time.monotonic() - begin) // 10
         self.wait_for_row(status=401)
         self.assertLessEqual(len([r for r in self.rows(**self.operator) if r["status"] == 401]), 10 * windows)
+
+
+class FullDisk(AuditTests):
+    def test_rows_for_which_it_has_no_room_are_written_when_there_is_some_again(self):
+        pid = self.d.process.pid
+        hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))  # as a disk without room
+        for level in ("debug", "info", "warn", "info"):  # which need none
+            self.assertEqual(self.d.call("PUT", "/v1/admin/log", {"level": level})[0], 200)
+        self.assertEqual(self.d.call("PUT", "/v1/aliases/x", {"targets": []})[0], 400)
+        self.assertEqual(self.rows(), [])
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        self.wait_for_row(action="alias.set", status=400)
+        details = [r.get("detail") for r in self.rows()]
+        self.assertEqual(details, ["info to debug", "debug to info", "info to warn", "warn to info", "invalid_value"])
+        self.assertEqual(self.d.call("PUT", "/v1/admin/log", {"level": "warn"})[0], 200)
+        self.wait_for_row(detail="info to warn", seq=6)
