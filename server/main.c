@@ -30,6 +30,7 @@ typedef struct {
     char **argv;              /* read again by SIGHUP */
     uv_loop_t loop;
     uv_timer_t retry;
+    uv_work_t first_work;
     ad_life *life;
 } daemon_state;
 
@@ -308,6 +309,9 @@ static ad_status start(daemon_state *d, ad_err *err)
     return st == AD_OK ? ad_merger_new(&app->merger, app, app->config->merge, err) : st;
 }
 
+static void do_nothing(uv_work_t *w) { (void)w; }
+static void have_done_nothing(uv_work_t *w, int status) { (void)w, (void)status; }
+
 static int run(daemon_state *d)
 {
     ad_err err;
@@ -319,6 +323,7 @@ static int run(daemon_state *d)
     uv_loop_init(&d->loop);
     uv_timer_init(&d->loop, &d->retry);
     d->retry.data = d;
+    uv_queue_work(&d->loop, &d->first_work, do_nothing, have_done_nothing); /* libuv makes its threads with the first, and aborts when it cannot: not in the middle of serving */
     ad_notify_begin_start();
     ad_status st = start(d, &err);
     if (st == AD_OK) st = ad_life_new(&d->life, app, reload, on_life_ended, d, &err); /* before anybody is told that we listen */

@@ -133,6 +133,14 @@ class Start(Case):
         self.assertEqual(p.wait(PATIENCE), 0)
         p.stdout.close()
 
+    def test_no_request_needs_a_thread_that_is_not_there_yet(self):
+        d = self.start()
+        threads = lambda: len(os.listdir(f"/proc/{d.process.pid}/task"))
+        before = threads()
+        self.assertEqual(d.post({"model": "base", "prompt": "x" * 100000, "max_tokens": 1})[0], 400)  # so long that it is not read by the loop
+        self.assertEqual(threads(), before)
+        d.stop()
+
 
 class StuckEngine(Case):
     def test_a_step_without_end_fails_livez_and_the_watchdog_until_it_ends(self):
