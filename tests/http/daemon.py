@@ -145,9 +145,9 @@ class Daemon:
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
         return float(match[1]) if match else None
 
-    def wait_for(self, name, value):
+    def wait_for(self, name, value, seconds=PATIENCE):
         """Waits until a metric has a value."""
-        wait_until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, to be {value}")
+        wait_until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, to be {value}", seconds)
 
 
 def fails_to_start(*args, env=None):

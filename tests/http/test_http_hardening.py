@@ -324,7 +324,7 @@ def connect(d):
     return s
 
 
-def until_closed(s, send=b"", every=0.1, limit=30):
+def until_closed(s, send=b"", every=0.1, limit=6):
     """What comes back over a connection, while `send` is sent again and again, until the other side closes it."""
     end, out = time.monotonic() + limit, b""
     s.settimeout(every)
@@ -371,12 +371,12 @@ class SlowSenders(unittest.TestCase):
     def test_a_json_body_that_trickles_is_408(self):
         s = connect(self.d)
         s.sendall(POST + b"Content-Length: 100000\r\n\r\n")
-        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"x" * 100))
+        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"x" * 100, limit=8))
 
     def test_trailers_and_extensions_count_for_nothing_in_a_bodys_rate(self):
         s = connect(self.d)
         s.sendall(CHUNKED + b"1\r\nx\r\n0\r\n")
-        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"abc: " + b"d" * 20 + b"\r\n"))
+        self.assertIn(b"HTTP/1.1 408 ", until_closed(s, b"abc: " + b"d" * 20 + b"\r\n", limit=8))
 
     def test_a_json_body_just_fast_enough_may_take_longer_than_any_timeout(self):
         body = COMPLETION + b" " * 28000

@@ -36,8 +36,8 @@ class Lifecycle(unittest.TestCase):
                 else:
                     d.wait_for("adapterd_requests_running", 64)
                 s.close()
-                d.wait_for("adapterd_requests_running", 0)
-                d.wait_for("adapterd_kv_pages_used", 0)
+                d.wait_for("adapterd_requests_running", 0, 2)
+                d.wait_for("adapterd_kv_pages_used", 0, 2)
             self.assertLess(d.metric("adapterd_engine_generated_tokens_total"), 2 * 64 * 500)
             self.assertGreaterEqual(d.metric('adapterd_http_requests_total{route="/v1/completions",status="499"}'), 2)
         finally:
@@ -97,9 +97,11 @@ class Lifecycle(unittest.TestCase):
         d.get("/health")  # on a connection that came later still: what was sent is read
         self.signal(d, signal.SIGTERM)
         s.sendall(request[-1:])
+        start = time.monotonic()
         with s:
             reply = everything(s)
         d.stop()
+        self.assertLess(time.monotonic() - start, 5)
         return reply
 
     def test_a_completion_whose_body_ends_after_the_signal_is_refused(self):
@@ -114,7 +116,9 @@ class Lifecycle(unittest.TestCase):
         s.sendall(long_request(True, 64))
         s.recv(100)
         self.signal(d, signal.SIGINT)
+        start = time.monotonic()
         self.assertIn("again: stopping now", d.stop(signal.SIGINT))
+        self.assertLess(time.monotonic() - start, 5)
         s.close()
 
     def test_the_drain_timeout_ends_what_is_too_long(self):
@@ -122,7 +126,9 @@ class Lifecycle(unittest.TestCase):
         s = socket.create_connection((d.host, d.port))
         s.sendall(long_request(True, 64))
         s.recv(100)
+        start = time.monotonic()
         self.assertIn("ending them with an error", d.stop())
+        self.assertLess(time.monotonic() - start, 5)
         s.close()
 
     def test_an_idle_daemon_ends_at_once_and_keeps_no_connection(self):
@@ -130,7 +136,9 @@ class Lifecycle(unittest.TestCase):
         s = socket.create_connection((d.host, d.port))
         s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         s.recv(1000)
+        start = time.monotonic()
         d.stop()
+        self.assertLess(time.monotonic() - start, 3)
         s.close()
 
     def test_a_full_queue_is_503_and_health_answers_meanwhile(self):
@@ -139,15 +147,15 @@ class Lifecycle(unittest.TestCase):
             body = {"model": "base", "prompt": [1], "max_tokens": 400, "ignore_eos": True}
             with ThreadPoolExecutor(12) as pool:
                 jobs = [pool.submit(d.post, body) for _ in range(12)]
-                times = []
+                slowest = 0
                 for _ in range(20):
                     start = time.monotonic()
                     self.assertEqual(d.get("/health")[0], 200)
-                    times.append(time.monotonic() - start)
+                    slowest = max(slowest, time.monotonic() - start)
                 statuses = sorted(j.result()[0] for j in jobs)
             self.assertEqual(set(statuses), {200, 503})
             self.assertGreaterEqual(statuses.count(200), 4)
-            self.assertLess(sorted(times)[17], 1)  # we may be the ones who did not run
+            self.assertLess(slowest, 1)
             self.assertGreaterEqual(d.metric("adapterd_requests_rejected_total"), 1)
         finally:
             d.stop()

@@ -309,6 +309,7 @@ class Clocks(Streams):
             except TimeoutError:
                 pass
         self.assertIn(b"HTTP/1.1 408 ", out)
+        self.assertLess(time.monotonic() - start, 5)  # two more than the window
         self.assertEqual(self.aborted() - before, 1)
         s.close()
 
