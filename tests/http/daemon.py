@@ -74,7 +74,7 @@ class Daemon:
         fd = self.log.fileno()  # the daemon writes where this file's position is, which pread leaves alone
         return os.pread(fd, os.fstat(fd).st_size, 0).decode()
 
-    def stop(self, sig=signal.SIGTERM, timeout=PATIENCE):
+    def stop(self, sig=signal.SIGTERM, timeout=60):
         if self.process.poll() is None:
             self.process.send_signal(sig)
         code = self.process.wait(timeout)
@@ -145,7 +145,7 @@ class Daemon:
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
         return float(match[1]) if match else None
 
-    def wait_for(self, name, value, seconds=PATIENCE):
+    def wait_for(self, name, value, seconds=10):
         """Waits until a metric has a value."""
         wait_until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, to be {value}", seconds)
 

@@ -15,11 +15,10 @@ import threading
 import time
 import unittest
 
-from daemon import ADAPTERD, CHATML, TINY, clean_env, fails_to_start, wait_until
+from daemon import ADAPTERD, CHATML, PATIENCE, TINY, clean_env, fails_to_start, wait_until
 from registry_util import Registry, files_of
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
-PATIENCE = 120  # seconds for what takes one or two on an idle machine
 
 
 class Manager:
@@ -200,7 +199,7 @@ class Draining(Case):
     def keep_busy(self, d):
         """Slows each step down, so that what is asked next takes long."""
         s = d.open_request({"model": "base", "prompt": [3], "max_tokens": 500, "ignore_eos": True, "n": 128})
-        d.wait_for("adapterd_requests_running", 128)
+        d.wait_for("adapterd_requests_running", 128, PATIENCE)
         self.addCleanup(s.close)
 
     def ask(self, d, path, body, stream):
@@ -217,7 +216,7 @@ class Draining(Case):
         replies = {path: c.getresponse() for path, c in streams.items()}
         whole = {path: self.ask(d, path if path != "/generate_stream" else "/generate", body, False) for path, (body, _) in DIALECTS.items()}
         first = {path: r.read(1) for path, r in replies.items()}
-        d.wait_for("adapterd_requests_running", 128 + 2 * (16 + 16 + 1 + 1 + 1))
+        d.wait_for("adapterd_requests_running", 128 + 2 * (16 + 16 + 1 + 1 + 1), PATIENCE)
         d.process.send_signal(signal.SIGTERM)
         for path, r in replies.items():
             self.assertEqual(r.status, 200)

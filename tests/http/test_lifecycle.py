@@ -34,7 +34,7 @@ class Lifecycle(unittest.TestCase):
                 if stream:
                     s.recv(1000)
                 else:
-                    d.wait_for("adapterd_requests_running", 64)
+                    d.wait_for("adapterd_requests_running", 64, PATIENCE)
                 s.close()
                 d.wait_for("adapterd_requests_running", 0, 2)
                 d.wait_for("adapterd_kv_pages_used", 0, 2)
@@ -93,7 +93,7 @@ class Lifecycle(unittest.TestCase):
         d = Daemon(GQA, "--served-name", "base", "--drain-timeout", "3600")
         s = socket.create_connection((d.host, d.port), timeout=PATIENCE)
         s.sendall(request[:-1])
-        d.wait_for("adapterd_connections", 2)
+        d.wait_for("adapterd_connections", 2, PATIENCE)
         d.get("/health")  # on a connection that came later still: what was sent is read
         self.signal(d, signal.SIGTERM)
         s.sendall(request[-1:])

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What llama-server's clients send and read: /completion, adapters by id, small questions. Where it is wrong, the right thing: an unknown id is an error, an empty list the base."""
 import json
-import os
 import shutil
 import tempfile
 import threading

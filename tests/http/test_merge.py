@@ -6,7 +6,7 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from daemon import PATIENCE, TINY, Daemon, fails_to_start
+from daemon import TINY, Daemon, fails_to_start
 
 GQA = os.path.join(TINY, "models", "llama-gqa")
 ADAPTERS = ("qv", "all", "head", "embed", "patterns")
@@ -124,14 +124,14 @@ class MergeModes(unittest.TestCase):
     def test_auto_merges_who_owns_the_traffic_and_restores_when_others_come(self):
         d = Daemon(GQA, "--served-name", "base", "--merge", "auto", adapters=("all", "qv"))
         try:
-            def drive(model, state):
-                end = time.monotonic() + PATIENCE
+            def drive(model, state, seconds):
+                end = time.monotonic() + seconds
                 while time.monotonic() < end and d.metric("adapterd_merged_adapters") != state:
                     ask(d, model, 30)
                 self.assertEqual(d.metric("adapterd_merged_adapters"), state)
-            drive("all", 1)
+            drive("all", 1, 20)
             self.assertEqual(ask(d, "all")["adapter_mode"], "merged")
-            drive("base", 0)
+            drive("base", 0, 20)
             self.assertEqual(d.metric("adapterd_merge_switches_total"), 2)
         finally:
             d.stop()

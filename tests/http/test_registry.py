@@ -12,7 +12,7 @@ import threading
 import time
 import unittest
 
-from daemon import PATIENCE, clean_env, fails_to_start, wait_until
+from daemon import PATIENCE, fails_to_start, wait_until
 from registry_util import ADAPTERS, BASE, Registry, files_of, make_adapter, multipart, parts_of, read
 
 
@@ -573,7 +573,7 @@ class Residency(Stored):
             self.assertEqual(self.d.upload(name, make_adapter(seed))[0], 201)
         digest, answers = self.d.show("a")[1]["digest"], []
         busy = [self.d.open_request({"model": name, "prompt": [1, 2], "max_tokens": 500, "n": 32, "ignore_eos": True}) for name in ("busy", "more")]
-        self.d.wait_for("adapterd_requests_running", 64)
+        self.d.wait_for("adapterd_requests_running", 64, PATIENCE)
         waiting = threading.Thread(target=lambda: answers.append(self.d.post({"model": "a", "prompt": [1, 2], "max_tokens": 2})))
         waiting.start()
         self.d.wait_for("adapterd_adapter_waits", 1)

@@ -188,6 +188,10 @@ class StreamedBodies(protocol.StreamedBodies):
     pass
 
 
+class SlowBody(protocol.SlowBody):
+    pass
+
+
 class Clocks(protocol.Clocks):
     pass
 
@@ -358,7 +362,7 @@ class UnfinishedHandshakes(OneDaemon):
             closed(*args)
             seconds[name] = time.monotonic() - start
 
-        waits = [("silent", hardening.until_closed, silent), ("half", hardening.until_closed, half), ("whole", hardening.until_closed, whole), ("trickling", self.trickle, trickling, hello)]
+        waits = [*((name, hardening.until_closed, s, b"", 0.1, 30) for name, s in (("silent", silent), ("half", half), ("whole", whole))), ("trickling", self.trickle, trickling, hello)]
         threads = [threading.Thread(target=watch, args=args) for args in waits]
         for t in threads:
             t.start()
