@@ -81,7 +81,7 @@ static const command commands[] = {
     {"show", "NAME", "one adapter with its versions", BIT(O_MODULES), 1, 1, false, ctl_show},
     {"upload", "NAME PATH", "add an adapter: PATH is a PEFT directory, an archive of one (tar, tar.gz, zip), a GGUF LoRA file, or an https URL the server reads",
      UPLOAD | BIT(O_NO_ACTIVATE) | BIT(O_NEW_VERSION) | BIT(O_IF_MATCH), 1, 2, false, ctl_upload},
-    {"dry-run", "[NAME] PATH", "what an upload would find, without adding it", UPLOAD, 1, 2, false, ctl_dry_run},
+    {"dry-run", "[NAME] PATH", "what an upload would find, or why NAME could not take it, without adding it", UPLOAD | BIT(O_NEW_VERSION) | BIT(O_IF_MATCH), 1, 2, false, ctl_dry_run},
     {"activate", "NAME VERSION", "make a version the one that NAME means; a number, or at least 12 digits of its digest", BIT(O_IF_MATCH), 2, 2, false, ctl_activate},
     {"rollback", "NAME", "back to the version that was active before", BIT(O_IF_MATCH), 1, 1, false, ctl_rollback},
     {"alias", "set ALIAS MODEL[=WEIGHT]... | list | show ALIAS | delete ALIAS", "names that share requests among versions by weight", 0, 1, 1000, false, ctl_alias},

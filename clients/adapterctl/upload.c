@@ -57,13 +57,11 @@ static int outgoing_init(outgoing *o, ctl *c, const char *name, const char *path
     return EXIT_OK;
 }
 
-typedef ad_client_status (*send_fn)(ad_client *c, const ad_client_source *s, ad_client_reply *out, ad_client_error *err);
-
-static ad_client_status send_it(ctl *c, outgoing *o, send_fn send, ad_client_reply *r, ad_client_error *e)
+static ad_client_status send_it(ctl *c, outgoing *o, ad_client_reply *r, ad_client_error *e)
 {
     o->progress = ctl_progress_new();
     o->source.user = &o->progress;
-    ad_client_status st = send(c->client, &o->source, r, e);
+    ad_client_status st = (c->new_version ? ad_client_upload_version : ad_client_upload)(c->client, &o->source, r, e);
     ctl_progress_end(&o->progress);
     return st;
 }
@@ -75,7 +73,8 @@ static int name_and_path(ctl *c, bool needs_name, const char **name, const char 
     if (two && c->name) return ctl_usage("the name is given twice, as \"%s\" and as \"%s\"", c->args[0], c->name);
     *name = two ? c->args[0] : c->name;
     *path = c->args[c->n_args - 1];
-    if (needs_name && !*name) return ctl_usage("upload NAME PATH");
+    if (needs_name && !*name) return ctl_usage("%s NAME PATH", c->new_version ? "--new-version" : "upload");
+    if (c->if_match && !c->new_version) return ctl_usage("--if-match guards a --new-version; a new name has no ETag yet");
     return EXIT_OK;
 }
 
@@ -86,10 +85,9 @@ int ctl_upload(ctl *c)
     ad_client_reply r;
     ad_client_error e = {0};
     int code = name_and_path(c, true, &name, &path);
-    if (code == EXIT_OK && c->if_match && !c->new_version) code = ctl_usage("--if-match guards a --new-version; a new name has no ETag yet");
     if (code == EXIT_OK) code = outgoing_init(&o, c, name, path);
     if (code == EXIT_OK) {
-        ad_client_status st = send_it(c, &o, c->new_version ? ad_client_upload_version : ad_client_upload, &r, &e);
+        ad_client_status st = send_it(c, &o, &r, &e);
         code = st == AD_CLIENT_OK ? ctl_put_adapter(c, r.http_status == 200 ? "unchanged" : "uploaded", &r) : ctl_fail(c, &e);
     }
     outgoing_deinit(&o);
@@ -100,10 +98,10 @@ static int dry_run(ctl *c, ad_client_reply *r, ad_client_error *e)
 {
     const char *name = NULL, *path = NULL;
     outgoing o = {0};
-    int code = name_and_path(c, false, &name, &path);
+    int code = name_and_path(c, c->new_version, &name, &path);
     if (code == EXIT_OK) code = outgoing_init(&o, c, name, path);
     o.source.dry_run = true;
-    if (code == EXIT_OK && send_it(c, &o, ad_client_upload, r, e) != AD_CLIENT_OK) code = -1;
+    if (code == EXIT_OK && send_it(c, &o, r, e) != AD_CLIENT_OK) code = -1;
     outgoing_deinit(&o);
     return code;
 }

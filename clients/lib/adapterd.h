@@ -113,7 +113,7 @@ typedef struct {
     const char *signature;   /* the text of a .minisig file */
     const char *selftest;    /* JSON text */
     bool keep_staged;        /* do not activate it */
-    bool dry_run;            /* everything but to admit it: the reply is an adapter.report */
+    bool dry_run;            /* everything but to admit it: the reply is an adapter.report. ad_client_upload needs no name then */
     const char *if_match;    /* of ad_client_upload_version */
     ad_client_progress progress;
     void *user;

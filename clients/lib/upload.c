@@ -213,17 +213,16 @@ ad_client_status ad_client_upload(ad_client *c, const ad_client_source *s, ad_cl
     ad_client_status st = check_source(s, !s->dry_run, err);
     if (st != AD_CLIENT_OK) return st;
     ad_client_text_literal(&path, s->dry_run ? "/v1/adapters?dry_run=true" : "/v1/adapters");
-    return upload(c, s, s->name && *s->name ? s->name : "dry-run", &path, out, err);
+    return upload(c, s, s->name && *s->name ? s->name : NULL, &path, out, err);
 }
 
 ad_client_status ad_client_upload_version(ad_client *c, const ad_client_source *s, ad_client_reply *out, ad_client_error *err)
 {
     ad_client_text path = {0};
     ad_client_status st = check_source(s, true, err);
-    if (st == AD_CLIENT_OK && s->dry_run) st = ad_client_fail(err, AD_CLIENT_INVALID, "invalid", "a dry run needs no version: upload it as a new name");
     if (st != AD_CLIENT_OK) return st;
     ad_client_text_literal(&path, "/v1/adapters/");
     ad_client_text_segment(&path, s->name);
-    ad_client_text_literal(&path, "/versions");
+    ad_client_text_literal(&path, s->dry_run ? "/versions?dry_run=true" : "/versions");
     return upload(c, s, NULL, &path, out, err);
 }

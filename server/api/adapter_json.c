@@ -126,6 +126,17 @@ json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e
     return o;
 }
 
+json_t *ad_refusal_json(const ad_fault *f, ad_status st, const json_t *found, json_t *reasons)
+{
+    json_t *body = ad_fault_json(f), *report = found ? json_copy((json_t *)found) : json_pack("{s:s}", "status", ad_status_name(st));
+    json_object_set_new(report, "object", json_string("adapter.report"));
+    json_object_set_new(report, "admitted", json_false());
+    json_object_set_new(report, "reason", ad_json_text(f->message));
+    if (reasons) json_object_set(report, "reasons", reasons);
+    json_object_set_new(body, "report", report);
+    return body;
+}
+
 void ad_adapter_location(const char *name, char *out, size_t size)
 {
     static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/";

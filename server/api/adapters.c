@@ -26,17 +26,8 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
     if (o->code) f.code = o->code;
     if (o->http) f.http = o->http;
     if (f.http == 422 && !f.code) f.code = "adapter_refused";
-    json_t *body = ad_fault_json(&f);
     if (f.http == 503) ad_http_set_header(x, "Retry-After", "1");
-    if (f.http == 422) {
-        json_t *report = o->report ? json_copy(o->report) : json_pack("{s:s}", "status", ad_status_name(o->status));
-        json_object_set_new(report, "object", json_string("adapter.report"));
-        json_object_set_new(report, "admitted", json_false());
-        json_object_set_new(report, "reason", ad_json_text(f.message));
-        if (o->reasons) json_object_set(report, "reasons", o->reasons);
-        json_object_set_new(body, "report", report);
-    }
-    ad_reply_json(x, f.http, body);
+    ad_reply_json(x, f.http, f.http == 422 ? ad_refusal_json(&f, o->status, o->report, o->reasons) : ad_fault_json(&f));
 }
 
 static void reply_admitted(const ad_later *l, const ad_outcome *o)
@@ -373,6 +364,7 @@ static bool read_new_name(ad_http_exchange *x, const ad_app *app, const char *sa
     size_t room = ad_scope_room(scope.caller);
     ad_fault f = {0};
     bool good = strlen(said) <= room ? ad_may_add(&scope, app, said, "name", &f) : ad_fault_set(&f, 400, "invalid_value", "name", "`name` is longer than %zu bytes", room);
+    if (good) good = ad_is_free_path(said, "name", &f);
     if (good) snprintf(out, AD_MAX_NAME + 1, "%s", ad_scope_own_name(&scope, said, buf));
     else ad_reply_fault(x, &f);
     return good;
@@ -448,7 +440,7 @@ static const char *check_named(const json_t *body, bool new_version)
     if (selftest && !json_is_object(selftest) && !json_is_string(selftest)) return "`selftest` must be an object, or its text";
     if (new_version && (labels || json_object_get(body, "description"))) return not_of_versions;
     if (new_version && name) return "`name` does not go with a new version: the path says whose it is";
-    if (!new_version && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
+    if (!new_version && name && (!json_is_string(name) || json_string_length(name) > AD_MAX_NAME)) return "`name` must be a string of at most 128 bytes";
     if (labels && !ad_is_labels(labels)) return "`labels` must be an object of strings (at most 64; keys of 128 bytes, values of 1024)";
     if (sha && (json_string_length(sha) != 64 || strspn(json_string_value(sha), "0123456789abcdef") != 64)) return "`sha256` must be 64 lower-case hex digits";
     if (json_string_length(json_object_get(body, "description")) > MAX_DESCRIPTION) return "`description` must be a string of at most 64 KiB";
@@ -475,7 +467,8 @@ static void read_named(ad_http_exchange *x, ad_app *app, const json_t *body)
     else if (!ad_caller_of(x)->is_operator) bad = operators, ad_reply_refusal(x, 403, ad_insufficient_permissions, NULL, bad);
     const char *name;
     if (field || bad || !read_target(x, app, buf, &name) || !begin_spec(x, app, name, &s)) return;
-    if (!name && !read_new_name(x, app, json_string_value(json_object_get(body, "name")), s.name)) return;
+    const char *said = json_string_value(json_object_get(body, "name"));
+    if (said && !read_new_name(x, app, said, s.name)) return;
     s.path = copy_string(json_object_get(body, "path"));
     s.url = copy_string(json_object_get(body, "url"));
     s.description = copy_string(json_object_get(body, "description"));
@@ -528,14 +521,30 @@ void ad_handle_post_adapter(ad_http_exchange *x, void *app)
 /* The version a body asks for, as text in selector[80]. */
 static bool read_selector(ad_http_exchange *x, char *selector)
 {
+    static const char *const known[] = {"version"};
     json_t *body = read_object(x);
     const json_t *version = json_object_get(body, "version");
+    const char *field = unknown_field(body, known, 1);
+    if (field) {
+        ad_reply_refusal(x, 400, "unknown_field", field, "only `version` is known");
+        json_decref(body);
+        return false;
+    }
     if (json_is_integer(version)) snprintf(selector, 80, "%lld", (long long)json_integer_value(version));
     else snprintf(selector, 80, "%s", json_is_string(version) ? json_string_value(version) : "");
     bool is_object = body != NULL;
     json_decref(body);
     if (!is_object) return false;
     return *selector || ad_reply_refusal(x, 400, "invalid_value", "version", "`version` must be a number or at least 12 digits of a digest");
+}
+
+/* Such bodies say nothing; what they would say is not done. */
+static bool read_nothing(ad_http_exchange *x)
+{
+    json_t *body = read_object(x);
+    bool is_object = body != NULL, empty = is_object && !json_object_size(body);
+    json_decref(body);
+    return empty || (is_object && ad_reply_refusal(x, 400, "unknown_field", NULL, "the body must be empty, or {}"));
 }
 
 static void activate(ad_http_exchange *x, void *arg)
@@ -552,7 +561,7 @@ static void rollback(ad_http_exchange *x, void *arg)
     ad_app *app = arg;
     char name[AD_MAX_NAME + 1];
     int64_t if_match;
-    ad_later *l = action_name(x, app, "rollback", name) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
+    ad_later *l = action_name(x, app, "rollback", name) && read_nothing(x) && read_if_match(x, app, name, &if_match) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_activate(app->keeper, name, NULL, if_match, on_outcome, l);
 }
 
@@ -563,7 +572,7 @@ static void verify(ad_http_exchange *x, void *arg)
     const ad_scope scope = ad_scope_of(x, app);
     char said[AD_MAX_NAME + 1], buf[AD_SCOPE_NAME];
     const char *name = path_name(x, "verify", said) ? ad_scope_name(&scope, said, buf) : "";
-    ad_later *l = ad_later_new(x, app, name);
+    ad_later *l = read_nothing(x) ? ad_later_new(x, app, name) : NULL;
     if (l) ad_keeper_verify(app->keeper, name, on_outcome, l);
 }
 

@@ -23,6 +23,11 @@ bool ad_may_add(const ad_scope *s, const ad_app *app, const char *said, const ch
     return true;
 }
 
+bool ad_is_free_path(const char *said, const char *param, ad_fault *f)
+{
+    return strcmp(said, "events") != 0 || ad_fault_set(f, 400, "invalid_value", param, "no adapter may be called `%s`: GET /v1/adapters/%s are the events of all", said, said);
+}
+
 bool ad_may_change(const ad_scope *s, const char *full, ad_fault *f)
 {
     const ad_entry *e = ad_registry_find(s->registry, full);

@@ -18,6 +18,7 @@
 #include "core/base/file.h"
 #include "server/api/adapter_json.h"
 #include "server/http/multipart.h"
+#include "server/observe/access.h"
 
 enum {
     MAX_UPLOADS = 8,
@@ -221,7 +222,7 @@ static void discard_job(ad_job *job)
 
 /* ---- back on the loop ---- */
 
-/* Answers, and lets everything go. r is invalid afterwards. */
+/* Answers, and lets everything go. A 422 has the report that every adapter's has. r is invalid afterwards. */
 static void refuse(receiver *r, const ad_fault *f)
 {
     ad_http_exchange *x = r->x;
@@ -229,7 +230,12 @@ static void refuse(receiver *r, const ad_fault *f)
     r->x = NULL;
     give_up(r);
     ad_http_on_abort(x, NULL, NULL);
-    ad_reply_fault(x, &copy);
+    if (copy.http != 422) {
+        ad_reply_fault(x, &copy);
+        return;
+    }
+    ad_access_fail(x, copy.code);
+    ad_reply_json(x, 422, ad_refusal_json(&copy, AD_EMISMATCH, NULL, NULL));
 }
 
 static void on_worked(ad_job *job)

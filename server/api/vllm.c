@@ -106,6 +106,7 @@ static bool is_url(const char *path)
 static void load(ad_http_exchange *x, ad_app *app, const char *name, const char *path, bool inplace)
 {
     const ad_entry *e = ad_registry_find(app->registry, name);
+    ad_fault f = {0};
     ad_admission_spec spec = {.new_version = e && !e->n_targets, .activate = true, .if_match = AD_ANY_REVISION};
     if (!ad_caller_of(x)->is_operator) {
         ad_reply_refusal(x, 403, ad_insufficient_permissions, "lora_path", "`lora_path` is the operator's to use: send the adapter's files to /v1/adapters");
@@ -113,6 +114,10 @@ static void load(ad_http_exchange *x, ad_app *app, const char *name, const char 
     }
     if (strlen(name) > AD_MAX_NAME) {
         ad_reply_refusal(x, 400, "invalid_value", "lora_name", "`lora_name` is longer than 128 bytes");
+        return;
+    }
+    if (!ad_is_free_path(name, "lora_name", &f)) {
+        ad_reply_fault(x, &f);
         return;
     }
     if (!inplace && ad_is_model(e)) {

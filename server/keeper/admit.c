@@ -495,6 +495,43 @@ static ad_status prepare(admission *a, ad_entry *e, ad_err *err)
     return AD_OK;
 }
 
+/* A signature that v lacks is news. */
+static bool is_repeated(const admission *a, const ad_version *v)
+{
+    return ad_keeper_is_same(v, &a->digest, a->chat) && !v->pending && (v->trusted || !a->trusted);
+}
+
+static bool has_selftest(const ad_version *v, const char *text)
+{
+    return v->selftest && text ? !strcmp(v->selftest, text) : !v->selftest && !text;
+}
+
+/* The version of e that this one would only repeat: the active one, or the newest, when it is to be staged; NULL: none, or no e. */
+static ad_version *find_twin(const admission *a, const ad_entry *e)
+{
+    if (!e) return NULL;
+    if (is_repeated(a, e->active)) return e->active;
+    for (size_t i = e->n_versions; !a->spec.activate && i-- > 0;)
+        if (is_repeated(a, e->versions[i]) && has_selftest(e->versions[i], a->spec.selftest)) return e->versions[i];
+    return NULL;
+}
+
+static void repeat(admission *a, ad_version *twin)
+{
+    if (!a->spec.dry_run) ad_keeper_mend(a->k, twin); /* its blob is the one that came */
+    a->op.outcome.existed = true;
+    a->op.outcome.entry = twin->entry;
+    a->op.outcome.version = twin;
+    a->op.outcome.report = a->report;
+    ad_op_finish(&a->op);
+}
+
+static void end_dry_run(admission *a)
+{
+    a->op.outcome.report = a->report;
+    ad_op_finish(&a->op);
+}
+
 /* Its turn: whether the name can take it is decided now. */
 static void run(ad_op *op)
 {
@@ -503,26 +540,21 @@ static void run(ad_op *op)
     bool must_exist = a->spec.new_version;
     ad_entry *e = must_exist ? ad_op_stored_adapter(op) : ad_registry_find(k->registry, op->name);
     ad_err err;
-    if (must_exist && !e) return; /* the op has failed, and `a` went with it */
+    if (must_exist ? !e : !ad_op_has_revision(op, e)) return; /* the op has failed, and `a` went with it */
     if (!has_owner(a)) {
         fail(a, AD_ENOTFOUND, "tenant_not_found", "whose adapter this was to be is gone");
         return;
     }
-    bool same = e && ad_keeper_is_same(e->active, &a->digest, a->chat);
+    ad_version *twin = find_twin(a, e);
     if (e && e->n_targets) fail(a, AD_EEXIST, "adapter_exists", "an alias has this name");
-    else if (same) {
-        ad_keeper_mend(k, e->active); /* its blob is the one that came */
-        op->outcome.existed = true;
-        op->outcome.entry = e;
-        op->outcome.version = e->active;
-        op->outcome.report = a->report;
-        ad_op_finish(op);
-    } else if (e && !a->spec.new_version) fail(a, AD_EEXIST, "adapter_exists", "an adapter of this name exists already: POST /v1/adapters/NAME/versions replaces it");
+    else if (twin) repeat(a, twin);
+    else if (e && !a->spec.new_version) fail(a, AD_EEXIST, "adapter_exists", "an adapter of this name exists already: POST /v1/adapters/NAME/versions replaces it");
     else if (!e && ad_registry_adapters(k->registry) >= (size_t)k->app->config->max_adapters) fail(a, AD_EBUSY, "registry_full", "the registry is full (--max-adapters)");
     else if (ad_keeper_check_holdings(k, &a->spec, &(ad_keeping){!e, a->bytes_disk, (int64_t)ad_adapter_packed_bytes(a->adapter)}, &err) != AD_OK) {
         op->outcome.http = 403;
         fail(a, err.code, "quota_exceeded", err.msg);
-    } else if (prepare(a, e, &err) != AD_OK) fail(a, err.code, NULL, err.msg);
+    } else if (a->spec.dry_run) end_dry_run(a);
+    else if (prepare(a, e, &err) != AD_OK) fail(a, err.code, NULL, err.msg);
     else write_rows(a);
 }
 
@@ -530,11 +562,11 @@ static void enter(admission *a)
 {
     a->op = (ad_op){.k = a->k, .run = run, .release = release, .if_match = a->spec.if_match, .done = a->done, .user = a->user};
     memcpy(a->op.name, a->spec.name, sizeof a->op.name);
-    if (!a->spec.dry_run) {
+    if (*a->op.name) {
         ad_op_enter(&a->op);
         return;
     }
-    a->op.outcome.report = a->report;
+    a->op.outcome.report = a->report; /* a dry run for no name */
     a->done(a->user, &a->op.outcome);
     release(&a->op);
 }

@@ -98,8 +98,7 @@ void ad_op_fail(ad_op *op, ad_status st, const char *code, const char *fmt, ...)
     ad_op_finish(op);
 }
 
-/* e NULL: nothing is there. False: the op has failed. */
-static bool has_revision(ad_op *op, const ad_entry *e)
+bool ad_op_has_revision(ad_op *op, const ad_entry *e)
 {
     if (op->if_match == AD_ANY_REVISION || (e && op->if_match == e->revision)) return true;
     op->outcome.http = 412;
@@ -115,7 +114,7 @@ ad_entry *ad_op_adapter(ad_op *op)
         ad_op_fail(op, AD_ENOTFOUND, "adapter_not_found", "The adapter `%s` does not exist.", op->name);
         return NULL;
     }
-    return has_revision(op, e) ? e : NULL;
+    return ad_op_has_revision(op, e) ? e : NULL;
 }
 
 ad_entry *ad_op_stored_adapter(ad_op *op)
@@ -598,7 +597,7 @@ static void run_set_alias(ad_op *op)
     ad_status st = e && !e->n_targets ? ad_fail(&err, AD_EEXIST, "`%s` is the name of an adapter.", op->name) : ad_registry_check_name(op->name, &err);
     if (st == AD_OK && !strcmp(op->name, op->k->app->served_name)) st = ad_fail(&err, AD_EEXIST, "`%s` is the name of the base model.", op->name);
     if (st == AD_OK && !e && count_aliases(op->k) >= (size_t)op->k->app->config->max_adapters) st = ad_fail(&err, AD_EBUSY, "there are %zu aliases already (--max-adapters)", count_aliases(op->k));
-    if (has_failed(c, st, &err) || !has_revision(op, e) || !check_targets(c)) return;
+    if (has_failed(c, st, &err) || !ad_op_has_revision(op, e) || !check_targets(c)) return;
     c->row.kind = AD_PUT_ALIAS;
     memcpy(c->row.alias.name, op->name, sizeof c->row.alias.name);
     c->row.alias.revision = c->revision = ad_keeper_next_revision(op->k);
@@ -630,7 +629,7 @@ static void run_remove_alias(ad_op *op)
         ad_op_fail(op, AD_ENOTFOUND, "alias_not_found", "The alias `%s` does not exist.", op->name);
         return;
     }
-    if (!has_revision(op, e)) return;
+    if (!ad_op_has_revision(op, e)) return;
     c->row.kind = AD_DROP_ALIAS;
     memcpy(c->row.alias.name, op->name, sizeof c->row.alias.name);
     write_row(c, true, alias_removed);

@@ -61,7 +61,7 @@ typedef struct {
     int http;                 /* 0: by status */
     ad_entry *entry;          /* NULL: it is gone, or never was */
     ad_version *version;      /* that was admitted or activated; or NULL */
-    bool existed;             /* the same content is active already; nothing changed */
+    bool existed;             /* the same content is there already, and active unless it was only to be staged; nothing changed */
     bool drained;
     json_t *report;           /* of an admission; or NULL */
     json_t *reasons;          /* all that is wrong with the adapter that was refused, err's among them; or NULL */
@@ -74,7 +74,7 @@ enum { AD_ANY_REVISION = -1 };
 typedef struct {
     char name[AD_MAX_NAME + 1];
     bool new_version;         /* of a name that exists; else the name must be new */
-    bool activate, dry_run;
+    bool activate, dry_run;   /* dry_run: all but the change; name may be "" then: for none */
     int64_t if_match;         /* revision, or AD_ANY_REVISION */
     ad_limits limits;         /* of the key that sends it, beside those of the tenant; zero: none */
     int owner;                /* id of the tenant whose name it is: when that is gone meanwhile, so is the right to the name */

@@ -89,7 +89,8 @@ void ad_op_fail(ad_op *op, ad_status st, const char *code, const char *fmt, ...)
 ad_entry *ad_op_adapter(ad_op *op);
 /* Same, for changes that only stored adapters know. */
 ad_entry *ad_op_stored_adapter(ad_op *op);
-
+/* Whether e is at the revision that op asks for; e NULL: nothing is there. False: the op has failed. */
+bool ad_op_has_revision(ad_op *op, const ad_entry *e);
 
 void ad_keeper_fail_waiting_ops(ad_keeper *k);
 

@@ -225,6 +225,15 @@ class Commands(Served):
         self.assertEqual(self.json("dry-run", "x", self.adapter())["object"], "adapter.report")
         self.assertEqual(self.json("list")["data"], [])
 
+    def test_a_dry_run_tells_whether_the_name_could_take_it(self):
+        self.upload("sql", "qv")
+        self.assertEqual(self.json("dry-run", self.adapter("all"))["object"], "adapter.report")
+        self.run_ctl("dry-run", "sql", self.adapter("all"), want=CONFLICT)
+        self.assertEqual(self.json("dry-run", "--new-version", "sql", self.adapter("all"))["object"], "adapter.report")
+        self.run_ctl("dry-run", "--new-version", "other", self.adapter("all"), want=NOT_FOUND)
+        self.run_ctl("dry-run", "--new-version", self.adapter("all"), want=USAGE)
+        self.assertEqual(self.json("show", "sql")["version"], 1)
+
     def test_digest_prints_what_is_to_be_signed(self):
         digest = self.upload("sql")["digest"]
         self.assertEqual(self.out("digest", self.adapter()), digest + "\n")

@@ -70,9 +70,11 @@ class Uploads(Stored):
         good = hashlib.sha256(weights).hexdigest()
         parts = [("weights", "w", weights), ("sha256", None, good.encode()), ("config", "c", config), ("name", None, b"a")]
         self.assertEqual(self.d.send("/v1/adapters", parts)[0], 201)
-        status, e = self.d.upload("b", (config, weights), sha256="0" * 64)
-        self.assertEqual((status, e["error"]["code"]), (422, "digest_mismatch"))
-        self.assertIn(good, e["error"]["message"])
+        wrong = parts_of((config, weights), name="b", sha256="0" * 64)
+        for order in (wrong, wrong[::-1]):
+            status, e = self.d.send("/v1/adapters", order)
+            self.assertEqual((status, e["error"]["code"], e["report"]["object"], e["report"]["admitted"]), (422, "digest_mismatch", "adapter.report", False), e)
+            self.assertIn(good, e["error"]["message"])
         self.assertEqual(self.d.names(), ["a"])
 
     def test_the_same_content_again_is_no_conflict_but_other_content_is(self):
@@ -91,6 +93,56 @@ class Uploads(Stored):
         self.assertEqual(self.d.names(), [])
         self.assertEqual(self.d.show("a")[0], 404)
         self.assertEqual(os.listdir(os.path.join(self.state, "incoming")), [])
+
+    def test_a_dry_run_is_refused_as_the_upload_would_be(self):
+        a, other = files_of("qv"), make_adapter(1)
+        self.assertEqual(self.d.upload("a", a)[0], 201)
+        self.d.call("PUT", "/v1/aliases/nick", {"targets": [{"model": "a", "weight": 1}]})
+        stale = {"If-Match": '"r999999"'}
+        calls = [("/v1/adapters", "a", other, {}, 409), ("/v1/adapters", "nick", other, {}, 409), ("/v1/adapters", "base", other, {}, 409), ("/v1/adapters", "a", a, stale, 412),
+                 ("/v1/adapters", "b", other, stale, 412), ("/v1/adapters/a/versions", None, other, stale, 412), ("/v1/adapters/b/versions", None, other, {}, 404)]
+        for path, name, files, headers, want in calls:
+            parts = parts_of(files, **({"name": name} if name else {}))
+            dry, real = self.d.send(path + "?dry_run=true", parts, headers), self.d.send(path, parts, headers)
+            self.assertEqual((dry[0], dry[1]["error"]), (want, real[1].get("error")), (path, name))
+            self.assertEqual(real[0], want)
+        for path, parts in (("/v1/adapters", parts_of(a, name="a")), ("/v1/adapters", parts_of(other)), ("/v1/adapters/a/versions", parts_of(other))):
+            status, r = self.d.send(path + "?dry_run=true", parts)
+            self.assertEqual((status, r["object"], r["admitted"]), (200, "adapter.report", False), r)
+        self.assertEqual((self.d.names(), self.d.show("a")[1]["version"], len(self.d.show("a")[1]["versions"])), (["a"], 1, 1))
+
+    def test_a_new_name_has_no_etag_to_match(self):
+        self.assertEqual(self.d.upload("a", make_adapter(1), headers={"If-Match": '"r1"'})[0], 412)
+        self.assertEqual(self.d.names(), [])
+        self.assertEqual(self.d.upload("a", make_adapter(1))[0], 201)
+        self.assertEqual(self.d.upload("a", make_adapter(1), headers={"If-Match": '"r999999"'})[0], 412)
+        self.assertEqual(self.d.upload("a", make_adapter(1), headers={"If-Match": self.d.show("a")[1]["etag"]})[0], 200)
+
+    def test_what_is_staged_already_is_not_staged_again(self):
+        self.assertEqual(self.d.upload("a", make_adapter(1), activate="false")[0], 201)
+        self.assertEqual(self.d.upload("a", make_adapter(1), activate="false")[0], 200)
+        self.assertEqual(self.d.upload("a", make_adapter(1))[0], 409)  # the reply must not look as if it were active
+        self.assertEqual(self.d.new_version("a", make_adapter(1), activate="false")[0], 200)
+        self.assertEqual(self.d.new_version("a", make_adapter(2))[1]["version"], 2)
+        self.assertEqual(self.d.new_version("a", make_adapter(1), activate="false")[0], 200)
+        test = json.dumps({"prompts": [{"prompt": "Hello", "max_divergence": 100}]})
+        self.assertEqual(self.d.new_version("a", make_adapter(1), activate="false", selftest=test)[0], 201)  # it has a test of its own
+        self.assertEqual([(v["version"], v["state"]) for v in self.d.show("a")[1]["versions"]], [(1, "staged"), (2, "ready"), (3, "staged")])
+
+    def test_a_name_that_has_no_address_of_its_own_is_refused(self):
+        status, e = self.d.upload("events", make_adapter(1))
+        self.assertEqual((status, e["error"]["param"]), (400, "name"), e)
+        self.assertEqual(self.d.upload("team/events", make_adapter(1))[0], 201)
+
+    def test_what_a_body_says_beside_its_field_is_no_secret_wish(self):
+        self.d.upload("a", make_adapter(1))
+        self.d.new_version("a", make_adapter(2))
+        for action, body in (("rollback", b'{"version": 2}'), ("rollback", b"junk"), ("rollback", b"[]"), ("verify", b'{"version": 1}'), ("activate", b'{"version": 1, "at": "noon"}')):
+            status, e = self.d.call("POST", f"/v1/adapters/a/{action}", body)
+            self.assertEqual(status, 400, (action, body, e))
+        self.assertEqual(self.d.show("a")[1]["version"], 2)
+        for body in (None, b"{}"):
+            self.assertEqual(self.d.call("POST", "/v1/adapters/a/rollback", body)[0], 200)
 
     def test_what_is_refused_says_why_and_changes_nothing(self):
         config, weights = files_of("qv")

@@ -356,7 +356,7 @@ START_TEST(bad_arguments_are_refused_before_anything_is_sent)
     ck_assert_int_eq(ad_client_call(c, "GET x", "/v1", NULL, NULL, NULL, &e), AD_CLIENT_INVALID);
     ck_assert_int_eq(ad_client_upload(c, &(ad_client_source){.name = "a"}, NULL, &e), AD_CLIENT_INVALID);
     ck_assert_int_eq(ad_client_upload(c, &(ad_client_source){.path = "/tmp"}, NULL, &e), AD_CLIENT_INVALID);
-    ck_assert_int_eq(ad_client_upload_version(c, &(ad_client_source){.name = "a", .path = "/tmp", .dry_run = true}, NULL, &e), AD_CLIENT_INVALID);
+    ck_assert_int_eq(ad_client_upload_version(c, &(ad_client_source){.path = "/tmp", .dry_run = true}, NULL, &e), AD_CLIENT_INVALID);
     ck_assert_int_eq(ad_client_events(c, &(ad_client_watch){.last_event_id = "1\n2"}, &e), AD_CLIENT_INVALID);
     ad_client_close(&c);
     ad_client_close(&c);
@@ -469,6 +469,7 @@ START_TEST(an_upload_of_a_directory_sends_fields_and_both_files)
     ck_assert(!ad_client_upload(c, &(ad_client_source){.path = dir, .dry_run = true}, NULL, NULL));
     ck_has(s->requests[1], "POST /v1/adapters?dry_run=true HTTP");
     ck_assert_ptr_null(strstr(s->requests[1], "activate"));
+    ck_assert_ptr_null(strstr(s->requests[1], "name=\"name\""));
     ck_assert(!ad_client_upload_version(c, &(ad_client_source){.name = "a/b", .path = dir, .if_match = "\"r1\""}, NULL, NULL));
     ck_has(s->requests[2], "POST /v1/adapters/a%2Fb/versions HTTP");
     ck_has(s->requests[2], "If-Match: \"r1\"");
