@@ -452,12 +452,33 @@ void ad_keeper_patch(ad_keeper *k, const char *name, ad_patch *patch, int64_t if
 
 /* ---- removal ---- */
 
+static const ad_version *shown(const ad_entry *e)
+{
+    return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
+}
+
+static void drain(ad_keeper *k, ad_entry *e)
+{
+    const ad_version *v = shown(e);
+    const char *before = v ? ad_version_state_name(ad_version_get_state(v)) : NULL;
+    e->draining = true;
+    ad_keeper_tell(k, e->name, v, "draining", before);
+}
+
+/* Its rows could not be dropped. */
+static void stay(ad_keeper *k, ad_entry *e)
+{
+    const ad_version *v = shown(e);
+    e->draining = false;
+    if (v) ad_keeper_tell(k, e->name, v, ad_version_state_name(ad_version_get_state(v)), "draining");
+}
+
 static void removed(void *user, ad_status st, const ad_err *err)
 {
     change *c = user;
     ad_keeper *k = c->op.k;
     ad_entry *e = ad_registry_find(k->registry, c->op.name);
-    if (st != AD_OK && !c->version) e->draining = false;
+    if (st != AD_OK && !c->version) stay(k, e);
     if (has_failed(c, st, err)) return;
     if (c->version) {
         ad_version *v = c->version;
@@ -467,8 +488,7 @@ static void removed(void *user, ad_status st, const ad_err *err)
         return;
     }
     c->op.outcome.drained = ad_entry_leases(e) == 0;
-    ad_version *last = e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
-    ad_keeper_tell(k, e->name, last, "gone", "draining");
+    ad_keeper_tell(k, e->name, shown(e), "gone", "draining");
     ad_registry_remove(k->registry, e);
     k->stats.removals++;
     ad_op_finish(&c->op);
@@ -534,8 +554,7 @@ static void run_remove(ad_op *op)
         ad_op_fail(op, AD_EEXIST, "adapter_not_stored", "The adapter `%s` comes from a watched directory: remove its folder.", e->name);
         return;
     }
-    e->draining = true;
-    if (e->active) ad_keeper_tell(op->k, e->name, e->active, "draining", "ready");
+    drain(op->k, e);
     c->drain_until_ns = uv_hrtime() + (uint64_t)c->drain_ms * 1000000u;
     op->tick = tick_drain;
     tick_drain(op, uv_hrtime());

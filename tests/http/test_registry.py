@@ -700,6 +700,14 @@ class Events(Stored):
         events = self.read_events(2, start=lambda: threading.Thread(target=lambda: self.d.send("/v1/adapters", [("name", None, b"x"), ("surprise", None, b"y")])).start())
         self.assertEqual([(e["name"], e["state"], e["previous"]) for _, e in events], [("x", "uploading", None), ("x", "refused", "uploading")])
 
+    def test_what_was_never_active_drains_before_it_is_gone(self):
+        def work():
+            self.d.upload("a", make_adapter(1), activate="false")
+            self.d.call("DELETE", "/v1/adapters/a")
+        events = self.read_events(5, start=lambda: threading.Thread(target=work).start())
+        states = ["uploading", "verifying", "staged", "draining", "gone"]
+        self.assertEqual([(e["state"], e["previous"]) for _, e in events], list(zip(states, [None, *states])))
+
     def test_states_are_streamed_and_replayed(self):
         def work():
             self.d.upload("a", make_adapter(1))
