@@ -39,7 +39,7 @@ static const struct {
     [O_ON_SERVER] = {"on-server", NULL, "PATH is a directory on the server's machine, under one of its roots"},
     [O_IF_MATCH] = {"if-match", "ETAG", "only when the adapter still has this ETag (show prints it)"},
     [O_PREFIX] = {"prefix", "TEXT", "names that begin with it"},
-    [O_STATE] = {"state", "STATE", "uploading, verifying, staged, ready, draining, gone or incompatible"},
+    [O_STATE] = {"state", "STATE", "uploading, verifying, staged, ready, draining, incompatible or failed"},
     [O_LIMIT] = {"limit", "N", "one page of at most N, 1 to 1000; else all, and of the audit log 100"},
     [O_AFTER] = {"after", "NAME|SEQ", "only what is behind it: in list a name, in audit the number of a row"},
     [O_MODULES] = {"modules", NULL, "also rank, scaling and norm of each module"},

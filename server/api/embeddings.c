@@ -145,6 +145,7 @@ static void write_llama_reply(ad_generation *g, ad_buf *out)
         ad_buf_printf(out, "%s{\"index\":%d,\"embedding\":[", i ? "," : "", i);
         ad_buf_append(out, vector->data, vector->len);
         ad_buf_puts(out, "]}");
+        ad_lease_put_receipt(&g->lease, out);
     }
     ad_buf_puts(out, "]");
 }

@@ -82,6 +82,7 @@ static bool find_root(ad_lease *l, const ad_tenant *tenant, ad_str salt, ad_faul
 static void find_receipt(ad_lease *l)
 {
     char *at = l->receipt;
+    if (!l->n) ad_digest_hex(ad_model_fingerprint(l->app->model), at);
     for (int i = 0; i < l->n; i++) {
         if (i) *at++ = ',';
         ad_digest_hex(&l->versions[i]->digest, at);
@@ -191,12 +192,22 @@ static void note_names(const ad_lease *l, const ad_http_exchange *x)
 void ad_lease_write_header(const ad_lease *l, ad_http_exchange *x)
 {
     note_names(l, x);
-    if (l->n) ad_http_set_header(x, "x-adapter-version", l->receipt);
+    ad_http_set_header(x, "x-adapter-version", l->receipt);
 }
+
+static const char *mode_of(const ad_lease *l) { return l->merge ? "merged" : "unmerged"; }
 
 void ad_lease_write_receipt(const ad_lease *l, json_t *body)
 {
-    if (!l->n) return;
     json_object_set_new(body, "adapter_version", json_string(l->receipt));
-    json_object_set_new(body, "adapter_mode", json_string(l->merge ? "merged" : "unmerged"));
+    if (l->n) json_object_set_new(body, "adapter_mode", json_string(mode_of(l)));
+}
+
+void ad_lease_put_receipt(const ad_lease *l, ad_buf *object)
+{
+    if (object->failed) return;
+    object->len--; /* the closing brace */
+    ad_buf_printf(object, ",\"adapter_version\":\"%s\"", l->receipt);
+    if (l->n) ad_buf_printf(object, ",\"adapter_mode\":\"%s\"", mode_of(l));
+    ad_buf_puts(object, "}");
 }

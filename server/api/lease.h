@@ -16,7 +16,7 @@ struct ad_lease {
     ad_mix mix;                       /* of them; n is 0 for the base */
     ad_merge *merge;                  /* retained; the only adapter's merged weights, or NULL: unmerged */
     ad_prefix_root root;
-    char receipt[AD_MAX_MIX * 65];    /* digests of the versions, joined by commas; "" for the base */
+    char receipt[AD_MAX_MIX * 65];    /* digests of the versions, joined by commas; the base model's when there are none */
     void (*ready)(ad_lease *l, const ad_fault *f);
     void *user;
 };
@@ -30,9 +30,11 @@ void ad_lease_stop_waiting(ad_lease *l); /* ready is not called any more */
 void ad_lease_end(ad_lease *l);
 /* For a sequence; borrowed until the lease ends. Valid once loaded. */
 ad_seq_weights ad_lease_weights(const ad_lease *l);
-/* Which versions answer, into the reply's header x-adapter-version, and what is noted of the exchange. */
+/* What answers, into the reply's header x-adapter-version, and what is noted of the exchange. */
 void ad_lease_write_header(const ad_lease *l, ad_http_exchange *x);
-/* The same into a reply's body: adapter_version, adapter_mode; nothing for the base. */
+/* The same into a reply's body: adapter_version, and adapter_mode where it is not the base alone. */
 void ad_lease_write_receipt(const ad_lease *l, json_t *body);
+/* The same at the end of an object that is text already; an empty one, {}, it must not be. */
+void ad_lease_put_receipt(const ad_lease *l, ad_buf *object);
 
 #endif

@@ -359,8 +359,9 @@ static json_t *last_json(ad_choice *ch)
                           has_new_line(ch), "truncated", is_truncated(ch), "stop_type", stop_type(ch->end), "stopping_word", word.ptr, word.len, "tokens_cached", ch->n_cached, "timings",
                           timings_json(ch));
     if (v && g->rq.sampling.logprobs >= 0 && !g->rq.stream) json_object_set_new(v, "completion_probabilities", probabilities_json(ch));
-    if (v) ad_lease_write_receipt(&g->lease, v);
-    return v && o->fields ? select_fields(v, o->fields) : v;
+    if (v && o->fields) v = select_fields(v, o->fields);
+    if (v) ad_lease_write_receipt(&g->lease, v); /* whatever was selected */
+    return v;
 }
 
 static json_t *reply(ad_generation *g)

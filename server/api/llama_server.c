@@ -134,7 +134,9 @@ static bool read_template(const ad_reader *rd)
 
 static json_t *template_reply(ad_generation *g)
 {
-    return json_pack("{s:o}", "prompt", ad_buf_json(g->rq.extra));
+    json_t *v = json_pack("{s:o}", "prompt", ad_buf_json(g->rq.extra));
+    if (v) ad_lease_write_receipt(&g->lease, v);
+    return v;
 }
 
 /* The text that a conversation becomes, by the template of the adapter that `model` names or the model's own. */

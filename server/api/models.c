@@ -16,12 +16,15 @@ static json_t *permission(const ad_app *app)
                      "group", "is_blocking", 0);
 }
 
-/* e: NULL for the base. `root` is the name again: where its files are is nobody's business. */
-static json_t *model_json(const ad_app *app, const char *id, const ad_entry *e, json_t *perm)
+/* e: NULL for the base; v: the version it stands for, NULL of an alias, which stands for several. `root` is the name again: where its files are is nobody's
+ * business. */
+static json_t *model_json(const ad_app *app, const char *id, const ad_entry *e, const ad_version *v, json_t *perm)
 {
     time_t created = e && e->created ? (time_t)e->created : app->started;
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:i, s:O}", "id", id, "object", "model", "created", (json_int_t)created, "owned_by", "adapterd", "root", id,
-                     "parent", e ? app->served_name : NULL, "max_model_len", ad_worker_context(app->worker), "permission", perm);
+    char digest[65];
+    ad_digest_hex(v ? &v->digest : ad_model_fingerprint(app->model), digest);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:i, s:s?, s:O}", "id", id, "object", "model", "created", (json_int_t)created, "owned_by", "adapterd", "root", id,
+                     "parent", e ? app->served_name : NULL, "max_model_len", ad_worker_context(app->worker), "adapter_version", v || !e ? digest : NULL, "permission", perm);
 }
 
 bool ad_is_model(const ad_entry *e)
@@ -35,20 +38,22 @@ void ad_handle_models(ad_http_exchange *x, void *arg)
     const ad_scope scope = ad_scope_of(x, app);
     ad_scope_cursor c = ad_scope_begin(&scope, "");
     json_t *list = json_array(), *perm = permission(app);
-    if (ad_scope_allows(&scope, app->served_name)) json_array_append_new(list, model_json(app, app->served_name, NULL, perm));
+    if (ad_scope_allows(&scope, app->served_name)) json_array_append_new(list, model_json(app, app->served_name, NULL, NULL, perm));
     for (const ad_entry *e; (e = ad_scope_next(&c));)
-        if (ad_is_model(e)) json_array_append_new(list, model_json(app, ad_scope_shown(scope.caller, e->name), e, perm));
+        if (ad_is_model(e)) json_array_append_new(list, model_json(app, ad_scope_shown(scope.caller, e->name), e, e->active, perm));
     json_decref(perm);
     ad_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
-/* What a whole name is of: an adapter, an alias or one version of an adapter; NULL: nothing that answers. */
-static const ad_entry *find(const ad_app *app, const char *full)
+/* What a whole name is of: an adapter, an alias (then *v is NULL) or one version of an adapter; NULL: nothing that answers. */
+static const ad_entry *find(const ad_app *app, const char *full, const ad_version **v)
 {
     const ad_entry *e = ad_registry_find(app->registry, full);
-    ad_version *v;
-    if (ad_is_model(e)) return e;
-    return !e && ad_registry_resolve(app->registry, full, 0, &v, NULL) == AD_OK ? v->entry : NULL;
+    ad_version *named;
+    if (!e && ad_registry_resolve(app->registry, full, 0, &named, NULL) == AD_OK) return *v = named, named->entry;
+    if (!ad_is_model(e)) return NULL;
+    *v = e->active;
+    return e;
 }
 
 static void refuse_unknown(ad_http_exchange *x, const char *full)
@@ -65,13 +70,14 @@ void ad_handle_model(ad_http_exchange *x, void *arg)
     char buf[AD_SCOPE_NAME];
     const char *id = ad_http_path(x) + strlen(prefix), *full = ad_scope_name(&scope, id, buf);
     bool is_base = !strcmp(id, app->served_name) && ad_scope_allows(&scope, id);
-    const ad_entry *e = is_base ? NULL : find(app, full);
+    const ad_version *v = NULL;
+    const ad_entry *e = is_base ? NULL : find(app, full, &v);
     if (!is_base && !e) {
         refuse_unknown(x, full);
         return;
     }
     json_t *perm = permission(app);
-    ad_reply_json(x, 200, model_json(app, id, e, perm));
+    ad_reply_json(x, 200, model_json(app, id, e, v, perm));
     json_decref(perm);
 }
 

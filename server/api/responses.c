@@ -240,6 +240,7 @@ static void tell(ad_generation *g, const char *type, json_t *v)
     told *t = g->state;
     if (v) json_object_set_new(v, "type", json_string(type));
     if (v) json_object_set_new(v, "sequence_number", json_integer(t->sequence++));
+    if (v) ad_lease_write_receipt(&g->lease, v);
     ad_generation_send(g, type, v);
 }
 

@@ -138,6 +138,7 @@ static void write_reply(ad_generation *g, ad_buf *out)
     ad_buf *b = g->rq.extra;
     *out = *b;
     *b = (ad_buf){0};
+    ad_lease_put_receipt(&g->lease, out);
 }
 
 const ad_dialect ad_tokenize = {.id_prefix = "", .read_target = read_target, .read = read_tokenize, .write = write_reply, .templated = true};

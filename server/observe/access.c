@@ -84,11 +84,16 @@ static void set_ms(json_t *line, const char *name, uint64_t ns)
     json_object_set_new(line, name, json_real((double)(ns / 1000) / 1e3));
 }
 
-static void set_generation(json_t *line, const ad_http_exchange *x, const ad_access *a)
+/* What answered. */
+static void set_receipt(json_t *line, const ad_http_exchange *x, const ad_access *a)
 {
     char versions[8 * 65];
-    set_text(line, "adapter", a->adapters);
+    if (a) set_text(line, "adapter", a->adapters);
     if (ad_http_get_set_header(x, "x-adapter-version", versions, sizeof versions)) set_text(line, "adapter_version", versions);
+}
+
+static void set_generation(json_t *line, const ad_access *a)
+{
     json_object_set_new(line, "prompt_tokens", json_integer((json_int_t)a->prompt_tokens));
     json_object_set_new(line, "cached_tokens", json_integer((json_int_t)a->cached_tokens));
     json_object_set_new(line, "completion_tokens", json_integer((json_int_t)a->generated_tokens));
@@ -112,7 +117,8 @@ void ad_access_log(const ad_http_exchange *x, const ad_access_end *end)
     set_text(line, "route", end->route);
     json_object_set_new(line, "status", json_integer(end->status));
     set_text(line, "reason", ad_access_reason(a, end->status));
-    if (a && a->generates) set_generation(line, x, a);
+    set_receipt(line, x, a);
+    if (a && a->generates) set_generation(line, a);
     set_ms(line, "dur_ms", end->duration_ns);
     json_object_set_new(line, "bytes", json_integer((json_int_t)end->bytes));
     ad_log_event(level, "request", line);

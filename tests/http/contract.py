@@ -85,6 +85,7 @@ class Contract:
         check_that(str(status) in responses or status in ANYWHERE, f"{what}, which is not documented")
         response = self.resolve(responses.get(str(status)) or responses["default"])
         for name, header in response.get("headers", {}).items():
+            check_that(headers.get(name) is not None or not self.resolve(header).get("required"), f"{what} without the header {name}")
             if headers.get(name) is not None:
                 self.validate(self.resolve(header)["schema"], headers[name], f"{what} with the header {name}")
         check_that(status != 503 or "Retry-After" in headers or "Retry-After" not in response.get("headers", {}), f"{what} without Retry-After")

@@ -103,6 +103,12 @@ class Daemon:
         status, _, body = self.request("GET", path)
         return status, json.loads(body)
 
+    def receipt(self, model="base"):
+        """What replies of a name carry beside their answer."""
+        status, m = self.get("/v1/models/" + model)
+        assert status == 200, m
+        return {"adapter_version": m["adapter_version"], **({"adapter_mode": "unmerged"} if m["parent"] else {})}
+
     def post(self, body, path="/v1/completions", timeout=PATIENCE):
         """(status, parsed reply); body is an object, or bytes as they are."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()

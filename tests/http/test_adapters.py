@@ -1,25 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""GET /v1/adapters, and the receipts that tell which version of an adapter answered."""
+"""GET /v1/adapters: what the load of each adapter found."""
 import json
 import os
 import unittest
 
-from daemon import TINY, Daemon, wait_until
+from daemon import TINY, Daemon
 
 
 class Adapters(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", adapters=("qv", "all", "patterns", "dora", "save-head", "token-idx"), log_level="info")
+        cls.d = Daemon(os.path.join(TINY, "models", "llama-gqa"), "--served-name", "base", adapters=("qv", "all", "patterns", "dora", "save-head", "token-idx"))
 
     @classmethod
     def tearDownClass(cls):
         cls.d.stop()
-
-    def version_of(self, name):
-        status, reply = self.d.get(f"/v1/adapters/{name}")
-        self.assertEqual(status, 200, reply)
-        return reply["digest"]
 
     def test_the_list_has_every_adapter_and_what_its_load_found(self):
         status, reply = self.d.get("/v1/adapters")
@@ -53,31 +48,6 @@ class Adapters(unittest.TestCase):
     def test_an_unknown_adapter_is_404(self):
         status, reply = self.d.get("/v1/adapters/nobody")
         self.assertEqual((status, reply["error"]["code"]), (404, "adapter_not_found"))
-
-    def test_every_reply_of_an_adapter_names_its_version_in_body_and_header(self):
-        want = self.version_of("qv")
-        body = json.dumps({"model": "qv", "prompt": "Hello", "max_tokens": 2}).encode()
-        status, headers, reply = self.d.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-        self.assertEqual(status, 200)
-        self.assertEqual(headers["x-adapter-version"], want)
-        self.assertEqual(json.loads(reply)["adapter_version"], want)
-        for event in self.d.stream(model="qv", prompt="Hello", max_tokens=3):
-            self.assertEqual(event["adapter_version"], want)
-
-    def test_a_mix_names_all_of_its_versions_in_order(self):
-        r = self.d.complete(model="base", prompt="Hello", max_tokens=1, adapters=[{"name": "all"}, {"name": "qv", "weight": 0.5}])
-        self.assertEqual(r["adapter_version"], self.version_of("all") + "," + self.version_of("qv"))
-
-    def test_the_base_has_no_version(self):
-        body = json.dumps({"model": "base", "prompt": "Hello", "max_tokens": 1}).encode()
-        _, headers, reply = self.d.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-        self.assertIsNone(headers["x-adapter-version"])
-        self.assertNotIn("adapter_version", json.loads(reply))
-
-    def test_the_log_names_the_version_too(self):
-        self.d.complete(model="patterns", prompt="Hello", max_tokens=1)
-        versions = lambda: [json.loads(line).get("adapter_version") for line in self.d.stderr().splitlines() if "/v1/completions" in line]
-        wait_until(lambda: self.version_of("patterns") in versions(), "its line, which comes after the reply")
 
 
 if __name__ == "__main__":

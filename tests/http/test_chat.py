@@ -42,7 +42,7 @@ class Chat(TemplateTests):
 
     def test_an_answer_has_openai_s_fields(self):
         r = self.ask()
-        self.assertEqual(set(r), {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
+        self.assertEqual(set(r), {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "adapter_version"})
         self.assertEqual((r["object"], r["model"]), ("chat.completion", "base"))
         self.assertTrue(r["id"].startswith("chatcmpl-"))
         choice, = r["choices"]

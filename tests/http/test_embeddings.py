@@ -112,7 +112,7 @@ class Embeddings(unittest.TestCase):
 
     def test_the_reply_has_openai_s_fields(self):
         r = self.embed(input="Hello there")
-        self.assertEqual(set(r), {"object", "data", "model", "usage"})
+        self.assertEqual(set(r), {"object", "data", "model", "usage", "adapter_version"})
         self.assertEqual((r["object"], r["model"]), ("list", "base"))
         item, = r["data"]
         self.assertEqual((set(item), item["object"], item["index"], len(item["embedding"])), ({"object", "index", "embedding"}, "embedding", 0, 256))
@@ -218,7 +218,7 @@ class Embeddings(unittest.TestCase):
         one, = self.vectors(input="Hello there")
         for path in ("/embedding", "/embeddings"):
             for fields in ({"content": "Hello there"}, {"input": "Hello there", "model": "base"}, {"content": ["Hello there"]}):
-                self.assertEqual(self.d.post(fields, path), (200, [{"index": 0, "embedding": [one]}]))
+                self.assertEqual(self.d.post(fields, path), (200, [{"index": 0, "embedding": [one], **self.d.receipt()}]))
         raw, = self.vectors(input="Hello there", normalize=False, pooling="last")
         self.assertEqual(self.d.post({"content": "Hello there", "embd_normalize": -1, "pooling": "last"}, "/embedding")[1][0]["embedding"], [raw])
         self.assertEqual(self.d.post({"content": "Hello there", "embd_normalize": 1}, "/embedding")[0], 400)

@@ -10,7 +10,7 @@ from daemon import wait_until
 from registry_util import BASE, Registry, files_of, make_adapter
 
 COMPLETION = {"index", "content", "tokens", "id_slot", "stop", "model", "tokens_predicted", "tokens_evaluated", "generation_settings", "prompt", "has_new_line", "truncated", "stop_type",
-              "stopping_word", "tokens_cached", "timings"}
+              "stopping_word", "tokens_cached", "timings", "adapter_version"}
 TIMINGS = {"cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_token_ms", "predicted_per_second"}
 
 
@@ -116,7 +116,7 @@ class Completion(unittest.TestCase):
 
     def test_response_fields_selects_by_path(self):
         reply = self.d.completion(response_fields=["content", "generation_settings/n_predict", "timings/prompt_n", "nope", "content/x"])
-        self.assertEqual(set(reply), {"content", "generation_settings/n_predict", "timings/prompt_n"})
+        self.assertEqual(set(reply), {"content", "generation_settings/n_predict", "timings/prompt_n", "adapter_version"})  # and the receipt
         self.assertEqual(reply["generation_settings/n_predict"], 6)
 
     def test_settings_are_told_with_llama_server_s_defaults(self):
@@ -175,7 +175,7 @@ class Completion(unittest.TestCase):
         self.assertEqual("".join(e["content"] for e in pieces), whole["content"])
         self.assertEqual([t for e in pieces for t in e["tokens"]], whole["tokens"])
         self.assertEqual({e["stop"] for e in pieces}, {False})
-        self.assertEqual({frozenset(e) for e in pieces}, {frozenset({"index", "content", "tokens", "stop", "id_slot", "tokens_predicted", "tokens_evaluated"})})
+        self.assertEqual({frozenset(e) for e in pieces}, {frozenset({"index", "content", "tokens", "stop", "id_slot", "tokens_predicted", "tokens_evaluated", "adapter_version"})})
         self.assertEqual((set(last), last["content"], last["tokens"], last["stop"], last["stop_type"]), (COMPLETION, "", [], True, "limit"))
         self.assertEqual(last["has_new_line"], "\n" in whole["content"])
 
@@ -334,8 +334,8 @@ class Template(unittest.TestCase):
     def test_apply_template_gives_the_prompt_that_chat_would_use(self):
         for fields in ({}, {"model": "base"}, {"model": "qv"}):
             reply = self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "Hi <|end|> you"}], **fields})
-            self.assertEqual(reply, (200, {"prompt": "<user>Hi <|end|> you</user><assistant>"}))
-        self.assertEqual(self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": False})[1], {"prompt": "<user>a</user>"})
+            self.assertEqual(reply, (200, {"prompt": "<user>Hi <|end|> you</user><assistant>", **self.d.receipt(fields.get("model", "base"))}))
+        self.assertEqual(self.d.call("POST", "/apply-template", {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": False})[1]["prompt"], "<user>a</user>")
 
     def test_what_is_no_conversation_is_refused(self):
         for body in ({}, {"messages": []}, {"messages": "x"}, {"messages": [{"role": "user"}]}, {"messages": [{"role": 3, "content": "a"}]}):
@@ -428,7 +428,7 @@ class Defaults(unittest.TestCase):
         self.assertEqual(self.d.upload("zebra", files_of("rslora"))[0], 201)
         self.assertEqual(names(), {0: "qv", 1: "all", 3: "ant", 4: "zebra"})
         self.assertEqual(self.d.scales(), {0: 0, 1: 0, 3: 0, 4: 0})
-        self.assertNotIn("adapter_version", self.d.completion())  # the adapter that was set is gone
+        self.assertEqual(self.d.completion()["adapter_version"], self.d.receipt()["adapter_version"])  # the adapter that was set is gone
         self.assertEqual(self.d.call("POST", "/completion", {"prompt": "a", "lora": [{"id": 2, "scale": 1}]})[0], 400)
         self.d.stop()
         self.d = Client(BASE, "--served-name", "base", "--state-dir", self.state, adapters=["qv", "all"])

@@ -54,7 +54,7 @@ class Generate(unittest.TestCase):
     # ---- the reply ----
 
     def test_a_reply_is_the_text_that_v1_completions_generates(self):
-        self.assertEqual(self.d.generate(), {"generated_text": self.openai()["choices"][0]["text"]})
+        self.assertEqual(self.d.generate(), {"generated_text": self.openai()["choices"][0]["text"], **self.d.receipt()})
 
     def test_parameters_may_be_missing_and_the_text_then_goes_to_the_end_of_the_context(self):
         for body in ({"inputs": "hello"}, {"inputs": "hello", "parameters": None}, {"inputs": "hello", "parameters": {}}):
@@ -153,7 +153,7 @@ class Generate(unittest.TestCase):
         self.assertEqual((len(others), {frozenset(o) for o in others}), (3, {frozenset(DETAILS | {"generated_text"})}))
         likelihood = lambda d: sum(t["logprob"] for t in d["tokens"]) / len(d["tokens"])  # noqa: E731
         self.assertGreaterEqual(likelihood(reply["details"]) + 1e-6, max(map(likelihood, others)))
-        self.assertEqual(set(self.d.generate(best_of=2, do_sample=True)), {"generated_text"})
+        self.assertEqual(set(self.d.generate(best_of=2, do_sample=True)), {"generated_text", "adapter_version"})
 
     def test_a_response_format_or_tgi_s_grammar_holds_the_answer_to_its_form(self):
         schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["a"], "additionalProperties": False}

@@ -24,7 +24,7 @@ class Models(unittest.TestCase):
         self.assertEqual(status, 200)
         base, adapter = reply["data"][0], next(m for m in reply["data"] if m["id"] == "team/sql:v2")
         for m in (base, adapter):
-            self.assertEqual(set(m), {"id", "object", "created", "owned_by", "root", "parent", "max_model_len", "permission"})
+            self.assertEqual(set(m), {"id", "object", "created", "owned_by", "root", "parent", "max_model_len", "adapter_version", "permission"})
             self.assertEqual((m["object"], m["root"]), ("model", m["id"]))
             self.assertGreater(m["created"], 1_500_000_000)
             self.assertIsInstance(m["max_model_len"], int)

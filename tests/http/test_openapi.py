@@ -105,7 +105,8 @@ class TheContractCheck(unittest.TestCase):
         self.refuses("418", self.reply, status=418)
         self.refuses("409", self.reply, status=409)
         self.refuses("not documented", self.reply, target="/v1/nothing")
-        self.refuses("text/html", self.reply, headers={"x-request-id": "1", "Content-Type": "text/html"})
+        self.refuses("text/html", self.reply, headers={**self.headers, "Content-Type": "text/html"})
+        self.refuses("without the header x-adapter-version", self.reply, headers={"x-request-id": "1", "Content-Type": "application/json"})
         self.refuses("x-request-id", self.reply, headers={"Content-Type": "application/json"})
 
     def test_it_finds_requests_that_are_taken_and_not_allowed(self):

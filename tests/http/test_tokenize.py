@@ -31,8 +31,8 @@ class Tokenize(unittest.TestCase):
     def test_vllm_s_form_counts_and_adds_special_tokens(self):
         for path in ("/tokenize", "/v1/tokenize"):
             want = {"count": len(self.ids), "max_model_len": self.d.get("/v1/models/base")[1]["max_model_len"], "tokens": self.ids, "token_strs": None}
-            self.assertEqual(self.post(path, prompt=self.text), want)
-            self.assertEqual(self.post(path, model="bias-lora", prompt=self.text), want)
+            self.assertEqual(self.post(path, prompt=self.text), {**want, **self.d.receipt()})
+            self.assertEqual(self.post(path, model="bias-lora", prompt=self.text), {**want, **self.d.receipt("bias-lora")})
         plain = self.post("/tokenize", model="base", prompt=self.text, add_special_tokens=False)
         self.assertEqual(plain["tokens"], self.ids[1:])
 
@@ -46,9 +46,9 @@ class Tokenize(unittest.TestCase):
 
     def test_llama_server_s_form_is_known_by_content(self):
         for path in ("/tokenize", "/v1/tokenize"):
-            self.assertEqual(self.post(path, content=self.text), {"tokens": self.ids[1:]})
-        self.assertEqual(self.post("/tokenize", content=self.text, add_special=True), {"tokens": self.ids})
-        self.assertEqual(self.post("/tokenize", content=""), {"tokens": []})
+            self.assertEqual(self.post(path, content=self.text), {"tokens": self.ids[1:], **self.d.receipt()})
+        self.assertEqual(self.post("/tokenize", content=self.text, add_special=True), {"tokens": self.ids, **self.d.receipt()})
+        self.assertEqual(self.post("/tokenize", content=""), {"tokens": [], **self.d.receipt()})
         special = self.post("/tokenize", content="<|endoftext|>")["tokens"]
         spelled = self.post("/tokenize", content="<|endoftext|>", parse_special=False)["tokens"]
         self.assertEqual((len(special), len(spelled) > 1), (1, True))
@@ -64,7 +64,7 @@ class Tokenize(unittest.TestCase):
 
     def test_detokenize_answers_by_both_names(self):
         for path in ("/detokenize", "/v1/detokenize"):
-            self.assertEqual(self.post(path, tokens=self.ids[1:]), {"prompt": self.text, "content": self.text})
+            self.assertEqual(self.post(path, tokens=self.ids[1:]), {"prompt": self.text, "content": self.text, **self.d.receipt()})
         self.assertEqual(self.post("/detokenize", model="bias-lora", tokens=[])["prompt"], "")
         special = self.post("/tokenize", content="<|endoftext|>x")["tokens"]
         self.assertEqual(self.post("/detokenize", tokens=special)["content"], "<|endoftext|>x")
@@ -100,10 +100,11 @@ class DefaultModel(unittest.TestCase):
         """tokenizer_cases.json is what the tokenizers library and llama-server say of SmolLM2."""
         with open(os.path.join(ROOT, "tests", "golden", "smollm2", "tokenizer_cases.json")) as f:
             cases = json.load(f)
-        d = Daemon(MODEL)
+        d = Daemon(MODEL, "--served-name", "base")
+        receipt = d.receipt()
         try:
             for c in cases:
-                self.assertEqual(d.post({"content": c["text"]}, "/tokenize"), (200, {"tokens": c["ids"]}))
+                self.assertEqual(d.post({"content": c["text"]}, "/tokenize"), (200, {"tokens": c["ids"], **receipt}))
                 self.assertEqual(d.post({"prompt": c["text"], "add_special_tokens": False}, "/tokenize")[1]["tokens"], c["ids"])
                 self.assertEqual(d.post({"tokens": c["ids"]}, "/detokenize")[1]["prompt"], c["decoded"])
         finally:
