@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Adapters that come from places: allowed directories, a watched directory, https; and who vouches for them."""
+import hashlib
 import http.client
+import http.server
+import io
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import tarfile
 import tempfile
 import threading
 import time
@@ -124,6 +129,158 @@ class Directories(Places):
             host = f"127.0.0.1:{s.getsockname()[1]}"  # nobody listens there any longer
         status, e = self.start("--source-host", host).call("POST", "/v1/adapters", {"name": "x", "url": f"https://{host}/x.tar"})
         self.assertEqual(status, 502, e)
+
+
+class SourceHandler(http.server.BaseHTTPRequestHandler):
+    """Files by path; /to?URL leads there; /endless and /huge never stop."""
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer goes out as one
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def flood(self, header, begin, end):
+        self.send_response(200)
+        self.send_header(*header)
+        self.end_headers()
+        while True:
+            self.wfile.write(begin + bytes(65536) + end)
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        try:
+            self.serve(*self.path.partition("?")[::2])
+        except OSError:
+            self.close_connection = True  # the reader has had enough
+
+    def serve(self, path, query):
+        if path == "/to":
+            self.answer(302, Location=query)
+        elif path == "/huge":
+            self.flood(("Content-Length", str(1 << 40)), b"", b"")
+        elif path == "/endless":
+            self.flood(("Transfer-Encoding", "chunked"), b"10000\r\n", b"\r\n")
+        elif path in self.server.files:
+            self.answer(200, self.server.files[path])
+        else:
+            self.answer(404, b"nothing here")
+
+
+def archive_of(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as t:
+        for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files):
+            info = tarfile.TarInfo("x/" + name)
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+@unittest.skipUnless(shutil.which("openssl"), "the program openssl is not installed")
+class Fetched(Places):
+    """Adapters over https, from a server of ours that is on the list by its address."""
+
+    def setUp(self):
+        super().setUp()
+        cert = self.at("cert.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=source", "-addext",
+                        "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", self.at("key.pem"), "-out", cert], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, self.at("key.pem"))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SourceHandler)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.server.daemon_threads = True
+        self.server.asked, self.server.files = [], {}
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.options = ("--source-ca", cert, "--source-host", self.host, "--max-adapter-bytes", "1M")
+
+    def tearDown(self):
+        super().tearDown()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def put(self, path, files):
+        self.server.files.update({path + name: data for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files)})
+
+    def fetch(self, path, name="x", **fields):
+        return self.d.call("POST", "/v1/adapters", {"name": name, "url": f"https://{self.host}{path}" if path.startswith("/") else path, **fields})
+
+    def test_folders_and_archives_are_fetched_and_served(self):
+        files, other = make_adapter(1), make_adapter(2)
+        self.put("/sql/", files)
+        self.server.files["/sql.tar.gz"] = archive_of(other)
+        d = self.start(*self.options, "--state-dir", self.at("state"))
+        digests = [d.upload("u", f, query="?dry_run=true")[1]["digest"] for f in (files, other)]
+        for name, path, digest in (("a", "/sql/", digests[0]), ("b", "/sql.tar.gz", digests[1]), ("c", f"/to?https://{self.host}/sql.tar.gz", digests[1])):
+            status, a = self.fetch(path, name)
+            self.assertEqual((status, a["digest"], a["origin"]), (201, digest, "url"), a)
+            self.assertEqual(d.answer(name)[1], digest)
+        self.assertEqual(self.fetch("/sql/", "a")[0], 200)  # as it was
+        status, a = d.call("POST", "/v1/adapters/a/versions", {"url": f"https://{self.host}/sql.tar.gz"})
+        self.assertEqual((status, a["digest"], a["version"]), (201, digests[1], 2), a)
+
+    def test_the_weights_must_have_the_promised_digest(self):
+        files = make_adapter(1)
+        self.put("/sql/", files)
+        self.start(*self.options)
+        self.assertEqual(self.fetch("/sql/", sha256="0" * 64)[0], 422)
+        self.assertEqual(self.d.names(), [])
+        self.assertEqual(self.fetch("/sql/", sha256=hashlib.sha256(files[1]).hexdigest())[0], 201)
+
+    def test_what_is_too_large_is_413_whether_it_says_so_or_not(self):
+        self.put("/big/", (b"{" + b" " * (1 << 20), b"x"))
+        self.start(*self.options, "--state-dir", self.at("state"))
+        for path in ("/huge", "/endless", "/huge.gguf", "/big/"):
+            self.server.files[path] = bytes(1 << 21)
+            status, e = self.fetch(path)
+            self.assertEqual(status, 413, (path, e))
+            self.assertIn("over the limit of 1048576 bytes", e["error"]["message"])
+        wait_until(lambda: not os.listdir(self.at("state", "incoming")), "nothing of them is left")
+        self.assertEqual(self.d.names(), [])
+
+    def test_nothing_leads_to_a_private_address_that_is_not_listed_itself(self):
+        self.put("/sql/", make_adapter(1))
+        port = self.server.server_port
+        self.start(*self.options, "--source-host", "localhost")
+        asked = [f"https://{host}:{port}/sql/" for host in ("0.0.0.0", "0", "[::]", "[::1]", "localhost", "127.0.0.2", "100.64.0.1", "169.254.169.254", "10.0.0.1", "[fe80::1]", "[::ffff:10.0.0.1]")]
+        for url in (*asked, "https://localhost/sql/"):
+            for path in (url, f"/to?{url}"):
+                status, e = self.fetch(path)
+                self.assertEqual((status, e["error"]["code"]), (400, "invalid_value"), (path, e))
+        self.assertEqual({path.partition("?")[0] for path in self.server.asked}, {"/to"})
+        self.assertEqual(self.d.names(), [])
+
+    def test_what_is_not_there_and_what_is_none_have_their_own_statuses(self):
+        self.server.files.update({"/x.tar": b"no archive", "/half/adapter_config.json": make_adapter(1)[0]})
+        self.start(*self.options)
+        for path, want in (("/nothing.tar", 404), ("/half/", 404), ("/x.tar", 422), (f"http://{self.host}/x.tar", 400), (f"/to?http://{self.host}/x.tar", 400), ("/to?file:///etc/passwd", 400)):
+            status, e = self.fetch(path)
+            self.assertEqual(status, want, (path, e))
+        self.assertEqual(self.d.names(), [])
+
+    def test_only_the_authorities_of_the_option_are_believed(self):
+        self.put("/sql/", make_adapter(1))
+        self.start("--source-host", self.host)
+        status, e = self.fetch("/sql/")
+        self.assertEqual((status, self.server.asked), (502, []), e)
+
+    def test_what_a_url_asks_with_is_told_to_the_source_alone(self):
+        self.put("/sql/", make_adapter(1))
+        self.start(*self.options, log_level="debug")
+        self.assertEqual(self.fetch("/sql/?token=s3cret")[0], 201)
+        self.assertIn("/sql/adapter_config.json?token=s3cret", self.server.asked)
+        status, e = self.fetch("/none?token=s3cret", "y")
+        self.assertEqual(status, 404)
+        for text in (str(e), str(self.d.show("x")), self.d.stderr()):
+            self.assertNotIn("s3cret", text)
 
 
 class Watched(Places):

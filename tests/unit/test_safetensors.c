@@ -209,8 +209,10 @@ START_TEST(a_header_that_is_not_one_json_object_is_refused)
 {
     static const char *const syntax[] = {"", "{", "{} x", "{}{}", "{\"a\xff\":1}", "{\"a\\u0000b\":1}", "{\"a\\ud800\":1}", "{} \v", "\xef\xbb\xbf{}", "{'a':1}", "{\"a\":1,}", "nil"};
     static const char *const other[] = {"[]", "[{}]"};
+    static const char *const behind[] = {"{" T("a", "F32", "[]", "0", "4") "}{}", "{" T("a", "F32", "[]", "0", "4") "} x", "{" T("a", "F32", "[]", "0", "4") "},"}; /* as usual writers write, and then more */
     for (size_t i = 0; i < sizeof syntax / sizeof *syntax; i++) refuse(syntax[i], 0, "header, byte");
     for (size_t i = 0; i < sizeof other / sizeof *other; i++) refuse(other[i], 0, "must be a JSON object");
+    for (size_t i = 0; i < sizeof behind / sizeof *behind; i++) refuse(behind[i], 4, "header, byte");
     ad_buf b = make("{}\0", 3, 3, 0); /* padding is whitespace, not zeros */
     refuse_bytes(&b, AD_EFORMAT, "header, byte");
 }
