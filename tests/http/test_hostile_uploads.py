@@ -112,6 +112,19 @@ def zip_with(*members):
     return out.getvalue()
 
 
+def tar_link():
+    """A hard link with data behind it, which pax allows."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as t:
+        for name, data, kind in GOOD:
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(data), {"comment": "pax"}
+            if name == "adapter_model.safetensors":
+                info.type, info.linkname = tarfile.LNKTYPE, "adapter_config.json"
+            t.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
 def zip_link():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as z:
@@ -144,6 +157,7 @@ ARCHIVES = {
     "symbolic link in place of the weights": (tar_with(GOOD[0], ("adapter_model.safetensors", "/etc/passwd", tarfile.SYMTYPE)), 422, ODD),
     "symbolic link in a zip": (zip_link(), 422, ODD),
     "hard link": (tar_with(*GOOD, ("link", "adapter_config.json", tarfile.LNKTYPE)), 422, ODD),
+    "hard link with bytes of its own": (tar_link(), 422, ODD),
     "device": (tar_with(*GOOD, ("null", "", tarfile.CHRTYPE)), 422, ODD),
     "fifo": (tar_with(*GOOD, ("fifo", "", tarfile.FIFOTYPE)), 422, ODD),
     "the same file twice": (tar_with(*GOOD, GOOD[0]), 422, "there is a second adapter_config.json"),

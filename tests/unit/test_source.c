@@ -199,8 +199,9 @@ START_TEST(nothing_outside_of_the_roots_exists)
     REFUSED("other/x.gguf", AD_EINVAL, "allowed roots");
     REFUSED("other/missing", AD_EINVAL, "allowed roots"); /* the same words: nobody learns what is there */
     REFUSED("other/a/adapter_config.json/x", AD_EINVAL, "allowed roots");
-    REFUSED("root/../other/a", AD_EINVAL, "..");
-    REFUSED("root/..", AD_EINVAL, "..");
+    REFUSED("root/../other/a", AD_EINVAL, "\"..\" is not allowed");
+    REFUSED("root/..", AD_EINVAL, "\"..\" is not allowed");
+    REFUSED("root/../root/a", AD_EINVAL, "\"..\" is not allowed"); /* wherever it leads */
     ad_err err;
     ck_assert_int_eq(copy_limited("/etc/shadow.gguf", LIMIT, &err), AD_EINVAL);
     ck_assert_int_eq(copy_limited("root/a", LIMIT, &err), AD_EINVAL);
