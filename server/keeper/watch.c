@@ -19,6 +19,7 @@ typedef struct finding {
     ad_watcher *w;
     ad_intake *intake;        /* retained once its job begins */
     ad_watch_event what;
+    bool taken;               /* its name is that of an adapter or alias from elsewhere */
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
@@ -30,6 +31,15 @@ typedef struct finding {
     struct finding *next;
 } finding;
 
+/* A folder that is not served although it is there. */
+typedef struct refusal {
+    ad_intake *intake;        /* retained; it was judged by this one */
+    bool taken;               /* its name was somebody else's */
+    char name[AD_MAX_NAME + 1];
+    char path[AD_STORE_PATH];
+    struct refusal *next;
+} refusal;
+
 struct ad_watcher {
     ad_job job;               /* the scan */
     ad_keeper *k;
@@ -37,6 +47,7 @@ struct ad_watcher {
     uv_timer_t timer;
     char *dir;
     finding *found, *last;    /* of the scan under way */
+    refusal *refused;         /* until they change, or what they were refused for does */
     ad_status status;
     ad_err err;
     bool complained;          /* about the directory, until it can be read again */
@@ -58,9 +69,63 @@ static void work(ad_job *job)
     if (f->status == AD_OK) f->status = ad_template_read(f->path, &f->chat, &f->err);
 }
 
+/* ---- folders that were refused ---- */
+
+static void remember(const finding *f)
+{
+    refusal *r = ad_calloc(1, sizeof *r);
+    if (!r) return; /* then it waits until it changes */
+    *r = (refusal){.intake = ad_intake_retain(f->intake), .taken = f->taken, .next = f->w->refused};
+    memcpy(r->name, f->name, sizeof r->name);
+    memcpy(r->path, f->path, sizeof r->path);
+    f->w->refused = r;
+}
+
+static void drop(refusal **at)
+{
+    refusal *r = *at;
+    *at = r->next;
+    ad_intake_release(&r->intake);
+    free(r);
+}
+
+static void forget(ad_watcher *w, const char *name)
+{
+    for (refusal **at = &w->refused; *at;)
+        if (!strcmp((*at)->name, name)) drop(at);
+        else at = &(*at)->next;
+}
+
+static void add_finding(ad_watcher *w, ad_watch_event what, const char *name, const char *path)
+{
+    finding *f = ad_calloc(1, sizeof *f);
+    if (!f) return;
+    *f = (finding){.w = w, .what = what};
+    memcpy(f->name, name, strlen(name) + 1);
+    memcpy(f->path, path, strlen(path) + 1);
+    if (w->last) w->last->next = f;
+    else w->found = f;
+    w->last = f;
+}
+
+/* Those whose name has become free, and all of them once other keys and limits hold. */
+static void try_again(ad_watcher *w)
+{
+    for (refusal **at = &w->refused; *at;) {
+        const refusal *r = *at;
+        if (r->intake != w->k->intake || (r->taken && !ad_registry_find(w->k->registry, r->name))) {
+            add_finding(w, AD_WATCH_ARRIVED, r->name, r->path);
+            drop(at);
+        } else {
+            at = &(*at)->next;
+        }
+    }
+}
+
 static void free_watcher_if_done(ad_watcher *w)
 {
     if (!w->closing || w->pending) return;
+    while (w->refused) drop(&w->refused);
     ad_watch_free(&w->watch);
     free(w->dir);
     free(w);
@@ -82,6 +147,7 @@ static void audit(const finding *f, const char *action, int status, const char *
 
 static void refuse(const finding *f, ad_status st, const char *why)
 {
+    remember(f);
     ad_log(AD_LOG_WARN, "%s: not served: %s", f->path, why);
     audit(f, "adapter.upload", ad_http_status_of(st), why);
 }
@@ -158,10 +224,12 @@ static void run(ad_op *op)
     finding *f = (finding *)((char *)op - offsetof(finding, op));
     ad_keeper *k = f->w->k;
     ad_entry *e = ad_registry_find(k->registry, f->name);
-    bool gone = f->what == AD_WATCH_GONE, is_base = !strcmp(f->name, k->app->served_name), taken = is_base || (e && e->origin != AD_ORIGIN_WATCH);
-    if (taken && !gone) refuse(f, AD_EEXIST, is_base ? "its name is the name of the base model" : "an adapter or alias of its name is there already");
-    else if (!taken && !gone) take(f, e);
-    else if (!taken && e) withdraw(f, e);
+    bool gone = f->what == AD_WATCH_GONE, is_base = !strcmp(f->name, k->app->served_name);
+    f->taken = e && e->origin != AD_ORIGIN_WATCH;
+    if (!gone && is_base) refuse(f, AD_EEXIST, "its name is the name of the base model");
+    else if (!gone && f->taken) refuse(f, AD_EEXIST, "an adapter or alias of its name is there already");
+    else if (!gone) take(f, e);
+    else if (e && !f->taken) withdraw(f, e);
     ad_op_finish(op);
 }
 
@@ -182,14 +250,7 @@ static void on_event(void *user, ad_watch_event what, const char *name, const ch
     ad_err err = {0};
     bool good = ad_registry_check_name(name, &err) == AD_OK && strlen(path) < AD_STORE_PATH;
     if (!good && what == AD_WATCH_ARRIVED) ad_log(AD_LOG_WARN, "%.300s: not served: %s", path, err.code == AD_OK ? "the path is too long" : err.msg);
-    finding *f = good ? ad_calloc(1, sizeof *f) : NULL;
-    if (!f) return;
-    *f = (finding){.w = w, .what = what};
-    memcpy(f->name, name, strlen(name) + 1);
-    memcpy(f->path, path, strlen(path) + 1);
-    if (w->last) w->last->next = f;
-    else w->found = f;
-    w->last = f;
+    if (good) add_finding(w, what, name, path);
 }
 
 static void scan(ad_job *job)
@@ -203,6 +264,8 @@ static void scanned(ad_job *job)
     ad_watcher *w = (ad_watcher *)job;
     if (w->status != AD_OK && !w->complained) ad_log(AD_LOG_WARN, "%s", w->err.msg);
     w->complained = w->status != AD_OK;
+    for (const finding *f = w->found; f; f = f->next) forget(w, f->name);
+    if (!w->closing) try_again(w);
     for (finding *f = w->found, *next; f; f = next) {
         next = f->next;
         f->job = (ad_job){.work = work, .done = read_done};

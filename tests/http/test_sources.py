@@ -346,12 +346,44 @@ class Watched(Places):
         time.sleep(2.5)
         self.assertEqual(d.show("a")[1]["digest"], digest)
 
+    def test_a_folder_is_served_once_its_name_is_free(self):
+        os.makedirs(self.at("watch"))
+        d = self.start("--watch-dir", self.at("watch"))
+        self.assertEqual(d.upload("a", make_adapter(1))[0], 201)
+        self.assertEqual(d.call("PUT", "/v1/aliases/b", {"targets": [{"model": "a", "weight": 1}]})[0], 200)
+        for i, name in enumerate("ab"):
+            write(self.at("watch", name), make_adapter(2 + i))
+        wait_until(lambda: d.stderr().count("is there already") == 2, "both are refused")
+        self.assertEqual(d.call("DELETE", "/v1/aliases/b")[0], 200)
+        self.assertEqual(d.call("DELETE", "/v1/adapters/a")[0], 200)
+        wait_until(lambda: d.names() == ["a", "b"], "both are served")
+        self.assertEqual({d.show(name)[1]["origin"] for name in "ab"}, {"watch"})
+        self.assertEqual(d.stderr().count("is there already"), 2)  # said once each, however often it is looked at
+
+    def test_a_refused_folder_that_went_is_not_served_when_its_name_is_free(self):
+        os.makedirs(self.at("watch"))
+        d = self.start("--watch-dir", self.at("watch"), log_level="info")
+        self.assertEqual(d.upload("a", make_adapter(1))[0], 201)
+        write(self.at("watch", "a"), make_adapter(2))
+        wait_until(lambda: "is there already" in d.stderr(), "it is refused")
+        shutil.rmtree(self.at("watch", "a"))
+        write(self.at("watch", "b"), make_adapter(3))
+        wait_until(lambda: d.names() == ["a", "b"], "a later one is served, so the scan has seen that the first went")
+        self.assertEqual(d.call("DELETE", "/v1/adapters/a")[0], 200)
+        write(self.at("watch", "c"), make_adapter(4))
+        wait_until(lambda: "c" in d.names(), "it has been looked at again")
+        self.assertEqual(d.names(), ["b", "c"])
+        self.assertEqual(d.stderr().count("/a: not served"), 1)
+
     def test_a_folder_with_the_base_models_name_is_not_served(self):
         write(self.at("watch", "base"), make_adapter(1))
         write(self.at("watch", "other"), make_adapter(2))
         d = self.start("--watch-dir", self.at("watch"))
         wait_until(lambda: d.names(), "one is served")
-        self.assertEqual(d.names(), ["other"])
+        write(self.at("watch", "third"), make_adapter(3))
+        wait_until(lambda: "third" in d.names(), "it has been looked at again")
+        self.assertEqual(d.names(), ["other", "third"])
+        self.assertEqual(d.stderr().count("the name of the base model"), 1)
         self.assertEqual(d.post({"model": "base", "prompt": "x", "max_tokens": 1})[0], 200)
 
 
@@ -423,6 +455,27 @@ class Signatures(Places):
         wait_until(lambda: "nothing has changed" in d.stderr(), "the third")
         d.answer("b")
         self.assertIn("adapter a version 1: the key of its signature is trusted no more", d.stderr())
+
+    def test_a_folder_that_was_refused_is_served_once_its_key_is_trusted(self):
+        conf, files = self.at("conf"), make_adapter(1)
+
+        def trust(i):
+            with open(conf, "w") as f:
+                f.write(f"trusted-key = {self.keys[i][0]}\n")
+        trust(0)
+        d = self.start()
+        digest = self.digest_of(d, files)
+        d.stop()
+        write(self.at("watch", "a"), files)
+        with open(self.at("watch", "a", "adapter.minisig"), "w") as f:
+            f.write(self.sign(digest, self.keys[1][1]))
+        d = self.start("--config", conf, "--signatures", "require", "--watch-dir", self.at("watch"), log_level="info")
+        wait_until(lambda: "/a: not served" in d.stderr(), "it is refused")
+        self.assertEqual(d.names(), [])
+        trust(1)
+        d.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: d.names() == ["a"], "it is served")
+        self.assertEqual(d.show("a")[1]["digest"], digest)
 
     def test_warn_admits_and_says_so(self):
         d = self.start("--trusted-key", self.keys[0][0], "--signatures", "warn")
