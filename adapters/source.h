@@ -63,6 +63,16 @@ enum { AD_WATCH_FOLDERS = 100000 };
 typedef void (*ad_watch_fn)(void *user, ad_watch_event what, const char *name, const char *path);
 AD_MUSTUSE ad_status ad_watch_scan(ad_watch *w, uint64_t now_ms, ad_watch_fn event, void *user, ad_err *err);
 
+/* The adapter's files of one folder as scans compare them: the same bytes as long as nobody touched them, all zero when there is no such folder. */
+enum { AD_WATCH_FILES = 6 }; /* config, weights, signature, GGUF, chat template, configuration of the tokenizer */
+typedef struct {
+    struct {
+        uint64_t device, inode; /* all zero: not there */
+        int64_t bytes, seconds, nanoseconds;
+    } files[AD_WATCH_FILES];
+} ad_watch_state;
+void ad_watch_read_state(const char *path, ad_watch_state *out);
+
 /* ---- what of an adapter a directory holds; shared by the above ---- */
 
 typedef struct {

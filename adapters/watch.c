@@ -14,18 +14,12 @@
 #include "adapters/template.h"
 #include "core/base/mem.h"
 
-enum { FILES = 6, PATH = 4096 };
-
-/* What tells one state of a file from another; all zero: not there. */
-typedef struct {
-    uint64_t device, inode;
-    int64_t bytes, seconds, nanoseconds;
-} stamp;
+enum { PATH = 4096 };
 
 typedef struct {
     bool there;           /* it is a directory */
     bool complete;        /* and holds an adapter */
-    stamp files[FILES];   /* config, weights, signature, GGUF, chat template, configuration of the tokenizer */
+    ad_watch_state state;
 } look;
 
 typedef struct {
@@ -33,7 +27,7 @@ typedef struct {
     look seen;            /* last scan */
     uint64_t since_ms;    /* it looks like this */
     bool told;            /* its arrival, and not that it is gone */
-    stamp told_files[FILES];
+    ad_watch_state told_state;
 } folder;
 
 struct ad_watch {
@@ -105,22 +99,23 @@ static ad_status read_names(const char *dir, DIR *d, name_list *l, ad_err *err)
 }
 
 /* False when there is no such regular file. */
-static bool take_stamp(int dir, const char *name, stamp *out)
+static bool take_stamp(int dir, const char *name, ad_watch_state *state, int i)
 {
     struct stat s;
     if (fstatat(dir, name, &s, 0) != 0 || !S_ISREG(s.st_mode)) return false;
-    *out = (stamp){s.st_dev, s.st_ino, s.st_size, s.st_mtim.tv_sec, s.st_mtim.tv_nsec};
+    state->files[i].device = s.st_dev, state->files[i].inode = s.st_ino;
+    state->files[i].bytes = s.st_size, state->files[i].seconds = s.st_mtim.tv_sec, state->files[i].nanoseconds = s.st_mtim.tv_nsec;
     return true;
 }
 
 static void take_stamps(int dir, const ad_origin_files *f, look *out)
 {
-    bool config = f->config && take_stamp(dir, "adapter_config.json", &out->files[0]);
-    bool weights = f->weights && take_stamp(dir, "adapter_model.safetensors", &out->files[1]);
-    if (f->signature) take_stamp(dir, "adapter.minisig", &out->files[2]);
-    bool gguf = f->n_gguf && take_stamp(dir, f->gguf, &out->files[3]);
-    if (f->template) take_stamp(dir, AD_TEMPLATE_FILE, &out->files[4]);
-    if (f->tokenizer) take_stamp(dir, AD_TOKENIZER_CONFIG, &out->files[5]);
+    bool config = f->config && take_stamp(dir, "adapter_config.json", &out->state, 0);
+    bool weights = f->weights && take_stamp(dir, "adapter_model.safetensors", &out->state, 1);
+    if (f->signature) take_stamp(dir, "adapter.minisig", &out->state, 2);
+    bool gguf = f->n_gguf && take_stamp(dir, f->gguf, &out->state, 3);
+    if (f->template) take_stamp(dir, AD_TEMPLATE_FILE, &out->state, 4);
+    if (f->tokenizer) take_stamp(dir, AD_TOKENIZER_CONFIG, &out->state, 5);
     out->complete = ad_origin_complete(f, "", NULL) == AD_OK && (f->config ? config && weights : gguf);
 }
 
@@ -138,6 +133,12 @@ static ad_status look_at(int dir, const char *name, look *out, ad_err *err)
     if (st == AD_OK) take_stamps(fd, &f, out);
     close(fd);
     return st == AD_ELIMIT ? AD_OK : st; /* too many files to be an adapter */
+}
+
+void ad_watch_read_state(const char *path, ad_watch_state *out)
+{
+    look l;
+    *out = look_at(AT_FDCWD, path, &l, NULL) == AD_OK ? l.state : (ad_watch_state){0};
 }
 
 /* ---- comparing ---- */
@@ -162,7 +163,7 @@ static ad_status merge(ad_watch *w, name_list *l, ad_err *err)
 
 static bool same_look(const look *a, const look *b)
 {
-    return a->there == b->there && a->complete == b->complete && !memcmp(a->files, b->files, sizeof a->files);
+    return a->there == b->there && a->complete == b->complete && !memcmp(&a->state, &b->state, sizeof a->state);
 }
 
 /* Whether there is something to tell of a folder that looks like this now. */
@@ -179,7 +180,7 @@ static bool compare(folder *f, const look *now, uint64_t now_ms, int settle_ms, 
         *what = AD_WATCH_GONE;
         return f->told;
     }
-    if (!now->complete || (f->told && !memcmp(f->told_files, now->files, sizeof now->files))) return false;
+    if (!now->complete || (f->told && !memcmp(&f->told_state, &now->state, sizeof now->state))) return false;
     *what = f->told ? AD_WATCH_CHANGED : AD_WATCH_ARRIVED;
     return true;
 }
@@ -190,7 +191,7 @@ static void tell(const ad_watch *w, folder *f, ad_watch_event what, ad_watch_fn 
     char path[PATH];
     snprintf(path, sizeof path, "%s/%.255s", w->dir, f->name);
     f->told = what != AD_WATCH_GONE;
-    memcpy(f->told_files, f->seen.files, sizeof f->told_files);
+    f->told_state = f->seen.state;
     event(user, what, f->name, path);
 }
 

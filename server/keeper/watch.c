@@ -20,6 +20,7 @@ typedef struct finding {
     ad_intake *intake;        /* retained once its job begins */
     ad_watch_event what;
     bool taken;               /* its name is that of an adapter or alias from elsewhere */
+    bool changed;             /* while it was read */
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
     ad_adapter *adapter;
@@ -35,6 +36,7 @@ typedef struct finding {
 typedef struct refusal {
     ad_intake *intake;        /* retained; it was judged by this one */
     bool taken;               /* its name was somebody else's */
+    bool changed;             /* it was not refused: what was read of it may be of two states */
     char name[AD_MAX_NAME + 1];
     char path[AD_STORE_PATH];
     struct refusal *next;
@@ -62,11 +64,15 @@ static void work(ad_job *job)
     finding *f = (finding *)job;
     const ad_keeper *k = f->w->k;
     size_t most = f->intake->max_bytes;
+    ad_watch_state before, after;
+    ad_watch_read_state(f->path, &before);
     f->bytes = ad_origin_bytes(f->path);
     f->status = (uint64_t)f->bytes > most ? ad_fail(&f->err, AD_ELIMIT, "its files have %lld bytes; --max-adapter-bytes allows %zu", (long long)f->bytes, most) : AD_OK;
     if (f->status == AD_OK) f->status = ad_adapter_load(&f->adapter, f->name, f->path, k->app->model, &f->err);
     if (f->status == AD_OK) f->status = ad_keeper_check_signature_file(f->intake, f->path, ad_adapter_digest(f->adapter), &f->signer, &f->err);
     if (f->status == AD_OK) f->status = ad_template_read(f->path, &f->chat, &f->err);
+    ad_watch_read_state(f->path, &after);
+    f->changed = memcmp(&before, &after, sizeof before) != 0;
 }
 
 /* ---- folders that were refused ---- */
@@ -75,7 +81,7 @@ static void remember(const finding *f)
 {
     refusal *r = ad_calloc(1, sizeof *r);
     if (!r) return; /* then it waits until it changes */
-    *r = (refusal){.intake = ad_intake_retain(f->intake), .taken = f->taken, .next = f->w->refused};
+    *r = (refusal){.intake = ad_intake_retain(f->intake), .taken = f->taken, .changed = f->changed, .next = f->w->refused};
     memcpy(r->name, f->name, sizeof r->name);
     memcpy(r->path, f->path, sizeof r->path);
     f->w->refused = r;
@@ -108,12 +114,12 @@ static void add_finding(ad_watcher *w, ad_watch_event what, const char *name, co
     w->last = f;
 }
 
-/* Those whose name has become free, and all of them once other keys and limits hold. */
+/* Those that changed under the reader or whose name has become free, and all of them once other keys and limits hold. */
 static void try_again(ad_watcher *w)
 {
     for (refusal **at = &w->refused; *at;) {
         const refusal *r = *at;
-        if (r->intake != w->k->intake || (r->taken && !ad_registry_find(w->k->registry, r->name))) {
+        if (r->changed || r->intake != w->k->intake || (r->taken && !ad_registry_find(w->k->registry, r->name))) {
             add_finding(w, AD_WATCH_ARRIVED, r->name, r->path);
             drop(at);
         } else {
@@ -209,6 +215,10 @@ static void withdraw(const finding *f, ad_entry *e)
 /* A folder that may be served; e is what it was until now, or NULL. */
 static void take(finding *f, ad_entry *e)
 {
+    if (f->changed) {
+        remember(f);
+        return;
+    }
     if (f->status != AD_OK) {
         refuse(f, f->status, f->err.msg);
         ad_keeper_tell(f->w->k, f->name, NULL, "refused", NULL);

@@ -718,6 +718,35 @@ START_TEST(only_visible_folders_with_adapters_count)
 }
 END_TEST
 
+static bool is_state_of(const ad_watch_state *was, const char *name)
+{
+    ad_watch_state now;
+    ad_watch_read_state(at(name), &now);
+    return !memcmp(was, &now, sizeof now);
+}
+
+START_TEST(a_folders_state_is_the_same_until_somebody_touches_its_files)
+{
+    static const char *const files[] = {"root/a/adapter_config.json", "root/a/adapter_model.safetensors", "root/a/adapter.minisig", "root/a/chat_template.jinja", "root/a/tokenizer_config.json"};
+    ad_watch_state was, none = {0};
+    make_adapter("root/a");
+    for (size_t i = 2; i < 5; i++) put(files[i], "x");
+    ad_watch_read_state(at("root/a"), &was);
+    ck_assert(!is_state_of(&none, "root/a") && is_state_of(&was, "root/a"));
+    put("root/a/README.md", "news");
+    ck_assert(is_state_of(&was, "root/a"));
+    for (size_t i = 0; i < 5; i++) {
+        set_time(files[i], 1000, (long)i);
+        ck_assert_msg(!is_state_of(&was, "root/a"), "%s", files[i]);
+        ad_watch_read_state(at("root/a"), &was);
+    }
+    ck_assert_int_eq(rename(at("root/a"), at("root/b")), 0);
+    ck_assert(is_state_of(&none, "root/a") && is_state_of(&was, "root/b"));
+    unlink(at("root/b/adapter_model.safetensors"));
+    ck_assert(!is_state_of(&was, "root/b"));
+}
+END_TEST
+
 START_TEST(a_directory_that_cannot_be_read_takes_nothing_away)
 {
     ad_err err;
@@ -819,6 +848,7 @@ int main(void)
     tcase_add_test(t, a_folder_that_is_removed_goes_once_and_may_come_again);
     tcase_add_test(t, a_folder_that_is_replaced_or_emptied_is_not_gone);
     tcase_add_test(t, only_visible_folders_with_adapters_count);
+    tcase_add_test(t, a_folders_state_is_the_same_until_somebody_touches_its_files);
     tcase_add_test(t, a_directory_that_cannot_be_read_takes_nothing_away);
     tcase_add_test(t, a_scan_that_breaks_off_takes_nothing_away);
     tcase_add_test(t, hundreds_of_folders_come_change_and_go_in_order_of_name);
