@@ -40,7 +40,7 @@ static json_t *version_json(const ad_version *v)
     return o;
 }
 
-const ad_version *ad_shown_version(const ad_entry *e)
+ad_version *ad_shown_version(const ad_entry *e)
 {
     return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
 }

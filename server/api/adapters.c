@@ -207,7 +207,7 @@ static void show(ad_http_exchange *x, const ad_app *app, const char *name, json_
     ad_reply_json(x, 200, v);
 }
 
-static void on_stored_report(void *user, json_t *report)
+static void on_report(void *user, json_t *report)
 {
     ad_later *l = user;
     if (ad_later_resume(l, AD_OK)) show(l->x, l->app, l->name, report);
@@ -226,15 +226,15 @@ void ad_handle_adapter(ad_http_exchange *x, void *arg)
         ad_http_reply(x, 304, "application/json", NULL, 0);
         return;
     }
-    const ad_version *v = e ? ad_shown_version(e) : NULL;
-    if (!v || v->adapter || e->origin != AD_ORIGIN_STORE) {
+    ad_version *v = e ? ad_shown_version(e) : NULL;
+    if (!v || v->adapter || v->quarantined) {
         json_t *report = v && v->adapter ? ad_report_json(app->model, v->adapter) : NULL;
         show(x, app, name, report);
         json_decref(report);
         return;
     }
     ad_later *l = ad_later_new(x, app, name); /* it is not in memory: what its load found stands in the store */
-    if (l) ad_keeper_stored_report(app->keeper, v, on_stored_report, l);
+    if (l) ad_keeper_find_report(app->keeper, v, on_report, l);
 }
 
 /* What happens to names that the client does not see is none of its business; an event of a tenant that is gone stays that tenant's. */

@@ -400,6 +400,9 @@ const ad_histogram *ad_keeper_load_times(const ad_keeper *k) { return &k->load_t
 
 /* ---- verification, stored reports ---- */
 
+typedef void (*report_fn)(void *user, json_t *report);
+
+/* A version's files are read once more, beside what is in memory of them. */
 typedef struct {
     ad_job job;
     ad_keeper *k;
@@ -409,20 +412,45 @@ typedef struct {
     ad_adapter *adapter;
     ad_status status;
     ad_err err;
-    ad_outcome_fn done;
+    ad_outcome_fn done;       /* of a verification */
+    report_fn reported;       /* of a report */
     void *user;
-} verification;
+} reading;
 
-static void work_verify(ad_job *job)
+static void work_read(ad_job *job)
 {
-    verification *v = (verification *)job;
+    reading *v = (reading *)job;
     v->status = ad_adapter_load(&v->adapter, "adapter", v->path, v->k->app->model, &v->err);
     if (v->status != AD_OK) ad_keeper_hide_path(&v->err, v->path);
 }
 
+/* init: what is told of it, and to whom. False: the server is shutting down, or out of memory. */
+static bool read_again(ad_keeper *k, ad_version *of, reading init)
+{
+    reading *v = k->closing ? NULL : ad_calloc(1, sizeof *v);
+    if (!v) return false;
+    *v = init;
+    v->job.work = work_read;
+    v->k = k;
+    v->version = ad_version_lease(of);
+    if (of->dir) snprintf(v->path, sizeof v->path, "%s", of->dir);
+    else ad_store_blob_path(k->app->store, &of->digest, v->path);
+    v->held = !of->dir && ad_store_hold(k->app->store, &of->digest, NULL) == AD_OK;
+    ad_jobs_submit(k->loaders, &v->job);
+    return true;
+}
+
+static void reading_free(reading *v)
+{
+    if (v->held) ad_store_unhold(v->k->app->store, &v->version->digest);
+    ad_adapter_release(&v->adapter);
+    ad_keeper_release(v->k, &v->version);
+    free(v);
+}
+
 static void verified(ad_job *job)
 {
-    verification *v = (verification *)job;
+    reading *v = (reading *)job;
     ad_outcome o = {.entry = v->version->entry, .version = v->version};
     char want[65], have[65] = "";
     ad_digest_hex(&v->version->digest, want);
@@ -435,32 +463,29 @@ static void verified(ad_job *job)
     json_object_set_new(o.report, "signature", signer);
     v->done(v->user, &o);
     json_decref(o.report);
-    if (v->held) ad_store_unhold(v->k->app->store, &v->version->digest);
-    ad_adapter_release(&v->adapter);
-    ad_keeper_release(v->k, &v->version);
-    free(v);
+    reading_free(v);
 }
 
 void ad_keeper_verify(ad_keeper *k, const char *name, ad_outcome_fn done, void *user)
 {
     ad_outcome o = {0};
-    ad_entry *e = ad_registry_find(k->registry, name);
-    verification *v = NULL;
+    const ad_entry *e = ad_registry_find(k->registry, name);
     if (!e || !e->active) o.status = ad_fail(&o.err, AD_ENOTFOUND, "The adapter `%.150s` does not exist, or has no active version.", name);
-    else if (k->closing || !(v = ad_calloc(1, sizeof *v))) o.status = ad_fail(&o.err, AD_EBUSY, "the server is shutting down, or out of memory");
-    if (!v) {
-        done(user, &o);
-        return;
-    }
-    *v = (verification){.job = {.work = work_verify, .done = verified}, .k = k, .version = ad_version_lease(e->active), .done = done, .user = user};
-    if (e->active->dir) snprintf(v->path, sizeof v->path, "%s", e->active->dir);
-    else ad_store_blob_path(k->app->store, &e->active->digest, v->path);
-    v->held = !e->active->dir && ad_store_hold(k->app->store, &e->active->digest, NULL) == AD_OK;
-    ad_jobs_submit(k->loaders, &v->job);
+    else if (!read_again(k, e->active, (reading){.job.done = verified, .done = done, .user = user})) o.status = ad_fail(&o.err, AD_EBUSY, "the server is shutting down, or out of memory");
+    if (o.status != AD_OK) done(user, &o);
+}
+
+static void read_for_report(ad_job *job)
+{
+    reading *v = (reading *)job;
+    json_t *report = v->adapter ? ad_report_json(v->k->app->model, v->adapter) : NULL;
+    v->reported(v->user, report);
+    json_decref(report);
+    reading_free(v);
 }
 
 typedef struct {
-    void (*done)(void *user, json_t *report);
+    report_fn done;
     void *user;
 } report_reader;
 
@@ -473,8 +498,12 @@ static void on_report(void *user, const char *text)
     free(r);
 }
 
-void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(void *user, json_t *report), void *user)
+void ad_keeper_find_report(ad_keeper *k, ad_version *v, void (*done)(void *user, json_t *report), void *user)
 {
+    if (v->dir) { /* no row of it is stored */
+        if (!read_again(k, v, (reading){.job.done = read_for_report, .reported = done, .user = user})) done(user, NULL);
+        return;
+    }
     report_reader *r = k->closing ? NULL : malloc(sizeof *r);
     if (!r) {
         done(user, NULL);

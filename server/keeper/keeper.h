@@ -115,8 +115,8 @@ const char *ad_keeper_verifying(const ad_keeper *k, int i);
 
 /* What is known of an adapter's load, as a JSON object; the caller owns it. */
 json_t *ad_report_json(const ad_model *base, const ad_adapter *a);
-/* The report that was stored with a version; done gets NULL when there is none. */
-void ad_keeper_stored_report(ad_keeper *k, const ad_version *v, void (*done)(void *user, json_t *report), void *user);
+/* The report that was stored with a version; of one of a directory, what its files say now. done gets NULL when there is none. */
+void ad_keeper_find_report(ad_keeper *k, ad_version *v, void (*done)(void *user, json_t *report), void *user);
 
 typedef struct {
     uint64_t loads, load_failures, admissions, refusals, removals;

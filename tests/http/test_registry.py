@@ -620,6 +620,17 @@ class Residency(Stored):
         self.restart()
         wait_until(lambda: self.d.show("a0")[1]["resident"], "it is loaded again")
 
+    def test_what_was_found_in_an_adapter_of_the_command_line_is_shown_when_it_left_memory(self):
+        self.restart("--adapter", f"qv={ADAPTERS}/qv")
+        for i in range(10):
+            self.d.upload(f"a{i}", make_adapter(i))
+        away = self.d.show("qv")[1]
+        self.d.answer("qv")
+        here = self.d.show("qv")[1]
+        self.assertEqual((away["resident"], here["resident"]), (False, True))
+        for key in ("modules", "norms", "tensors_matched", "format", "warnings", "base_model"):
+            self.assertEqual(away[key], here[key], key)
+
     def test_a_request_that_waits_gets_its_version_though_all_names_of_it_are_removed(self):
         for name, seed in (("a", 1), ("twin", 1), ("busy", 2), ("more", 3)):
             self.assertEqual(self.d.upload(name, make_adapter(seed))[0], 201)
