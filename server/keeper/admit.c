@@ -400,13 +400,15 @@ static void publish(admission *a)
     ad_entry *e = v->entry;
     v->pending = false;
     e->revision = a->revision;
+    if (a->spec.activate) ad_keeper_switch(k, e, v, "verifying");
+    else ad_keeper_tell(k, e->name, v, "staged", "verifying");
     size_t bytes = ad_adapter_packed_bytes(a->adapter);
     if (ad_keeper_make_own_room(k, e->name, bytes) && ad_registry_make_room(k->registry, bytes)) { /* else it comes when it is needed */
         ad_registry_set_adapter(v, a->adapter);
         a->adapter = NULL;
+    } else if (a->spec.activate) {
+        ad_keeper_load_pinned(k, e);
     }
-    if (a->spec.activate) ad_keeper_switch(k, e, v, "verifying");
-    else ad_keeper_tell(k, e->name, v, "staged", "verifying");
     k->stats.admissions++;
     ad_log(AD_LOG_INFO, "adapter %s version %d: rank %d, %d modules, %zu bytes, ready %.1f ms after its last byte", e->name, v->number, v->rank, v->modules, v->bytes_packed,
            (double)(uv_hrtime() - a->start_ns) / 1e6);
@@ -579,13 +581,21 @@ static void on_tested(void *user, ad_status st, const ad_err *err, const json_t 
     else enter(a);
 }
 
+/* For all the memory there is: what is pinned now may not be tomorrow, and may be what this one replaces. */
+static bool is_too_large(const admission *a)
+{
+    ad_registry_stats s;
+    ad_registry_get_stats(a->k->registry, &s);
+    return s.budget && ad_adapter_packed_bytes(a->adapter) > s.budget;
+}
+
 static void checked(ad_job *job)
 {
     admission *a = (admission *)job;
     ad_err err;
     ad_status st = a->status;
     if (st == AD_OK && a->k->closing) st = ad_fail(&a->err, AD_EBUSY, "the server is shutting down");
-    if (st == AD_OK && !ad_registry_could_fit(a->k->registry, ad_adapter_packed_bytes(a->adapter)))
+    if (st == AD_OK && is_too_large(a))
         st = ad_fail(&a->err, AD_ELIMIT, "the adapter takes %zu bytes of memory, which --adapter-memory does not allow", ad_adapter_packed_bytes(a->adapter));
     if (st == AD_OK && a->signature != AD_OK) ad_log(AD_LOG_WARN, "adapter %s: %s", a->spec.name, a->err.msg);
     if (st != AD_OK) refuse(a, st, a->code, &a->err);

@@ -620,6 +620,22 @@ class Residency(Stored):
         self.restart()
         wait_until(lambda: self.d.show("a0")[1]["resident"], "it is loaded again")
 
+    def test_pins_that_fill_the_memory_do_not_keep_a_new_version_out(self):
+        each = self.d.upload("a", make_adapter(1))[1]["bytes_packed"]
+        for i in range(60 * 1024 // each):
+            self.assertEqual(self.d.upload(f"a{i}", make_adapter(2 + i))[0], 201)
+            self.d.call("PATCH", f"/v1/adapters/a{i}", {"pinned": True})
+        wait_until(lambda: all(self.d.show(f"a{i}")[1]["resident"] for i in range(60 * 1024 // each)), "they are in memory")
+        status, v = self.d.new_version("a0", make_adapter(100))
+        self.assertEqual((status, v["version"]), (201, 2), v)
+        wait_until(lambda: self.d.show("a0")[1]["resident"], "it is in memory, where the old one was")
+        self.assertEqual(self.d.answer("a0")[1], v["digest"])
+        self.assertEqual(self.d.upload("b", make_adapter(101))[0], 201)  # it waits on the disk until there is room
+        self.assertEqual(self.d.post({"model": "b", "prompt": "x", "max_tokens": 1})[0], 503)
+        self.d.call("PATCH", "/v1/adapters/a1", {"pinned": False})
+        self.d.answer("b")
+        self.assertLessEqual(self.d.metric("adapterd_adapter_memory_bytes"), 60 * 1024)
+
     def test_what_was_found_in_an_adapter_of_the_command_line_is_shown_when_it_left_memory(self):
         self.restart("--adapter", f"qv={ADAPTERS}/qv")
         for i in range(10):
