@@ -419,8 +419,10 @@ static void written(void *user, ad_status st, const ad_err *err)
 {
     admission *a = user;
     if (st != AD_OK) {
+        ad_err shown = *err;
+        ad_keeper_hide_path(&shown, ad_store_dir(a->k->app->store));
         withdraw(a);
-        fail(a, st, NULL, err->msg);
+        fail(a, st, NULL, shown.msg);
         return;
     }
     publish(a);

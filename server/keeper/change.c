@@ -276,8 +276,11 @@ static void write_row(change *c, bool stored, ad_store_done written)
 
 static bool has_failed(change *c, ad_status st, const ad_err *err)
 {
-    if (st != AD_OK) ad_op_fail(&c->op, st, NULL, "%s", err->msg);
-    return st != AD_OK;
+    if (st == AD_OK) return false;
+    ad_err shown = *err;
+    ad_keeper_hide_path(&shown, ad_store_dir(c->op.k->app->store));
+    ad_op_fail(&c->op, st, NULL, "%s", shown.msg);
+    return true;
 }
 
 static bool make_row(change *c, const ad_entry *e)
