@@ -26,7 +26,7 @@ struct ad_keeper {
     int64_t revision;         /* last one given out */
     bool closing;
 
-    ad_wait *first_wait, *last_wait; /* by deadline: all wait equally long */
+    ad_wait *first_wait, *last_wait; /* in order of arrival */
     ad_load *starving, *last_starving; /* loads that the budget, or their tenant's limit, has no room for yet */
     ad_load *under_way;       /* loads that run, in no order */
     char recheck_at[AD_MAX_NAME + 1]; /* name of the adapter being checked against another base; "" : done */

@@ -107,13 +107,20 @@ void ad_keeper_unwait(ad_keeper *k, ad_wait *w)
     ad_keeper_release(k, &v);
 }
 
+/* Any may be the first: --cold-timeout changes while they wait. */
+static ad_wait *find_expired(const ad_keeper *k, uint64_t now_ns)
+{
+    ad_wait *w = k->first_wait;
+    while (w && w->deadline_ns > now_ns) w = w->next;
+    return w;
+}
+
 void ad_keeper_expire_waits(ad_keeper *k, uint64_t now_ns)
 {
     ad_err err;
-    while (k->first_wait && k->first_wait->deadline_ns <= now_ns) {
-        ad_wait *w = k->first_wait;
+    for (ad_wait *w; (w = find_expired(k, now_ns));) { /* from the beginning each time: who hears it may take others back */
         const char *name = w->version->entry ? w->version->entry->name : "that was removed";
-        end_wait(k, w, ad_fail(&err, AD_EBUSY, "The adapter `%s` did not come into memory within %d s; try again later.", name, k->app->config->cold_timeout_s), &err);
+        end_wait(k, w, ad_fail(&err, AD_EBUSY, "The adapter `%s` did not come into memory in time; try again later.", name), &err);
     }
 }
 

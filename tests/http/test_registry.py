@@ -682,6 +682,33 @@ class Residency(Stored):
         self.assertEqual({s for s, _ in answers.values()}, {200})
 
 
+class Reloads(Stored):
+    def start(self, *options, **kw):
+        self.set_timeout(300)
+        return super().start("--adapter-memory", "60k", "--config", os.path.join(self.tmp.name, "conf"), *options, **kw)
+
+    def set_timeout(self, seconds):
+        with open(os.path.join(self.tmp.name, "conf"), "w") as f:
+            f.write(f"cold-timeout = {seconds}\n")
+
+    def test_who_waits_for_memory_waits_as_long_as_was_said_when_he_came(self):
+        for i in range(4):
+            self.d.upload(f"a{i}", make_adapter(i))
+        endless = {"prompt": [1, 2], "max_tokens": 500, "n": 32, "ignore_eos": True}
+        busy = [self.d.open_request({"model": name, **endless}) for name in ("a0", "a1")]
+        self.d.wait_for("adapterd_requests_running", 64, PATIENCE)
+        patient = self.d.open_request({"model": "a2", "prompt": [1, 2], "max_tokens": 1})
+        self.d.wait_for("adapterd_adapter_waits", 1)
+        self.set_timeout(1)
+        self.d.process.send_signal(signal.SIGHUP)
+        status = self.d.post({"model": "a3", "prompt": [1, 2], "max_tokens": 1})[0]
+        self.assertEqual((status, self.d.metric("adapterd_adapter_waits")), (503, 1))
+        for s in busy:
+            s.close()
+        self.assertIn(b" 200 OK", patient.recv(1000))
+        patient.close()
+
+
 class SelfTests(Stored):
     def test_an_adapter_that_fails_its_own_test_is_not_activated(self):
         files = make_adapter(1)
