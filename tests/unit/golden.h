@@ -3,13 +3,13 @@
 #ifndef TESTS_GOLDEN_H
 #define TESTS_GOLDEN_H
 
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "core/engine/engine.h"
 #include "core/model/step.h"
+#include "tests/unit/suite.h"
 
 /* The project's own part of the golden data, or all of the shared data where AD_GOLDEN says; what only the project has comes from its own. */
 static inline const char *golden_path(const char *rest)

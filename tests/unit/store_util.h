@@ -3,7 +3,6 @@
 #ifndef TESTS_STORE_UTIL_H
 #define TESTS_STORE_UTIL_H
 
-#include <check.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 
 #include "adapters/store.h"
 #include "adapters/store_files.h"
+#include "tests/unit/suite.h"
 
 /* A fresh directory below $TMPDIR. */
 static inline void tu_make_dir(char path[AD_STORE_PATH])
