@@ -30,20 +30,29 @@ static void reply_refused(ad_http_exchange *x, const ad_outcome *o)
     ad_reply_json(x, f.http, f.http == 422 ? ad_refusal_json(&f, o->status, o->report, o->reasons) : ad_fault_json(&f));
 }
 
+/* `more`: members of the object that are JSON already; or NULL. */
+static void reply_object(ad_http_exchange *x, int status, json_t *object, const char *more)
+{
+    ad_buf text = {0};
+    ad_put_json(&text, object);
+    if (more && !text.failed) {
+        text.data[text.len - 1] = ','; /* it was the closing brace */
+        ad_buf_append(&text, more, strlen(more));
+        ad_buf_append(&text, "}", 1);
+    }
+    ad_reply_json_text(x, status, &text);
+}
+
 static void reply_admitted(const ad_later *l, const ad_outcome *o)
 {
     char location[3 * AD_MAX_NAME + 32];
     const ad_caller *c = ad_caller_of(l->x);
     ad_adapter_location(ad_scope_shown(c, o->entry->name), location, sizeof location);
     json_t *v = ad_adapter_json(l->app, c, o->entry, true);
-    if (o->report) {
-        json_object_set(v, "modules", json_object_get(o->report, "modules"));
-        json_object_set(v, "report", o->report);
-    }
     if (o->version) ad_access_tell(l->x, o->existed ? "version %d, as it was" : "version %d", o->version->number);
     ad_set_etag(l->x, o->entry);
     ad_http_set_header(l->x, "Location", location);
-    ad_reply_json(l->x, o->existed ? 200 : l->created, v);
+    reply_object(l->x, o->existed ? 200 : l->created, v, o->members);
 }
 
 static void reply_outcome(ad_later *l, const ad_outcome *o)

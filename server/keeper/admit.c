@@ -2,6 +2,7 @@
 /* How an adapter gets in. On a fetcher: its files come from another place, when they were not sent. On a loader: unpack, check, pack and hash beside the
  * fsync, then move among the blobs. On the loop: the self-test through the engine; then, when the name's turn has come, rows and one pointer store. */
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,7 +16,7 @@
 #include "server/observe/log.h"
 #include "server/selftest.h"
 
-enum { MOST_ADMISSIONS = 16, MOST_REASONS = 50, READ_BYTES = 1 << 20 };
+enum { MOST_ADMISSIONS = 16, MOST_REASONS = 50, READ_BYTES = 1 << 20, REPORT_FORM = JSON_COMPACT | JSON_REAL_PRECISION(9) };
 
 typedef struct ad_admission {
     ad_job job;
@@ -41,7 +42,7 @@ typedef struct ad_admission {
     uint64_t start_ns;
     json_t *reasons;          /* of a refusal by the loader: all of them; or NULL */
     json_t *report;           /* what is told; without results of the self-test it is what is stored */
-    char *report_text;
+    char *report_text, *members; /* JSON: what is stored; ad_outcome's */
     /* On the loop. */
     ad_version *version;      /* leased; pending until the rows are there */
     bool is_new;              /* the entry came with it */
@@ -208,16 +209,23 @@ ad_status ad_keeper_check_signature_file(const ad_intake *in, const char *dir, c
     return trusted ? AD_OK : st;
 }
 
+/* What waits for the disk, on a thread of its own. */
 typedef struct {
     admission *a;
+    sem_t judged;
+    bool good;                /* before `judged`: whether the files are to be kept */
     ad_status status;
     ad_err err;
-} sync_job;
+} disk_job;
 
-static void *sync_files(void *arg)
+static void *keep_files(void *arg)
 {
-    sync_job *s = arg;
-    s->status = ad_store_sync_incoming(s->a->k->app->store, s->a->dir, &s->err);
+    disk_job *d = arg;
+    admission *a = d->a;
+    d->status = ad_store_sync_incoming(a->k->app->store, a->dir, &d->err);
+    while (sem_wait(&d->judged) != 0) {} /* a signal */
+    if (d->status == AD_OK && d->good) d->status = ad_store_keep(a->k->app->store, a->dir, &a->digest, &d->err);
+    a->held = d->good && d->status == AD_OK;
     return NULL;
 }
 
@@ -279,7 +287,17 @@ static json_t *make_report(const admission *a)
     return v;
 }
 
-/* All that can be known before the files are durable. */
+/* The report for the reply: hundreds of modules take a millisecond to write, which the loop has not. */
+static ad_status write_members(admission *a, const char *report)
+{
+    char *modules = json_dumps(json_object_get(a->report, "modules"), REPORT_FORM);
+    free(a->members);
+    if (!modules || !report || asprintf(&a->members, "\"modules\":%s,\"report\":%s", modules, report) < 0) a->members = NULL;
+    free(modules);
+    return a->members ? AD_OK : ad_fail(&a->err, AD_ENOMEM, "out of memory for the adapter's report");
+}
+
+/* Whether the adapter may come in. */
 static ad_status judge(admission *a)
 {
     ad_status st = load(a);
@@ -289,22 +307,31 @@ static ad_status judge(admission *a)
     a->signature = ad_intake_check_signature(a->intake, a->spec.signature, &a->digest, &a->signer, &a->trusted, &a->err);
     if (!a->trusted && !a->spec.dry_run) return a->code = "signature_required", a->signature; /* a dry run tells the digest that is to be signed */
     if (a->signature != AD_OK) tell_for_clients(a, a->dir);
-    a->report = make_report(a);
-    a->report_text = json_dumps(a->report, JSON_COMPACT | JSON_REAL_PRECISION(9));
     return AD_OK;
 }
 
-/* Checking and packing take 10 ms for 10 MB, an fsync often as long: they run side by side. */
-static ad_status judge_and_sync(admission *a)
+static ad_status write_report(admission *a)
 {
-    sync_job s = {.a = a};
+    a->report = make_report(a);
+    a->report_text = json_dumps(a->report, REPORT_FORM);
+    return write_members(a, a->report_text);
+}
+
+/* Loading and telling of it take milliseconds, and so do the fsyncs: they run side by side. */
+static ad_status judge_and_keep(admission *a)
+{
+    disk_job d = {.a = a};
     pthread_t thread;
-    bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, sync_files, &s) == 0;
+    sem_init(&d.judged, 0, 0);
+    bool aside = !a->spec.dry_run && pthread_create(&thread, NULL, keep_files, &d) == 0;
     ad_status st = judge(a);
+    d.good = st == AD_OK;
+    sem_post(&d.judged);
+    if (!aside && d.good && !a->spec.dry_run) keep_files(&d);
+    if (st == AD_OK) st = write_report(a);
     if (aside) pthread_join(thread, NULL);
-    else if (!a->spec.dry_run) sync_files(&s);
-    if (st == AD_OK && s.status != AD_OK) return ad_fail(&a->err, s.status, "%s", s.err.msg);
-    return st;
+    sem_destroy(&d.judged);
+    return st == AD_OK && d.status != AD_OK ? ad_fail(&a->err, d.status, "%s", d.err.msg) : st;
 }
 
 static ad_status check(admission *a)
@@ -313,12 +340,7 @@ static ad_status check(admission *a)
     if (st == AD_OK) st = take_signature_file(a);
     if (st == AD_OK) st = take_template(a);
     if (st == AD_OK) st = check_weights(a);
-    if (st == AD_OK) st = judge_and_sync(a);
-    if (st != AD_OK || a->spec.dry_run) return st;
-    st = ad_store_keep(a->k->app->store, a->dir, &a->digest, &a->err);
-    a->held = st == AD_OK;
-    if (a->held) *a->dir = '\0';
-    return st;
+    return st == AD_OK ? judge_and_keep(a) : st;
 }
 
 static void work_check(ad_job *job)
@@ -327,7 +349,7 @@ static void work_check(ad_job *job)
     char dir[AD_STORE_PATH];
     memcpy(dir, a->dir, sizeof dir);
     a->status = check(a);
-    if (*a->dir) ad_store_discard(a->k->app->store, a->dir);
+    if (!a->held) ad_store_discard(a->k->app->store, a->dir);
     if (a->status != AD_OK) tell_for_clients(a, dir);
 }
 
@@ -349,6 +371,7 @@ static void release(ad_op *op)
     json_decref(a->report);
     json_decref(a->reasons);
     free(a->report_text);
+    free(a->members);
     admission **link = &k->admissions;
     while (*link != a) link = &(*link)->next;
     *link = a->next;
@@ -428,7 +451,7 @@ static void written(void *user, ad_status st, const ad_err *err)
     publish(a);
     a->op.outcome.entry = a->version->entry;
     a->op.outcome.version = a->version;
-    a->op.outcome.report = a->report;
+    a->op.outcome.members = a->members;
     ad_op_finish(&a->op);
 }
 
@@ -527,6 +550,7 @@ static void repeat(admission *a, ad_version *twin)
     a->op.outcome.entry = twin->entry;
     a->op.outcome.version = twin;
     a->op.outcome.report = a->report;
+    a->op.outcome.members = a->members;
     ad_op_finish(&a->op);
 }
 
@@ -575,10 +599,22 @@ static void enter(admission *a)
     release(&a->op);
 }
 
+static ad_status add_results(admission *a, const json_t *results)
+{
+    json_object_set_new(a->report, "selftest", json_deep_copy(results));
+    char *text = json_dumps(a->report, REPORT_FORM);
+    ad_status st = write_members(a, text);
+    free(text);
+    return st;
+}
+
 static void on_tested(void *user, ad_status st, const ad_err *err, const json_t *results)
 {
     admission *a = user;
-    if (results) json_object_set_new(a->report, "selftest", json_deep_copy(results));
+    if (results && add_results(a, results) != AD_OK && st == AD_OK) {
+        st = AD_ENOMEM;
+        err = &a->err;
+    }
     if (st != AD_OK) refuse(a, st, st == AD_EMISMATCH ? "selftest_failed" : NULL, err);
     else enter(a);
 }

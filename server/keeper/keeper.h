@@ -64,6 +64,7 @@ typedef struct {
     bool existed;             /* the same content is there already, and active unless it was only to be staged; nothing changed */
     bool drained;
     json_t *report;           /* of an admission; or NULL */
+    const char *members;      /* JSON: "modules" and "report" as what describes the adapter has them, of one that was admitted or was there already; or NULL */
     json_t *reasons;          /* all that is wrong with the adapter that was refused, err's among them; or NULL */
 } ad_outcome;
 typedef void (*ad_outcome_fn)(void *user, const ad_outcome *o);
