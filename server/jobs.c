@@ -6,12 +6,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "core/base/mem.h"
+#include "server/wakeup.h"
 
 struct ad_jobs {
-    uv_async_t wakeup;
+    ad_wakeup wakeup;
     pthread_t *threads;
     int n_threads, niceness;
     pthread_mutex_t mutex; /* guards waiting, finished, stopping */
@@ -39,13 +39,13 @@ static ad_job *next_job(ad_jobs *j)
 static void *thread_main(void *arg)
 {
     ad_jobs *j = arg;
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), j->niceness); /* Linux: of this thread alone */
+    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + j->niceness); /* Linux: of this thread alone; 19 is the most there is */
     for (ad_job *job; (job = next_job(j));) {
         job->work(job);
         pthread_mutex_lock(&j->mutex);
         ad_list_push(&j->finished, job);
         pthread_mutex_unlock(&j->mutex);
-        uv_async_send(&j->wakeup);
+        ad_wakeup_send(&j->wakeup);
     }
     return NULL;
 }
@@ -86,14 +86,14 @@ static void on_closed(uv_handle_t *handle)
 
 static void close_if_idle(ad_jobs *j)
 {
-    if (!j->closing || j->n_pending || uv_is_closing((uv_handle_t *)&j->wakeup)) return;
+    if (!j->closing || j->n_pending || uv_is_closing((uv_handle_t *)&j->wakeup.poll)) return;
     stop_threads(j);
-    uv_close((uv_handle_t *)&j->wakeup, on_closed);
+    ad_wakeup_close(&j->wakeup, on_closed);
 }
 
-static void on_wakeup(uv_async_t *handle)
+static void on_wakeup(ad_wakeup *w)
 {
-    ad_jobs *j = handle->data;
+    ad_jobs *j = w->poll.data;
     ad_list ready;
     ad_list_init(&ready);
     pthread_mutex_lock(&j->mutex);
@@ -110,12 +110,13 @@ ad_status ad_jobs_new(ad_jobs **out, uv_loop_t *loop, int n_threads, int nicenes
 {
     ad_jobs *j = ad_calloc(1, sizeof *j);
     if (j) j->threads = ad_calloc((size_t)n_threads, sizeof *j->threads);
-    if (!j || !j->threads || uv_async_init(loop, &j->wakeup, on_wakeup) != 0) {
+    ad_status st = j && j->threads ? ad_wakeup_init(&j->wakeup, loop, on_wakeup, err) : ad_fail(err, AD_ENOMEM, "loader threads: out of memory");
+    if (st != AD_OK) {
         if (j) free(j->threads);
         free(j);
-        return ad_fail(err, AD_ENOMEM, "loader threads: out of memory");
+        return st;
     }
-    j->wakeup.data = j;
+    j->wakeup.poll.data = j;
     j->niceness = niceness;
     ad_list_init(&j->waiting);
     ad_list_init(&j->finished);
@@ -148,5 +149,5 @@ void ad_jobs_close(ad_jobs **jp, void (*done)(void *user), void *user)
     j->closing = true;
     j->closed = done;
     j->closed_user = user;
-    uv_async_send(&j->wakeup); /* not from here: done must not run before we return */
+    ad_wakeup_send(&j->wakeup); /* not from here: done must not run before we return */
 }

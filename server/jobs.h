@@ -18,6 +18,7 @@ struct ad_job {
     void (*done)(ad_job *job); /* then on the loop; may free the job */
 };
 
+/* niceness: how much nicer than the calling thread they are. */
 AD_MUSTUSE ad_status ad_jobs_new(ad_jobs **out, uv_loop_t *loop, int n_threads, int niceness, ad_err *err);
 void ad_jobs_submit(ad_jobs *j, ad_job *job);
 int ad_jobs_pending(const ad_jobs *j); /* submitted, and done not called yet */

@@ -10,6 +10,7 @@
 
 #include "core/base/list.h"
 #include "core/base/mem.h"
+#include "server/wakeup.h"
 
 enum {
     MAX_WAITING = 1024, /* groups: enough for any burst of uploads; a disk that is this far behind is a reason to say so */
@@ -37,7 +38,7 @@ struct task {
 
 struct ad_store_thread {
     ad_store *store;
-    uv_async_t wakeup;
+    ad_wakeup wakeup;
     pthread_t thread;
     pthread_mutex_t mutex; /* guards waiting, finished, stopping, ended */
     pthread_cond_t work;
@@ -114,7 +115,7 @@ static void answer_all(ad_store_thread *s, ad_list *tasks, ad_list *blobs)
     pthread_mutex_lock(&s->mutex);
     for (task *t; (t = ad_list_pop(tasks));) ad_list_push(t->kind == COLLECT ? blobs : &s->finished, t);
     pthread_mutex_unlock(&s->mutex);
-    uv_async_send(&s->wakeup);
+    ad_wakeup_send(&s->wakeup);
 }
 
 static void *thread_main(void *arg)
@@ -134,7 +135,7 @@ static void *thread_main(void *arg)
     pthread_mutex_lock(&s->mutex);
     s->ended = true;
     pthread_mutex_unlock(&s->mutex);
-    uv_async_send(&s->wakeup);
+    ad_wakeup_send(&s->wakeup);
     return NULL;
 }
 
@@ -167,9 +168,9 @@ static void answer(ad_store_thread *s, task *t)
     free(t);
 }
 
-static void on_wakeup(uv_async_t *handle)
+static void on_wakeup(ad_wakeup *w)
 {
-    ad_store_thread *s = handle->data;
+    ad_store_thread *s = w->poll.data;
     ad_list ready;
     ad_list_init(&ready);
     pthread_mutex_lock(&s->mutex);
@@ -177,9 +178,9 @@ static void on_wakeup(uv_async_t *handle)
     bool ended = s->ended;
     pthread_mutex_unlock(&s->mutex);
     for (task *t; (t = ad_list_pop(&ready));) answer(s, t);
-    if (!ended || uv_is_closing((uv_handle_t *)handle)) return;
+    if (!ended || uv_is_closing((uv_handle_t *)&w->poll)) return;
     pthread_join(s->thread, NULL);
-    uv_close((uv_handle_t *)handle, on_closed);
+    ad_wakeup_close(w, on_closed);
 }
 
 /* Signals are the loop thread's business. */
@@ -196,11 +197,12 @@ static int start_thread(ad_store_thread *s)
 ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *store, ad_err *err)
 {
     ad_store_thread *s = ad_calloc(1, sizeof *s);
-    if (!s || uv_async_init(loop, &s->wakeup, on_wakeup) != 0) {
+    ad_status st = s ? ad_wakeup_init(&s->wakeup, loop, on_wakeup, err) : ad_fail(err, AD_ENOMEM, "store thread: out of memory");
+    if (st != AD_OK) {
         free(s);
-        return ad_fail(err, AD_ENOMEM, "store thread: out of memory");
+        return st;
     }
-    s->wakeup.data = s;
+    s->wakeup.poll.data = s;
     s->store = store;
     ad_list_init(&s->waiting);
     ad_list_init(&s->finished);
@@ -210,7 +212,7 @@ ad_status ad_store_thread_new(ad_store_thread **out, uv_loop_t *loop, ad_store *
         *out = s;
         return AD_OK;
     }
-    uv_close((uv_handle_t *)&s->wakeup, on_closed);
+    ad_wakeup_close(&s->wakeup, on_closed);
     return ad_fail(err, AD_EIO, "cannot start the store's thread");
 }
 

@@ -15,7 +15,7 @@
 #include "server/tenancy/scope.h"
 #include "server/tenancy/usage.h"
 
-enum { FETCHERS = 2, LOADER_NICENESS = 19 };
+enum { FETCHERS = 2, LOADER_NICENESS = 10 };
 
 /* ---- what is stored ---- */
 

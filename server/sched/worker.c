@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The engine thread and the two queues between it and the loop thread. The inbox carries new generations to
- * the engine; events carry tokens back and are delivered by one uv_async_t, whose wake-ups coalesce. */
+ * the engine; events carry tokens back and are delivered by one ad_wakeup, whose wake-ups coalesce. */
 #include "server/sched/worker.h"
 
 #include <assert.h>
@@ -12,6 +12,7 @@
 #include "core/base/mem.h"
 #include "core/base/team.h"
 #include "core/model/step.h"
+#include "server/wakeup.h"
 
 /* A tenant, made by its first generation and kept until the worker ends. */
 typedef struct {
@@ -44,7 +45,7 @@ typedef struct {
 } event_list;
 
 struct ad_worker {
-    uv_async_t wakeup;
+    ad_wakeup wakeup;
     const ad_model *model;
     ad_engine *engine;
     ad_scheduler *scheduler; /* engine thread */
@@ -89,7 +90,7 @@ static void flush_events(ad_worker *w)
     w->events.n += w->posted.n;
     pthread_mutex_unlock(&w->mutex);
     w->posted.n = 0;
-    uv_async_send(&w->wakeup);
+    ad_wakeup_send(&w->wakeup);
 }
 
 /* Takes new generations; sleeps when there is nothing at all to do. False when the worker closes and is empty. */
@@ -173,7 +174,7 @@ static void worker_free(ad_worker *w)
     free(w);
 }
 
-static void on_async_closed(uv_handle_t *h)
+static void on_wakeup_closed(uv_handle_t *h)
 {
     ad_worker *w = h->data;
     void (*closed)(void *) = w->closed;
@@ -186,14 +187,14 @@ static void on_async_closed(uv_handle_t *h)
 
 static void finish_close(ad_worker *w)
 {
-    if (uv_is_closing((uv_handle_t *)&w->wakeup)) return;
+    if (uv_is_closing((uv_handle_t *)&w->wakeup.poll)) return;
     pthread_join(w->thread, NULL);
-    uv_close((uv_handle_t *)&w->wakeup, on_async_closed);
+    ad_wakeup_close(&w->wakeup, on_wakeup_closed);
 }
 
-static void on_wakeup(uv_async_t *handle)
+static void on_wakeup(ad_wakeup *wakeup)
 {
-    ad_worker *w = handle->data;
+    ad_worker *w = wakeup->poll.data;
     pthread_mutex_lock(&w->mutex);
     event_list ready = w->events; /* swap the lists under the lock, deliver outside it */
     w->events = (event_list){w->delivering.items, 0, w->delivering.cap};
@@ -249,14 +250,12 @@ ad_status ad_worker_new(ad_worker **out, uv_loop_t *loop, const ad_model *model,
     atomic_store(&w->stats.kv_pages_total, (unsigned long long)ad_engine_pages_total(w->engine));
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->work, NULL);
-    if (uv_async_init(loop, &w->wakeup, on_wakeup) != 0) {
-        st = ad_fail(err, AD_EIO, "engine: cannot make a wake-up handle");
-        goto fail;
-    }
-    w->wakeup.data = w;
+    st = ad_wakeup_init(&w->wakeup, loop, on_wakeup, err);
+    if (st != AD_OK) goto fail;
+    w->wakeup.poll.data = w;
     if (pthread_create(&w->thread, NULL, engine_main, w) != 0) {
         w->closed = NULL;
-        uv_close((uv_handle_t *)&w->wakeup, on_async_closed);
+        ad_wakeup_close(&w->wakeup, on_wakeup_closed);
         return ad_fail(err, AD_EIO, "engine: cannot start a thread");
     }
     *out = w;
@@ -382,5 +381,5 @@ void ad_worker_close(ad_worker *w, void (*done)(void *user), void *user)
     w->closing = true;
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->mutex);
-    uv_async_send(&w->wakeup); /* on_wakeup joins once nothing is pending */
+    ad_wakeup_send(&w->wakeup); /* on_wakeup joins once nothing is pending */
 }
