@@ -183,6 +183,19 @@ int ad_usable_cpus(void)
     return n;
 }
 
+void ad_leave_cpu(int cpu)
+{
+    size_t set_bytes;
+    cpu_set_t *set = allowed_cpus(&set_bytes);
+    if (set && CPU_ISSET_S((size_t)cpu, set_bytes, set)) {
+        CPU_CLR_S((size_t)cpu, set_bytes, set);
+        int rc = sched_setaffinity(0, set_bytes, set); /* none is left, or it is forbidden: it stays */
+        CPU_SET_S((size_t)cpu, set_bytes, set);
+        if (rc == 0) (void)sched_setaffinity(0, set_bytes, set);
+    }
+    CPU_FREE(set);
+}
+
 /* ---- memory ---- */
 
 static bool read_bytes(const char *dir, const char *file, size_t *out)

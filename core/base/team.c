@@ -30,6 +30,12 @@ typedef struct {
     char after[64];
 } gate;
 
+/* The CPU on which a member was last seen, on a line of its own. */
+typedef struct {
+    atomic_int cpu;
+    char after[60];
+} place;
+
 typedef struct {
     ad_team *team;
     int index;
@@ -42,6 +48,7 @@ struct ad_team {
     helper *helpers; /* [size - 1] */
     ad_team_fn fn; /* the current job, published by `job`; NULL tells the helpers to leave */
     void *arg;
+    place *places; /* [size]; NULL: they are not kept apart, as there is not just a CPU for each */
     gate job, open; /* `open` lets go of the members that wait at a barrier */
     atomic_int arrived;
 };
@@ -55,10 +62,34 @@ static void relax(void)
 #endif
 }
 
-static void gate_wait(gate *g, unsigned seen, int spins)
+/* Index of this thread in its team; every leader's is 0. */
+static _Thread_local int member;
+
+static int note_place(const ad_team *team)
+{
+    atomic_int *at = &team->places[member].cpu;
+    int cpu = sched_getcpu();
+    if (atomic_load_explicit(at, memory_order_relaxed) != cpu) atomic_store_explicit(at, cpu, memory_order_relaxed);
+    return cpu;
+}
+
+/* After a sleep. Unless a CPU is idle then, the kernel may wake a member where the one runs that opened the gate, and both take turns there, barrier after
+ * barrier, until its balancer comes by milliseconds later: beside loaders, which are of low priority, a step took twice as long. */
+static void keep_apart(const ad_team *team)
+{
+    int cpu = note_place(team);
+    bool shared = false;
+    for (int i = 0; i < team->size; i++) shared |= i != member && atomic_load_explicit(&team->places[i].cpu, memory_order_relaxed) == cpu;
+    if (!shared) return;
+    ad_leave_cpu(cpu);
+    note_place(team);
+}
+
+/* True: it had to sleep. */
+static bool gate_wait(gate *g, unsigned seen, int spins)
 {
     for (int i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&g->count, memory_order_acquire) != seen) return;
+        if (atomic_load_explicit(&g->count, memory_order_acquire) != seen) return false;
         relax();
     }
     /* Announce, then look again, then sleep; the opener moves the count, then looks for sleepers. In the one
@@ -67,6 +98,7 @@ static void gate_wait(gate *g, unsigned seen, int spins)
     while (atomic_load(&g->count) == seen)
         syscall(SYS_futex, (unsigned *)&g->count, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_fetch_sub(&g->sleepers, 1);
+    return true;
 }
 
 static void gate_open(gate *g)
@@ -79,8 +111,9 @@ void ad_team_barrier(ad_team *team)
 {
     if (team->size == 1) return;
     unsigned seen = atomic_load(&team->open.count); /* cannot move before we have arrived */
+    if (team->places) note_place(team);
     if (atomic_fetch_add(&team->arrived, 1) + 1 < team->size) {
-        gate_wait(&team->open, seen, team->spins);
+        if (gate_wait(&team->open, seen, team->spins) && team->places) keep_apart(team);
         return;
     }
     atomic_store(&team->arrived, 0);
@@ -91,8 +124,9 @@ static void *help(void *arg)
 {
     const helper *h = arg;
     ad_team *team = h->team;
+    member = h->index;
     for (unsigned seen = 0;; seen++) {
-        gate_wait(&team->job, seen, team->spins);
+        if (gate_wait(&team->job, seen, team->spins) && team->places) keep_apart(team);
         if (!team->fn) return NULL;
         team->fn(team->arg, h->index, team->size);
         ad_team_barrier(team);
@@ -104,6 +138,7 @@ void ad_team_run(ad_team *team, ad_team_fn fn, void *arg)
     if (team->size > 1) {
         team->fn = fn;
         team->arg = arg;
+        if (team->places) note_place(team);
         gate_open(&team->job);
     }
     fn(arg, 0, team->size);
@@ -116,6 +151,7 @@ static void dismiss(ad_team *team, int n_started)
     gate_open(&team->job);
     for (int i = 0; i < n_started; i++) pthread_join(team->helpers[i].thread, NULL);
     free(team->helpers);
+    free(team->places);
     free(team);
 }
 
@@ -148,6 +184,7 @@ ad_status ad_team_new(ad_team **out, int n_threads, ad_err *err)
     }
     team->size = n_threads;
     team->spins = n_threads <= ad_usable_cpus() ? SPIN_LIMIT : 0;
+    if (n_threads > 1 && n_threads == ad_usable_cpus()) team->places = ad_calloc((size_t)n_threads, sizeof *team->places);
     int n_started = 0;
     int rc = start_helpers(team, &n_started);
     if (rc) {

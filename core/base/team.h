@@ -27,6 +27,8 @@ void ad_team_slice(int n, int grain, int index, int count, int *begin, int *end)
 int ad_usable_cores(void);
 /* The same with hyperthreads counted: more busy threads than this take time from each other. */
 int ad_usable_cpus(void);
+/* The calling thread goes on on another CPU, if it may use one; later the kernel may bring it back. */
+void ad_leave_cpu(int cpu);
 /* ad_usable_cores with ROOT/proc and ROOT/sys read in place of /proc and /sys (for tests). */
 int ad_usable_cores_in(const char *root);
 

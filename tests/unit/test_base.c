@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Errors, memory, files, the worker team and how many cores it gets. */
 #include <check.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,6 +126,39 @@ START_TEST(nobody_passes_a_barrier_before_everybody_arrived)
 }
 END_TEST
 
+/* Of this thread: the first n it may use. How many these are. */
+static int keep_cpus(int n, cpu_set_t *set)
+{
+    int kept = 0;
+    ck_assert_int_eq(sched_getaffinity(0, sizeof *set, set), 0);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, set) && kept++ >= n) CPU_CLR(cpu, set);
+    ck_assert_int_eq(sched_setaffinity(0, sizeof *set, set), 0);
+    return CPU_COUNT(set);
+}
+
+START_TEST(a_thread_leaves_a_cpu_for_another_that_it_may_use_and_keeps_its_choice)
+{
+    cpu_set_t all, before, after;
+    ck_assert_int_eq(sched_getaffinity(0, sizeof all, &all), 0);
+    int cpus = keep_cpus(2, &before), left = 0;
+    for (int i = 0; i < 100; i++) { /* the kernel may bring it back at once */
+        int cpu = sched_getcpu();
+        ad_leave_cpu(cpu);
+        left += sched_getcpu() != cpu;
+    }
+    ck_assert(cpus == 1 ? left == 0 : left > 50);
+    ck_assert_int_eq(sched_getaffinity(0, sizeof after, &after), 0);
+    ck_assert(CPU_EQUAL(&before, &after));
+    ad_leave_cpu(-1); /* as of a kernel that does not know */
+    ck_assert_int_eq(keep_cpus(1, &before), 1);
+    ad_leave_cpu(sched_getcpu());
+    ck_assert_int_eq(sched_getaffinity(0, sizeof after, &after), 0);
+    ck_assert(CPU_EQUAL(&before, &after));
+    ck_assert_int_eq(sched_setaffinity(0, sizeof all, &all), 0);
+}
+END_TEST
+
 START_TEST(slices_cover_everything_once_at_multiples_of_the_grain)
 {
     for (int n = 0; n < 200; n += 7)
@@ -240,6 +274,7 @@ int main(void)
     tcase_add_test(t, a_buffer_is_always_terminated_and_remembers_a_failure);
     tcase_add_test(t, files_are_read_mapped_or_refused_by_name);
     tcase_add_test(t, nobody_passes_a_barrier_before_everybody_arrived);
+    tcase_add_test(t, a_thread_leaves_a_cpu_for_another_that_it_may_use_and_keeps_its_choice);
     tcase_add_test(t, slices_cover_everything_once_at_multiples_of_the_grain);
     tcase_add_test(t, a_team_of_nobody_is_refused);
     tcase_add_test(t, cores_respect_quotas_and_hyperthreads);
