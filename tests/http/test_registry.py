@@ -701,6 +701,7 @@ class Reloads(Stored):
         self.d.wait_for("adapterd_adapter_waits", 1)
         self.set_timeout(1)
         self.d.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: any(r["action"] == "config.reload" for r in self.d.get("/v1/admin/audit")[1]["data"]), "a reload")
         status = self.d.post({"model": "a3", "prompt": [1, 2], "max_tokens": 1})[0]
         self.assertEqual((status, self.d.metric("adapterd_adapter_waits")), (503, 1))
         for s in busy:
