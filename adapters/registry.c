@@ -453,6 +453,11 @@ ad_version *ad_entry_version(const ad_entry *e, int number)
     return NULL;
 }
 
+ad_version *ad_entry_shown(const ad_entry *e)
+{
+    return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
+}
+
 ad_version *ad_entry_select(const ad_entry *e, const char *selector)
 {
     size_t n = strlen(selector);

@@ -109,6 +109,8 @@ AD_MUSTUSE ad_status ad_registry_set_alias(ad_registry *reg, const char *name, a
 /* A staged version with the next number, or with `number` when that is not 0 (numbers ascend). */
 AD_MUSTUSE ad_status ad_registry_add_version(ad_registry *reg, ad_entry *e, int number, const ad_digest *digest, ad_version **out, ad_err *err);
 ad_version *ad_entry_version(const ad_entry *e, int number); /* NULL when absent */
+/* The active one, or the newest when none is active; NULL: it has none. What is said of the adapter as a whole is said of it. */
+ad_version *ad_entry_shown(const ad_entry *e);
 /* By "3" or at least 12 hex digits of the digest (the newest that has them). */
 ad_version *ad_entry_select(const ad_entry *e, const char *selector);
 /* One pointer store: new requests get v (NULL: none). What was active becomes `previous`, and gives its memory back with its last lease. */

@@ -40,14 +40,9 @@ static json_t *version_json(const ad_version *v)
     return o;
 }
 
-ad_version *ad_shown_version(const ad_entry *e)
-{
-    return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
-}
-
 const char *ad_adapter_state(const ad_entry *e)
 {
-    const ad_version *v = ad_shown_version(e);
+    const ad_version *v = ad_entry_shown(e);
     return v ? ad_version_state_name(ad_version_get_state(v)) : "gone";
 }
 
@@ -99,7 +94,7 @@ json_t *ad_pending_json(const ad_app *app, const ad_caller *c, const char *name,
 
 json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e, bool whole)
 {
-    const ad_version *v = ad_shown_version(e), *active = e->active;
+    const ad_version *v = ad_entry_shown(e), *active = e->active;
     const ad_merge *merge = ad_merger_current(app->merger);
     char digest[65] = "", etag[AD_ETAG];
     if (active) ad_digest_hex(&active->digest, digest);

@@ -7,9 +7,7 @@
 
 /* As `c` names it. whole: with its versions. The caller owns it. */
 json_t *ad_adapter_json(const ad_app *app, const ad_caller *c, const ad_entry *e, bool whole);
-/* Its active version, or the newest when none is active; NULL: it has none. */
-ad_version *ad_shown_version(const ad_entry *e);
-/* The state of that version. */
+/* The state of ad_entry_shown's version. */
 const char *ad_adapter_state(const ad_entry *e);
 /* "uploading" or "verifying" when files of that whole name are on their way into the registry, else NULL. */
 const char *ad_adapter_pending(const ad_app *app, const char *name);

@@ -35,10 +35,10 @@ static void reply_object(ad_http_exchange *x, int status, json_t *object, const 
 {
     ad_buf text = {0};
     ad_put_json(&text, object);
-    if (more && !text.failed) {
-        text.data[text.len - 1] = ','; /* it was the closing brace */
-        ad_buf_append(&text, more, strlen(more));
-        ad_buf_append(&text, "}", 1);
+    if (more) {
+        ad_json_reopen(&text);
+        ad_buf_puts(&text, more);
+        ad_buf_puts(&text, "}");
     }
     ad_reply_json_text(x, status, &text);
 }
@@ -235,7 +235,7 @@ void ad_handle_adapter(ad_http_exchange *x, void *arg)
         ad_http_reply(x, 304, "application/json", NULL, 0);
         return;
     }
-    ad_version *v = e ? ad_shown_version(e) : NULL;
+    ad_version *v = e ? ad_entry_shown(e) : NULL;
     if (!v || v->adapter || v->quarantined) {
         json_t *report = v && v->adapter ? ad_report_json(app->model, v->adapter) : NULL;
         show(x, app, name, report);

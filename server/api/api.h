@@ -59,6 +59,7 @@ enum { AD_JSON_DEPTH = 64 };
 json_t *ad_read_json(const char *text, size_t len, size_t flags, json_error_t *why);
 /* Compact JSON of `v`, which is taken, appended to *out. */
 void ad_put_json(ad_buf *out, json_t *v);
+void ad_json_reopen(ad_buf *text); /* the object at its end, which is not {}, goes on: its closing brace becomes a comma */
 json_t *ad_buf_json(const ad_buf *text); /* a string; NULL: appending to it has failed, or it is no UTF-8 */
 const json_t *ad_json_member(const json_t *object, const char *name); /* NULL: absent or null, or `object` is none */
 /* What people read of numbers: of a float the fewest digits that give it back (0.7, not 0.699999988); of a measured one, at least 0, a whole number of 1 / per_one. */

@@ -79,6 +79,11 @@ void ad_put_json(ad_buf *out, json_t *v)
     json_decref(v);
 }
 
+void ad_json_reopen(ad_buf *text)
+{
+    if (!text->failed) text->data[text->len - 1] = ',';
+}
+
 void ad_set_processing_time(ad_http_exchange *x)
 {
     char ms[32];

@@ -205,9 +205,8 @@ void ad_lease_write_receipt(const ad_lease *l, json_t *body)
 
 void ad_lease_put_receipt(const ad_lease *l, ad_buf *object)
 {
-    if (object->failed) return;
-    object->len--; /* the closing brace */
-    ad_buf_printf(object, ",\"adapter_version\":\"%s\"", l->receipt);
+    ad_json_reopen(object);
+    ad_buf_printf(object, "\"adapter_version\":\"%s\"", l->receipt);
     if (l->n) ad_buf_printf(object, ",\"adapter_mode\":\"%s\"", mode_of(l));
     ad_buf_puts(object, "}");
 }

@@ -455,14 +455,9 @@ void ad_keeper_patch(ad_keeper *k, const char *name, ad_patch *patch, int64_t if
 
 /* ---- removal ---- */
 
-static const ad_version *shown(const ad_entry *e)
-{
-    return e->active ? e->active : e->n_versions ? e->versions[e->n_versions - 1] : NULL;
-}
-
 static void drain(ad_keeper *k, ad_entry *e)
 {
-    const ad_version *v = shown(e);
+    const ad_version *v = ad_entry_shown(e);
     const char *before = v ? ad_version_state_name(ad_version_get_state(v)) : NULL;
     e->draining = true;
     ad_keeper_tell(k, e->name, v, "draining", before);
@@ -471,7 +466,7 @@ static void drain(ad_keeper *k, ad_entry *e)
 /* Its rows could not be dropped. */
 static void stay(ad_keeper *k, ad_entry *e)
 {
-    const ad_version *v = shown(e);
+    const ad_version *v = ad_entry_shown(e);
     e->draining = false;
     if (v) ad_keeper_tell(k, e->name, v, ad_version_state_name(ad_version_get_state(v)), "draining");
 }
@@ -491,7 +486,7 @@ static void removed(void *user, ad_status st, const ad_err *err)
         return;
     }
     c->op.outcome.drained = ad_entry_leases(e) == 0;
-    ad_keeper_tell(k, e->name, shown(e), "gone", "draining");
+    ad_keeper_tell(k, e->name, ad_entry_shown(e), "gone", "draining");
     ad_registry_remove(k->registry, e);
     k->stats.removals++;
     ad_op_finish(&c->op);
